@@ -1,0 +1,105 @@
+"""OpenCV's own estimators: the reference, and the fast way on a CPU."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from m3flow.flow.base import Estimator, is_tensor
+from m3flow.flow.parameters import DISParameters, FarnebackParameters, TVL1Parameters
+
+if TYPE_CHECKING:
+    from m3flow.flow.base import Array
+
+
+class OpenCVEstimator(Estimator):
+    """One pair at a time on the CPU; torch is not imported."""
+
+    backend = "opencv"
+    device = "cpu"
+
+    def _pairs(self, previous: Array, current: Array) -> Array:
+        if is_tensor(previous):
+            import torch
+
+            return torch.from_numpy(self._pairs(previous.cpu().numpy(), current.cpu().numpy()))
+        flow = np.empty((len(previous), 2, *previous.shape[1:]), np.float32)
+        for index, (one, two) in enumerate(zip(previous, current, strict=True)):
+            flow[index] = self.pair(one, two).transpose(2, 0, 1)
+        return flow
+
+    @abstractmethod
+    def pair(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
+        """One pair the way OpenCV has it: uint8 [H, W] twice -> float32 [H, W, 2] in pixels, x first."""
+
+
+class Farneback(OpenCVEstimator):
+    """`cv2.calcOpticalFlowFarneback`."""
+
+    name = "farneback"
+
+    def __init__(self, parameters: FarnebackParameters) -> None:
+        self.parameters = parameters
+
+    def pair(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
+        p = self.parameters
+        flags = cv2.OPTFLOW_FARNEBACK_GAUSSIAN if p.gaussian else 0
+        return cv2.calcOpticalFlowFarneback(
+            previous,
+            current,
+            None,
+            p.scale,
+            p.levels,
+            p.window,
+            p.iterations,
+            p.poly_n,
+            p.poly_sigma,
+            flags,
+        )
+
+
+class TVL1(OpenCVEstimator):
+    """`cv2.optflow.DualTVL1OpticalFlow`."""
+
+    name = "tvl1"
+
+    def __init__(self, parameters: TVL1Parameters) -> None:
+        p = self.parameters = parameters
+        self._algorithm = cv2.optflow.DualTVL1OpticalFlow_create(
+            tau=p.tau,
+            theta=p.theta,
+            nscales=p.scales,
+            warps=p.warps,
+            epsilon=p.epsilon,
+            innnerIterations=p.inner,
+            outerIterations=p.outer,
+            scaleStep=p.scale_step,
+            gamma=0.0,
+            medianFiltering=p.median,
+            useInitialFlow=False,
+            **{"lambda": p.lambda_},
+        )
+
+    def pair(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
+        return self._algorithm.calc(previous, current, None)
+
+
+class DIS(OpenCVEstimator):
+    """`cv2.DISOpticalFlow`."""
+
+    name = "dis"
+
+    def __init__(self, parameters: DISParameters) -> None:
+        self.parameters = parameters
+        presets = {
+            "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+            "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+            "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+        }
+        self._algorithm = cv2.DISOpticalFlow_create(presets[parameters.preset])
+
+    def pair(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
+        return self._algorithm.calc(previous, current, None)

@@ -1,0 +1,92 @@
+"""What can be set on each estimator, with the defaults; one definition for every backend."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from m3flow.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Base of the parameter sets: reports unknown names and wrong values in one line."""
+
+    @classmethod
+    def of(cls, estimator: str, values: dict[str, Any]) -> Parameters:
+        """The parameter set with `values` over the defaults; raises UsageError listing what is allowed."""
+        hints = get_type_hints(cls)
+        known = ", ".join(f"{f.name} ({f.default})" for f in fields(cls)) or "none"
+        for name, value in values.items():
+            if name not in hints:
+                raise UsageError(f"estimator {estimator!r} has no parameter {name!r}; it has: {known}")
+            _check(estimator, name, value, hints[name])
+        return cls(**{name: _convert(value, hints[name]) for name, value in values.items()})
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _check(estimator: str, name: str, value: Any, kind: Any) -> None:
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            allowed = ", ".join(map(str, get_args(kind)))
+            raise UsageError(f"estimator {estimator!r}: {name} is {value!r}; allowed: {allowed}")
+        return
+    allowed_types = {bool: (bool,), int: (int,), float: (int, float)}[kind]
+    if not isinstance(value, allowed_types) or (kind is not bool and isinstance(value, bool)):
+        raise UsageError(f"estimator {estimator!r}: {name} is {value!r}; it must be of type {kind.__name__}")
+    if kind is not bool and value < 0:
+        raise UsageError(f"estimator {estimator!r}: {name} is {value!r}; it must not be negative")
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    return float(value) if kind is float else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class FarnebackParameters(Parameters):
+    """Farnebäck 2003, polynomial expansion; the defaults are those of OpenCV's CUDA version."""
+
+    levels: int = 5
+    scale: float = 0.5
+    window: int = 13
+    iterations: int = 10
+    poly_n: Literal[5, 7] = 5
+    poly_sigma: float = 1.1
+    gaussian: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TVL1Parameters(Parameters):
+    """Zach, Pock and Bischof 2007, duality-based TV-L1; the defaults are OpenCV's."""
+
+    tau: float = 0.25
+    lambda_: float = 0.15
+    theta: float = 0.3
+    scales: int = 5
+    warps: int = 5
+    epsilon: float = 0.01
+    inner: int = 30
+    outer: int = 10
+    scale_step: float = 0.8
+    median: Literal[1, 3, 5] = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class DISParameters(Parameters):
+    """Kroeger et al. 2016, dense inverse search, by OpenCV's presets."""
+
+    preset: Literal["ultrafast", "fast", "medium"] = "medium"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BroxParameters(Parameters):
+    """Brox et al. 2004, high-accuracy warping; the defaults are those of OpenCV's CUDA version."""
+
+    alpha: float = 0.197
+    gamma: float = 50.0
+    scale: float = 0.8
+    inner: int = 10
+    outer: int = 77
+    solver: int = 10
