@@ -68,19 +68,21 @@ class TVL1(OpenCVEstimator):
 
     def __init__(self, parameters: TVL1Parameters) -> None:
         p = self.parameters = parameters
+        # By position: one of the keywords that OpenCV gives is Python's own "lambda".
+        no_illumination_term, use_initial_flow = 0.0, False
         self._algorithm = cv2.optflow.DualTVL1OpticalFlow_create(
-            tau=p.tau,
-            theta=p.theta,
-            nscales=p.scales,
-            warps=p.warps,
-            epsilon=p.epsilon,
-            innnerIterations=p.inner,
-            outerIterations=p.outer,
-            scaleStep=p.scale_step,
-            gamma=0.0,
-            medianFiltering=p.median,
-            useInitialFlow=False,
-            **{"lambda": p.lambda_},
+            p.tau,
+            p.lambda_,
+            p.theta,
+            p.scales,
+            p.warps,
+            p.epsilon,
+            p.inner,
+            p.outer,
+            p.scale_step,
+            no_illumination_term,
+            p.median,
+            use_initial_flow,
         )
 
     def pair(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
