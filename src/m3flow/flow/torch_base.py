@@ -1,0 +1,47 @@
+"""What the torch estimators share: arrays in and out, on the estimator's device."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from m3flow.flow.base import Estimator, is_tensor
+from m3flow.flow.parameters import Parameters
+
+if TYPE_CHECKING:
+    from m3flow.flow.base import Array
+
+
+class TorchEstimator(Estimator):
+    """Batched over pairs in float32 on any device that torch has.
+
+    A subclass computes with elementwise operations, gathers and the filters of `m3flow.flow.resample`
+    alone. Convolutions and matrix products would run in TF32 on a GPU wherever the user or torch's
+    defaults allow it, which costs three digits; without them no global setting needs touching.
+    """
+
+    backend = "torch"
+
+    def __init__(self, parameters: Parameters, *, device: str) -> None:
+        self.parameters = parameters
+        self.device = device
+
+    @torch.no_grad()
+    def _pairs(self, previous: Array, current: Array) -> Array:
+        return self.give_back(self.flow(self.bring(previous), self.bring(current)), like=previous)
+
+    @abstractmethod
+    def flow(self, previous: Tensor, current: Tensor) -> Tensor:
+        """uint8 [B, H, W] twice, on the estimator's device -> float32 [B, 2, H, W] there."""
+
+    def bring(self, array: Array) -> Tensor:
+        """`array` (NumPy or a tensor) as a tensor on the estimator's device, dtype kept."""
+        tensor = array if isinstance(array, Tensor) else torch.from_numpy(array)
+        return tensor.to(self.device)
+
+    def give_back(self, result: Tensor, *, like: Array) -> Array:
+        """`result` as NumPy if `like` is; else as it is, on the estimator's device."""
+        return result if is_tensor(like) else result.cpu().numpy()
