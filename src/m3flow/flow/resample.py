@@ -8,6 +8,7 @@ Borders as OpenCV names them: "replicate" aaa|abcd|ddd, "reflect" (101) dcb|abcd
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -35,20 +36,34 @@ def pad(images: Tensor, amount: int, dim: int, border: Border = "replicate") -> 
     return images.index_select(dim, _border_index(images.shape[dim], amount, amount, border, images.device))
 
 
-def correlate(images: Tensor, taps: list[float], dim: int, border: Border = "replicate") -> Tensor:
+def correlate(images: Tensor, taps: Sequence[float], dim: int, border: Border = "replicate") -> Tensor:
     """Each pixel replaced by the sum of taps · its neighbours along `dim`; an odd number of taps, centred."""
-    radius = len(taps) // 2
-    length = images.shape[dim]
+    return filter_bank(images, [taps], dim, border)[0]
+
+
+def filter_bank(
+    images: Tensor, kernels: Sequence[Sequence[float]], dim: int, border: Border = "replicate"
+) -> list[Tensor]:
+    """`correlate` with several kernels of the same odd length, each symmetric or antisymmetric.
+
+    Neighbours at the same distance are added (or subtracted) once for all kernels.
+    """
+    radius, length = len(kernels[0]) // 2, images.shape[dim]
     padded = pad(images, radius, dim, border)
-    result = padded.narrow(dim, radius, length) * taps[radius]
+    results = [padded.narrow(dim, radius, length) * kernel[radius] for kernel in kernels]
     for offset in range(1, radius + 1):
-        left = padded.narrow(dim, radius - offset, length)
-        right = padded.narrow(dim, radius + offset, length)
-        if taps[radius - offset] == taps[radius + offset]:
-            result.add_(left + right, alpha=taps[radius + offset])
-        else:
-            result.add_(left, alpha=taps[radius - offset]).add_(right, alpha=taps[radius + offset])
-    return result
+        before = padded.narrow(dim, radius - offset, length)
+        after = padded.narrow(dim, radius + offset, length)
+        total = difference = None
+        for kernel, result in zip(kernels, results, strict=True):
+            tap = kernel[radius + offset]
+            if kernel[radius - offset] == tap:
+                total = before + after if total is None else total
+                result.add_(total, alpha=tap)
+            else:
+                difference = after - before if difference is None else difference
+                result.add_(difference, alpha=tap)
+    return results
 
 
 @lru_cache(maxsize=256)
