@@ -1,0 +1,223 @@
+"""The list of videos, and where each video's results go. No other module joins output paths."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from m3flow.errors import UsageError
+
+HEADER_NAMES = ("path", "video")
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
+)
+# A file's name may have 255 bytes nearly everywhere; what we add to the video's is "_<length>.gz".
+LONGEST_NAME = 255 - len("_999.gz")
+SHORT_NAME = LONGEST_NAME // 4
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """One entry of the list.
+
+    Attributes
+    ----------
+    source: the path of the video file or of the folder of frame images, as it can be opened.
+    name: the last parts of its path, joined by "/": what its outputs are called.
+    label: what stands behind the path in the list, or "".
+    line: its line in the list, from 1.
+    """
+
+    source: str
+    name: str
+    label: str = ""
+    line: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The folder that a run writes into, and the name of every file in it.
+
+    The layout: `flows/<name>/x.mp4` and `y.mp4`, `trajs/<name>_<length>.gz`, `records/`, `logs/`.
+    """
+
+    folder: Path
+
+    def flow(self, name: str) -> Path:
+        """The folder of a video's two flow files."""
+        return self.folder / "flows" / name
+
+    def trajectories(self, name: str, length: int) -> Path:
+        return self.folder / "trajs" / f"{name}_{length}.gz"
+
+    @property
+    def records(self) -> Path:
+        return self.folder / "records"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+
+def read_list(list_file: Path | str, root: Path | str = ".", parts: int = 3) -> list[Video]:
+    """The videos of a list file, in its order.
+
+    Three forms are read: `path label` lines separated by one space (the label may be absent, more columns
+    may follow), a plain list of paths, and a CSV whose header has a column `path` or `video` (paths with
+    spaces need this form). Relative paths are taken from `root`. Whether the videos exist is not looked
+    up: for a large data set on a network file system that would take minutes.
+
+    Raises
+    ------
+    UsageError: every problem of the list, a line each.
+    """
+    list_file = Path(list_file)
+    if parts < 1:
+        raise UsageError(f"layout.parts is {parts}; it must be 1 or more")
+    entries, problems = _entries(list_file)
+    root = os.fspath(root)
+    videos: list[Video] = []
+    for line, path, label in entries:
+        name, problem = output_name(path, parts)
+        if problem:
+            problems.append((line, problem))
+        else:
+            videos.append(Video(os.path.join(root, path), name, label, line))  # noqa: PTH118 (10x faster)
+    problems += _clashes(videos)
+    if not entries and not problems:
+        raise UsageError(f"{list_file}: the list is empty; it needs one video a line")
+    if problems:
+        raise UsageError("\n".join(f"{list_file}:{line}: {text}" for line, text in sorted(problems)))
+    return videos
+
+
+def videos_of(what: Path | str, root: Path | str = ".", parts: int = 3) -> list[Video]:
+    """The videos of a list file, or the one video (a file or a folder of frame images) that `what` is."""
+    path = Path(what)
+    given = path if path.exists() else Path(root) / path
+    if not given.exists():
+        raise UsageError(f"{what}: no such list file or video (also looked in the root {root})")
+    if not (given.is_dir() or given.suffix.lower() in VIDEO_SUFFIXES or _is_binary(given)):
+        return read_list(given, root, parts)
+    name, problem = output_name(os.fspath(path), parts)
+    if problem:
+        raise UsageError(f"{what}: {problem}")
+    return [Video(os.fspath(given), name)]
+
+
+def output_name(path: str, parts: int) -> tuple[str, str]:
+    """(name, "") for a path that can be used, ("", what is wrong) for one that cannot."""
+    if "\0" in path:
+        return "", "the path holds a NUL character"
+    kept = [part for part in os.path.normpath(path).split("/")[-parts:] if part not in ("", ".")]
+    if ".." in kept or not kept:
+        return "", f"the outputs of {path!r} would leave the output folder"
+    name = "/".join(kept)
+    # Most names are short; only a long one is measured part by part, in bytes as the file system does.
+    if len(name) > SHORT_NAME and any(len(os.fsencode(part)) > LONGEST_NAME for part in kept):
+        return "", f"the outputs of {path[:60]!r}… would have names of more than {LONGEST_NAME} bytes"
+    return name, ""
+
+
+def _entries(list_file: Path) -> tuple[list[tuple[int, str, str]], list[tuple[int, str]]]:
+    """(line, path, label) of every entry, and (line, problem) of every line that is none."""
+    try:
+        data = list_file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{list_file}: cannot read the list: {error.strerror}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UsageError(f"{list_file}:{line}: not UTF-8 text; save the list as UTF-8") from error
+    first = text.split("\n", 1)[0].strip("\r")
+    columns = [column.strip() for column in next(csv.reader([first]), [])]
+    if any(name in columns for name in HEADER_NAMES):
+        return _csv_entries(text, columns)
+    problem = _header_problem(first, columns)
+    if problem:
+        return [], [(1, problem)]
+    return _plain_entries(text), []
+
+
+def _header_problem(first: str, columns: list[str]) -> str:
+    """What is wrong when the first line looks like a header that cannot be used, else ""."""
+    words = first.split()
+    if len(words) > 1 and words[0].lower() in HEADER_NAMES:
+        return (
+            f"{first!r} looks like a header, which a list separated by spaces does not have; "
+            "remove this line, or separate the columns by commas"
+        )
+    if len(columns) > 1 and not any(mark in first for mark in "./ "):
+        return f"the header {first!r} has no column {' or '.join(HEADER_NAMES)}"
+    if len(columns) == 2 and " " not in first and columns[1].isdecimal():
+        return f"{first!r} is separated by a comma but there is no header; add a first line 'path,label'"
+    return ""
+
+
+def _plain_entries(text: str) -> list[tuple[int, str, str]]:
+    entries = []
+    for line, content in enumerate(text.split("\n"), start=1):
+        path, _, label = content.rstrip("\r").strip(" ").partition(" ")
+        if path:
+            entries.append((line, path, label))
+    return entries
+
+
+def _csv_entries(
+    text: str, columns: list[str]
+) -> tuple[list[tuple[int, str, str]], list[tuple[int, str]]]:
+    entries: list[tuple[int, str, str]] = []
+    problems: list[tuple[int, str]] = []
+    path_column = next(columns.index(name) for name in HEADER_NAMES if name in columns)
+    label_column = columns.index("label") if "label" in columns else None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    next(reader)
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return entries, problems
+        except csv.Error as error:
+            return entries, [*problems, (line, f"cannot read this CSV line: {error}")]
+        if not row:
+            continue
+        if len(row) != len(columns):
+            problems.append((line, f"{len(row)} columns where the header has {len(columns)}"))
+        elif not row[path_column]:
+            problems.append((line, "the path is empty"))
+        else:
+            entries.append((line, row[path_column], row[label_column] if label_column is not None else ""))
+
+
+def _clashes(videos: list[Video]) -> Iterator[tuple[int, str]]:
+    """(line, problem) for every video that is listed twice or would write another one's output."""
+    by_name: dict[str, Video] = {}
+    for video in videos:
+        first = by_name.setdefault(video.name, video)
+        if first is video:
+            continue
+        if os.path.normpath(first.source) == os.path.normpath(video.source):
+            yield video.line, f"duplicate video {video.source!r}, first on line {first.line}"
+        else:
+            yield (
+                video.line,
+                f"{video.source!r} would write the same output {video.name!r} as line "
+                f"{first.line} ({first.source!r}); raise layout.parts",
+            )
+    for video in videos:
+        # A video called x.mp4 inside a folder that is itself listed would need a file to be a folder.
+        folder, _, last = video.name.rpartition("/")
+        if last in ("x.mp4", "y.mp4") and folder in by_name:
+            yield video.line, f"{video.name!r} would write over the flow of line {by_name[folder].line}"
+
+
+def _is_binary(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"\0" in file.read(4096)

@@ -1,0 +1,219 @@
+"""The flow of a video as x.mp4 and y.mp4: writing, reading, and what the files say of themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, Any
+
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
+from m3flow.atomic import complete_or_absent
+from m3flow.errors import BadInput, UsageError
+from m3flow.levels import restore
+
+COMPONENTS = ("x.mp4", "y.mp4")
+DEFAULT_BOUND = 20.0
+# Packets wait here until the file's tags are known; a long film spills to the disk.
+SPOOL_BYTES = 64 * 2**20
+
+# mpeg4: a fixed quantiser of 4 gives the size of OpenCV's "mp4v" writer at no larger an error
+# (benchmarks/codecs.py). x264: the fastest preset is lossless too, and a tenth to a fifth larger.
+CODECS: dict[str, dict[str, Any]] = {
+    "mpeg4": {"codec": "mpeg4", "pix_fmt": "yuv420p", "quantiser": 4, "options": {}},
+    "h264-lossless": {
+        "codec": "libx264",
+        "pix_fmt": "gray",
+        "quantiser": None,
+        "options": {"qp": "0", "preset": "ultrafast"},
+    },
+}
+
+
+class FlowWriter:
+    """Writes the two files of a video's flow; they appear under their names when `close` has succeeded.
+
+    Use as a context manager. Leaving it by an exception, or without `close`, leaves nothing behind.
+    """
+
+    def __init__(self, folder: Path, *, codec: str, rate: Fraction, width: int, height: int) -> None:
+        if codec not in CODECS:
+            raise UsageError(f"unknown codec {codec!r}; choose from {', '.join(CODECS)}")
+        self.folder = folder
+        self._encoders = [_Encoder(codec, rate, width, height) for _ in COMPONENTS]
+
+    def __enter__(self) -> FlowWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for encoder in self._encoders:
+            encoder.discard()
+
+    def write(self, levels: np.ndarray) -> None:
+        """Append frames: uint8 [T, 2, H, W], channel 0 = x."""
+        for frame in levels:
+            for encoder, plane in zip(self._encoders, frame, strict=True):
+                encoder.write(plane)
+
+    def close(self, provenance: dict[str, Any]) -> None:
+        """Complete both files, with `provenance` (plain JSON values) in each one's comment tag."""
+        for encoder in self._encoders:
+            encoder.finish()
+        finals = [self.folder / name for name in COMPONENTS]
+        with complete_or_absent(*finals) as temporaries:
+            for encoder, temporary, name in zip(self._encoders, temporaries, COMPONENTS, strict=True):
+                tag = json.dumps({"component": name[0], **provenance}, separators=(",", ":"))
+                encoder.save(temporary, tag)
+
+
+class _Encoder:
+    """One component, encoded into a spool; its tags are written when it is saved, when all is known."""
+
+    def __init__(self, codec: str, rate: Fraction, width: int, height: int) -> None:
+        settings = CODECS[codec]
+        self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 (closed in discard)
+        self._container = av.open(self._spool, "w", format="mp4")
+        stream = self._container.add_stream(settings["codec"], rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, settings["pix_fmt"]
+        context = stream.codec_context
+        context.options = {**settings["options"]}
+        # Videos are processed side by side; threads inside one small frame only cost.
+        context.thread_count = 1
+        if settings["quantiser"]:
+            context.qmin = context.qmax = settings["quantiser"]
+        # Full range, said in the stream and in the container: without all four tags the container does not
+        # carry the range, and readers stretch the levels by up to 20.
+        context.color_range = ColorRange.JPEG
+        context.color_primaries = ColorPrimaries.BT709
+        context.color_trc = ColorTrc.BT709
+        context.colorspace = Colorspace.ITU709
+        self._stream = stream
+        self._size = (width, height, settings["pix_fmt"])
+
+    def write(self, plane: np.ndarray) -> None:
+        frame = _video_frame(plane, *self._size)
+        self._container.mux(self._stream.encode(frame))
+
+    def finish(self) -> None:
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+    def save(self, path: Path, comment: str) -> None:
+        self._spool.seek(0)
+        with ExitStack() as files:
+            source = files.enter_context(av.open(self._spool, "r", format="mp4"))
+            target = files.enter_context(av.open(os.fspath(path), "w", format="mp4"))
+            target.metadata["comment"] = comment
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    target.mux(packet)
+
+    def discard(self) -> None:
+        self._spool.close()
+
+
+def _video_frame(plane: np.ndarray, width: int, height: int, pix_fmt: str) -> av.VideoFrame:
+    frame = av.VideoFrame(width, height, pix_fmt)
+    for index, target in enumerate(frame.planes):
+        pixels = np.frombuffer(target, np.uint8).reshape(target.height, target.line_size)
+        if index == 0:
+            pixels[:, :width] = plane
+        else:
+            pixels[:] = 128
+    frame.color_range = ColorRange.JPEG
+    return frame
+
+
+def read_levels(path: Path | str) -> Iterator[np.ndarray]:
+    """The frames of one component: uint8 [H, W] levels, one after the other.
+
+    Raises BadInput if the file is not a video or ends early.
+    """
+    path = Path(path)
+    try:
+        with av.open(os.fspath(path)) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            count = 0
+            for frame in container.decode(stream):
+                count += 1
+                yield _luma(frame)
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise BadInput(f"{path}: not a readable flow file ({error})") from error
+    if stream.frames and count != stream.frames:
+        raise BadInput(f"{path}: {count} of {stream.frames} frames can be read; the file is damaged")
+
+
+def _luma(frame: av.VideoFrame) -> np.ndarray:
+    if frame.color_range != ColorRange.JPEG:
+        # Not one of ours: OpenCV's writer stores limited range, which the conversion to grey stretches back.
+        return frame.to_ndarray(format="gray")
+    plane = frame.planes[0]
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : frame.width]
+
+
+def read_provenance(path: Path | str) -> dict[str, Any]:
+    """What a flow file says of itself, without decoding it; {} for a file that we did not write.
+
+    Raises BadInput if the file cannot be opened as a video.
+    """
+    try:
+        with av.open(os.fspath(path)) as container:
+            comment = container.metadata.get("comment", "")
+    except (av.FFmpegError, OSError) as error:
+        raise BadInput(f"{path}: not a readable flow file ({error})") from error
+    try:
+        provenance = json.loads(comment)
+    except ValueError:
+        return {}
+    return provenance if isinstance(provenance, dict) else {}
+
+
+def read_flow(folder: Path | str, frames: int = 64) -> Iterator[np.ndarray]:
+    """The flow of a folder in pieces: float32 [up to `frames`, 2, H, W] in pixels.
+
+    The bound is the one that the files name, 20 pixels for files that name none.
+
+    Raises
+    ------
+    BadInput: a file is missing, damaged, or the two do not have the same frames.
+    """
+    x, y = (Path(folder) / name for name in COMPONENTS)
+    for path in (x, y):
+        if not path.is_file():
+            raise BadInput(f"{path}: no such flow file")
+    bound = float(read_provenance(x).get("settings", {}).get("bound", DEFAULT_BOUND))
+    pairs = zip(read_levels(x), read_levels(y), strict=True)
+    try:
+        while piece := [pair for _, pair in zip(range(frames), pairs, strict=False)]:
+            yield restore(np.asarray(piece), bound)
+    except ValueError as error:
+        raise BadInput(f"{folder}: x.mp4 and y.mp4 do not hold the same frames") from error
+
+
+def load_flow(folder: Path | str) -> np.ndarray:
+    """The whole flow of a video from its folder of x.mp4 and y.mp4.
+
+    Parameters
+    ----------
+    folder: `<output>/flows/<video>`.
+
+    Returns
+    -------
+    float32 [T, 2, H, W] in pixels, channel 0 = x (right), channel 1 = y (down), exactly 0 where a pixel was
+    still. Frame t holds the motion of the pixels of video frame t (see `m3flow.flow.base.Estimator`).
+
+    Raises
+    ------
+    BadInput: a file is missing or damaged.
+    """
+    return np.concatenate(list(read_flow(folder)))

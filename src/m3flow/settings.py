@@ -1,0 +1,100 @@
+"""What an experiment sets, with its defaults: the same names as in config.yaml and on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from m3flow.errors import UsageError
+
+Camera = Literal["warp", "none"]
+Scheme = Literal["auto", "prior", "pyramid-prior", "two-pass"]
+Codec = Literal["mpeg4", "h264-lossless"]
+Job = Literal["trajs_dense", "trajs", "mvs"]
+Tracking = Literal["subpixel", "integer"]
+
+
+def _one_of(name: str, value: str, kind: Any) -> None:
+    if value not in get_args(kind):
+        raise UsageError(f"{name} is {value!r}; choose from {', '.join(get_args(kind))}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSettings:
+    """How flow is made.
+
+    Attributes
+    ----------
+    estimator, parameters: see `m3flow.flow.estimator`.
+    camera: "warp" removes the camera's own motion, "none" keeps it.
+    scheme: how it is removed (see `m3flow.motion`).
+    bound: the largest displacement stored, in pixels; larger ones saturate.
+    step: the flow goes from frame t to frame t + step.
+    codec: "mpeg4" (small) or "h264-lossless" (levels come back exactly).
+    short_side: frames are resized to this short side in pixels before flow; 0 keeps their size.
+    """
+
+    estimator: str = "farneback"
+    parameters: dict[str, Any] = field(default_factory=dict)
+    camera: Camera = "warp"
+    scheme: Scheme = "auto"
+    bound: float = 20.0
+    step: int = 1
+    codec: Codec = "mpeg4"
+    short_side: int = 0
+
+    def __post_init__(self) -> None:
+        from m3flow.flow import ESTIMATORS
+
+        if self.estimator not in ESTIMATORS:
+            raise UsageError(f"unknown estimator {self.estimator!r}; choose from {', '.join(ESTIMATORS)}")
+        ESTIMATORS[self.estimator].parameters.of(self.estimator, self.parameters)
+        _one_of("camera", self.camera, Camera)
+        _one_of("scheme", self.scheme, Scheme)
+        _one_of("codec", self.codec, Codec)
+        if not self.bound > 0:
+            raise UsageError(f"bound is {self.bound}; it must be more than 0 pixels")
+        if self.step < 1:
+            raise UsageError(f"step is {self.step}; it must be 1 frame or more")
+        if self.short_side and self.short_side < 16:
+            raise UsageError(f"short_side is {self.short_side}; it must be 16 pixels or more, or 0")
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what the flow files hold, as plain JSON values; equal for equal results."""
+        from m3flow.flow import ESTIMATORS
+
+        values = asdict(self)
+        values["parameters"] = (
+            ESTIMATORS[self.estimator].parameters.of(self.estimator, self.parameters).as_dict()
+        )
+        values["bound"] = float(self.bound)
+        if self.camera == "none":
+            values["scheme"] = ""
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectorySettings:
+    """How trajectories are made.
+
+    Attributes
+    ----------
+    length: how many steps a trajectory has.
+    job: "trajs_dense" (a window at every frame), "trajs" (windows end to end), "mvs" (the codec's own
+        motion vectors in place of flow).
+    tracking: "subpixel" or "integer" (see `m3flow.trajectories.track`).
+    """
+
+    length: int = 6
+    job: Job = "trajs_dense"
+    tracking: Tracking = "subpixel"
+
+    def __post_init__(self) -> None:
+        _one_of("job", self.job, Job)
+        _one_of("tracking", self.tracking, Tracking)
+        if not 1 <= self.length <= 999:
+            raise UsageError(f"length is {self.length}; it must be from 1 to 999 steps")
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what the trajectory file holds beside the flow it is made from."""
+        return asdict(self)
