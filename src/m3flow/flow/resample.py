@@ -18,22 +18,23 @@ from torch import Tensor
 Border = Literal["replicate", "reflect"]
 
 
-@lru_cache(maxsize=256)
-def _border_index(length: int, before: int, after: int, border: Border, device: torch.device) -> Tensor:
-    """Which of `length` samples stands at each place of the padded line."""
-    index = torch.arange(-before, length + after)
-    if border == "replicate" or length == 1:
-        index = index.clamp(0, length - 1)
-    else:
-        period = 2 * (length - 1)
-        index = index.remainder(period)
-        index = torch.minimum(index, period - index)
-    return index.to(device)
-
-
 def pad(images: Tensor, amount: int, dim: int, border: Border = "replicate") -> Tensor:
     """`images` with `amount` more samples at both ends of `dim`."""
-    return images.index_select(dim, _border_index(images.shape[dim], amount, amount, border, images.device))
+    length = images.shape[dim]
+    if border == "replicate" or length == 1:
+        shape = list(images.shape)
+        shape[dim] = amount
+        first, last = images.narrow(dim, 0, 1), images.narrow(dim, length - 1, 1)
+        return torch.cat([first.expand(shape), images, last.expand(shape)], dim)
+    return images.index_select(dim, _reflected(length, amount, images.device))
+
+
+@lru_cache(maxsize=256)
+def _reflected(length: int, amount: int, device: torch.device) -> Tensor:
+    """Which of `length` samples stands at each place of the padded line."""
+    period = 2 * (length - 1)
+    index = torch.arange(-amount, length + amount).remainder(period)
+    return torch.minimum(index, period - index).to(device)
 
 
 def correlate(images: Tensor, taps: Sequence[float], dim: int, border: Border = "replicate") -> Tensor:
