@@ -1,0 +1,92 @@
+"""Flow and the camera's homography: taking one out of the other and putting it back.
+
+Convention
+----------
+A homography H acts on column vectors (x, y, 1) in pixels, x to the right, y down, the centre of the first
+pixel at (0, 0). It maps a point of the *previous* frame to where the camera's motion alone takes it in the
+*current* frame. Flows are [..., 2, H, W], channel 0 is x; they belong to the pixels of the previous frame.
+
+- flow f: the point p of the previous frame is at p + f(p) in the current frame.
+- residual r: what the camera does not explain, r(p) = H^-1 (p + f(p)) - p. It is the flow from the previous
+  frame to the current frame *resampled into the previous frame's view*; 0 wherever only the camera moved.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def transform(matrices: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points [..., N, 2] as (x, y) through matrices [..., 3, 3]: float64 [..., N, 2]."""
+    matrices = np.asarray(matrices, np.float64)
+    moved = points @ matrices[..., :2].swapaxes(-1, -2) + matrices[..., None, :, 2]
+    return moved[..., :2] / moved[..., 2:]
+
+
+def frame_corners(height: int, width: int) -> np.ndarray:
+    """The centres of the four outermost pixels, float64 [4, 2] as (x, y)."""
+    right, bottom = width - 1, height - 1
+    return np.array([[0, 0], [right, 0], [right, bottom], [0, bottom]], np.float64)
+
+
+def camera_motion(homographies: np.ndarray, height: int, width: int) -> np.ndarray:
+    """How far the camera moves the frame's corners at most: [..., 3, 3] -> float64 [...] in pixels.
+
+    Nothing inside the frame moves further, as long as the homography does not turn the frame inside out.
+    """
+    corners = frame_corners(height, width)
+    distance = np.linalg.norm(transform(homographies, corners) - corners, axis=-1)
+    return distance.max(axis=-1)
+
+
+def is_plausible(homography: np.ndarray, height: int, width: int) -> bool:
+    """Whether the frame stays in front of the camera and is not mirrored: no camera motion does that."""
+    if not np.isfinite(homography).all() or abs(np.linalg.det(homography)) < 1e-6:
+        return False
+    corners = frame_corners(height, width)
+    if (corners @ homography[2, :2] + homography[2, 2] <= 0).any():
+        return False
+    moved = transform(homography, corners)
+    along, down = np.roll(moved, -1, axis=0) - moved, np.roll(moved, 1, axis=0) - moved
+    return bool((along[:, 0] * down[:, 1] - along[:, 1] * down[:, 0] > 0).all())
+
+
+def camera_flow(homographies: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The flow that the camera alone makes: [..., 3, 3] -> float32 [..., 2, H, W]."""
+    return put_camera_back(
+        np.zeros((*np.shape(homographies)[:-2], 2, height, width), np.float32), homographies
+    )
+
+
+def remove_camera(flow: np.ndarray, homographies: np.ndarray) -> np.ndarray:
+    """The residual H^-1 (p + flow) - p: float32 [..., 2, H, W] and [..., 3, 3] -> float32 [..., 2, H, W]."""
+    return _displace(flow, np.linalg.inv(np.asarray(homographies, np.float64)))
+
+
+def put_camera_back(residual: np.ndarray, homographies: np.ndarray) -> np.ndarray:
+    """The whole flow H (p + residual) - p, which `remove_camera` undoes.
+
+    Parameters
+    ----------
+    residual: float32 [..., 2, H, W] in pixels, the motion without the camera's, as the flow files hold it.
+    homographies: [..., 3, 3], previous frame -> current frame, as kept with the flow files.
+
+    Returns
+    -------
+    float32 [..., 2, H, W] in pixels: from the previous frame to the current frame as it was filmed.
+    """
+    return _displace(residual, np.asarray(homographies, np.float64))
+
+
+def _displace(displacement: np.ndarray, matrices: np.ndarray) -> np.ndarray:
+    """M (p + displacement(p)) - p for every pixel p; exactly `displacement` where M is the identity."""
+    height, width = displacement.shape[-2:]
+    column, row = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)[:, None]
+    x, y = column + displacement[..., 0, :, :], row + displacement[..., 1, :, :]
+    m = matrices[..., None, None]
+    scale = m[..., 2, 0, :, :] * x + m[..., 2, 1, :, :] * y + m[..., 2, 2, :, :]
+    moved_x = (m[..., 0, 0, :, :] * x + m[..., 0, 1, :, :] * y + m[..., 0, 2, :, :]) / scale - column
+    moved_y = (m[..., 1, 0, :, :] * x + m[..., 1, 1, :, :] * y + m[..., 1, 2, :, :]) / scale - row
+    moved = np.stack([moved_x, moved_y], axis=-3).astype(np.float32)
+    identity = (matrices == np.eye(3)).all(axis=(-1, -2))
+    return np.where(identity[..., None, None, None], displacement, moved)
