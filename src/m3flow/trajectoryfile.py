@@ -1,0 +1,266 @@
+"""The trajectory file: a gzip of a pickle that any NumPy reads, written in pieces and read without running code."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import pickle
+import pickletools
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from m3flow.atomic import complete_or_absent
+from m3flow.errors import BadInput
+from m3flow.trajectories import GRID, OFFSET
+
+COMPRESSION_LEVEL = 1
+SPOOL_BYTES = 64 * 2**20
+COPY_BYTES = 2**20
+HEAD_BYTES = 2**16
+
+
+@dataclass
+class Trajectories:
+    """The trajectories of one video.
+
+    Attributes
+    ----------
+    traj_feat: int8 [2L, N, H//8, W//8], L displacements in x, then L in y, in pixels.
+    traj_type: uint8 [N, H//8, W//8], 1 where the points P_0 … P_{L−1} all lie inside the frame.
+    length: L.
+    made: how the file was made (settings, source, versions); {} for a file that says nothing.
+    """
+
+    traj_feat: np.ndarray
+    traj_type: np.ndarray
+    length: int
+    made: dict[str, Any] = field(default_factory=dict)
+
+    def positions(self) -> np.ndarray:
+        """The points P_0 … P_L of every trajectory: float32 [L+1, N, H//8, W//8, 2] in pixels, (x, y).
+
+        A point that leaves the frame goes on from the nearest place inside, as it was tracked. The frame's
+        size is taken from the file; from the size of the grid where the file does not say it.
+        """
+        displacements = self.traj_feat.astype(np.float32)
+        _, windows, rows, columns = displacements.shape
+        source = self.made.get("source", {})
+        limits = (
+            source.get("width", columns * GRID) - 1,
+            source.get("height", rows * GRID) - 1,
+        )
+        points = np.empty((self.length + 1, windows, rows, columns, 2), np.float32)
+        points[0, ..., 0] = OFFSET + GRID * np.arange(columns)
+        points[0, ..., 1] = (OFFSET + GRID * np.arange(rows))[:, None]
+        for step in range(self.length):
+            for axis in (0, 1):
+                start = np.clip(points[step, ..., axis], 0, limits[axis])
+                points[step + 1, ..., axis] = start + displacements[axis * self.length + step]
+        return points
+
+    def __repr__(self) -> str:
+        return (
+            f"Trajectories(length={self.length}, windows={self.traj_type.shape[0]}, "
+            f"grid={self.traj_type.shape[1]}x{self.traj_type.shape[2]})"
+        )
+
+
+class TrajectoryWriter:
+    """Collects windows piece by piece and writes them as one file; long videos wait on the disk, not in memory.
+
+    Use as a context manager. Leaving it without `close` leaves nothing behind.
+    """
+
+    def __init__(self, path: Path, *, length: int, rows: int, columns: int) -> None:
+        self.path, self.length, self._grid = path, length, (rows, columns)
+        self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 (closed in __exit__)
+        self._pieces: list[int] = []
+
+    def __enter__(self) -> TrajectoryWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spool.close()
+
+    @property
+    def windows(self) -> int:
+        return sum(self._pieces)
+
+    def write(self, traj_feat: np.ndarray, traj_type: np.ndarray) -> None:
+        """Append windows: int8 [2L, n, rows, columns] and uint8 [n, rows, columns]."""
+        if len(traj_type) == 0:
+            return
+        self._pieces.append(len(traj_type))
+        self._spool.write(np.ascontiguousarray(traj_feat, np.int8).data)
+        self._spool.write(np.ascontiguousarray(traj_type, np.uint8).data)
+
+    def close(self, made: dict[str, Any]) -> None:
+        """Write the file, with `made` (plain JSON values) inside."""
+        from isal import igzip
+
+        windows = self.windows
+        with complete_or_absent(self.path) as (temporary,), temporary.open("wb") as raw:
+            with igzip.IGzipFile(
+                filename="", mode="wb", fileobj=raw, compresslevel=COMPRESSION_LEVEL, mtime=0
+            ) as file:
+                pickle_file = _DictPickle(file)
+                pickle_file.plain("made", json.dumps(made, separators=(",", ":")))
+                pickle_file.plain("length", self.length)
+                channels = 2 * self.length
+                pickle_file.array("traj_feat", "int8", (channels, windows, *self._grid))
+                for channel in range(channels):
+                    self._copy(channel, file)
+                pickle_file.end_array()
+                pickle_file.array("traj_type", "uint8", (windows, *self._grid))
+                self._copy(channels, file)
+                pickle_file.end_array()
+                pickle_file.end()
+
+    def _copy(self, channel: int, target: IO[bytes]) -> None:
+        """The bytes of one channel of all pieces, in order; the mask is the channel after the last."""
+        plane = self._grid[0] * self._grid[1]
+        offset = 0
+        for windows in self._pieces:
+            self._spool.seek(offset + channel * windows * plane)
+            left = windows * plane
+            while left:
+                piece = self._spool.read(min(left, COPY_BYTES))
+                left -= len(piece)
+                target.write(piece)
+            offset += (2 * self.length + 1) * windows * plane
+
+
+class _DictPickle:
+    """Writes the pickle of a dict of plain values and arrays, without holding the arrays in memory.
+
+    An array is stored as the call `numpy.ndarray(shape, dtype, buffer)`: these names are the same in every
+    NumPy, while NumPy's own pickles name a module that changed in NumPy 2, which older ones cannot import.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        file.write(pickle.PROTO + bytes([5]) + pickle.EMPTY_DICT)
+
+    def plain(self, key: str, value: Any) -> None:
+        self._file.write(_body(key) + _body(value) + pickle.SETITEM)
+
+    def array(self, key: str, dtype: str, shape: tuple[int, ...]) -> None:
+        """Announce an array; its bytes in C order are to follow, then `end_array`."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        self._file.write(
+            _body(key)
+            + pickle.GLOBAL
+            + b"numpy\nndarray\n"
+            + pickle.MARK
+            + _body(shape)
+            + _body(dtype)
+            + pickle.BYTEARRAY8
+            + struct.pack("<Q", size)
+        )
+
+    def end_array(self) -> None:
+        self._file.write(pickle.TUPLE + pickle.REDUCE + pickle.SETITEM)
+
+    def end(self) -> None:
+        self._file.write(pickle.STOP)
+
+
+def _body(value: Any) -> bytes:
+    """The opcodes that put a plain value on the stack: its pickle without the protocol and the stop."""
+    return pickle.dumps(value, protocol=3)[2:-1]
+
+
+ALLOWED_GLOBALS = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy._core.numeric", "_frombuffer"),
+    ("_codecs", "encode"),
+}
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    """Admits what a dict of arrays, strings and numbers needs, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED_GLOBALS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which trajectories do not need")
+        return super().find_class(module, name)
+
+
+def load_trajectories(path: Path | str) -> Trajectories:
+    """Read a trajectory file, ours or the original extractor's, without running anything that is in it.
+
+    Raises
+    ------
+    BadInput: the file is missing, damaged, asks for code to be run, or does not hold trajectories.
+    """
+    path = Path(path)
+    try:
+        data = gzip.decompress(path.read_bytes())
+        content = _RestrictedUnpickler(io.BytesIO(data)).load()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (pickle.UnpicklingError, zlib.error, EOFError) as error:
+        raise BadInput(f"{path}: not a trajectory file ({error})") from error
+    except Exception as error:
+        # A damaged pickle can make the unpickler raise nearly anything; none of it is ours to sort.
+        raise BadInput(f"{path}: not a trajectory file ({type(error).__name__}: {error})") from error
+    return _checked(path, content)
+
+
+def _checked(path: Path, content: Any) -> Trajectories:
+    if not isinstance(content, dict) or not {"traj_feat", "traj_type"} <= content.keys():
+        raise BadInput(f"{path}: not a trajectory file (no traj_feat and traj_type in it)")
+    feat, kind = content["traj_feat"], content["traj_type"]
+    for name, array, dimensions in (("traj_feat", feat, 4), ("traj_type", kind, 3)):
+        if not isinstance(array, np.ndarray) or array.ndim != dimensions or array.dtype.kind not in "iufb":
+            raise BadInput(f"{path}: {name} is not an array of numbers with {dimensions} dimensions")
+    if feat.shape[0] % 2 or feat.shape[0] == 0 or feat.shape[1:] != kind.shape:
+        raise BadInput(f"{path}: traj_feat {feat.shape} and traj_type {kind.shape} do not fit")
+    return Trajectories(feat, kind, feat.shape[0] // 2, _parse(content.get("made", "")))
+
+
+def read_made(path: Path | str) -> dict[str, Any]:
+    """How a trajectory file was made, from its first bytes alone; {} for a file that does not say.
+
+    Raises BadInput if the file is missing or not a gzip file.
+    """
+    try:
+        with gzip.open(path) as file:
+            head = file.read(HEAD_BYTES)
+    except (OSError, zlib.error, EOFError) as error:
+        raise BadInput(f"{path}: not a trajectory file ({error})") from error
+    strings = _leading_strings(head)
+    if next(strings, None) != "made":
+        return {}
+    return _parse(next(strings, ""))
+
+
+def _leading_strings(head: bytes) -> Iterator[str]:
+    try:
+        for _, argument, _ in pickletools.genops(head):
+            if isinstance(argument, str):
+                yield argument
+    except ValueError:
+        return
+
+
+def _parse(text: Any) -> dict[str, Any]:
+    try:
+        made = json.loads(text)
+    except (TypeError, ValueError):
+        return {}
+    return made if isinstance(made, dict) else {}
