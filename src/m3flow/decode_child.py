@@ -1,0 +1,113 @@
+"""The process that decodes: reads requests on its standard input, writes frames on its standard output.
+
+It is started by `m3flow.decoding.Decoder`. Whatever a damaged file does to a decoder (a crash, an endless
+loop, all of the memory) happens here, where it costs that one video.
+
+A request is a JSON line. The answer is a JSON line (`info`, or `rejected` with the reason), then blocks of
+a 4-byte count and as many frames, a count of 0, and a JSON line (`end`, or `rejected`). A request that is
+rejected at once has no blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from m3flow.errors import BadInput
+from m3flow.processes import exit_with_parent
+
+if TYPE_CHECKING:
+    from m3flow.frames import Frames
+
+BLOCK_FRAMES = 8
+COUNT = struct.Struct("<i")
+END_OF_BLOCKS = COUNT.pack(0)
+
+
+def main() -> None:
+    exit_with_parent()
+    # Read by OpenCV when it opens a file: one thread, and no lines of FFmpeg's on our standard error.
+    os.environ["OPENCV_FFMPEG_THREADS"] = sys.argv[2]
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    import cv2
+
+    cv2.setNumThreads(1)
+    # After the libraries are loaded: the limit is for what a file asks for.
+    memory = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    for line in sys.stdin.buffer:
+        answer(json.loads(line), sys.stdout.buffer)
+
+
+def answer(request: dict[str, Any], out: IO[bytes]) -> None:
+    """Decode what `request` names (`path`, `short_side`) into `out`."""
+    import cv2
+
+    from m3flow.frames import Frames
+
+    unusable = (BadInput, cv2.error, MemoryError, OSError)
+    began = time.perf_counter()
+    try:
+        frames = Frames(request["path"], request["short_side"])
+    except unusable as error:
+        return _say(out, {"rejected": _reason(error)})
+    _say(out, {"info": asdict(frames.info) | {"rate": str(frames.info.rate)}})
+    seconds = time.perf_counter() - began
+    count = 0
+    try:
+        for block, cost in _blocks(frames):
+            count += len(block)
+            seconds += cost
+            _send(out, block)
+    except unusable as error:
+        ending = {"rejected": f"{_reason(error)} (after {count} frames)"}
+    else:
+        ending = {"end": {"frames": count, "seconds": seconds}}
+    out.write(END_OF_BLOCKS)
+    return _say(out, ending)
+
+
+def _blocks(frames: Frames) -> Iterator[tuple[np.ndarray, float]]:
+    """(uint8 [up to BLOCK_FRAMES, H, W], seconds that decoding them took)."""
+    iterator = iter(frames)
+    # The first block is a single frame, so that whoever waits sees early that something comes.
+    size = 1
+    while True:
+        began = time.perf_counter()
+        block = list(islice(iterator, size))
+        if not block:
+            return
+        yield np.asarray(block), time.perf_counter() - began
+        size = BLOCK_FRAMES
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError) or "Failed to allocate" in str(error):
+        return "decoding needs more memory than the limit allows"
+    return " ".join(str(error).split())
+
+
+def _send(out: IO[bytes], block: np.ndarray) -> None:
+    out.write(COUNT.pack(len(block)))
+    out.write(block.data)
+    out.flush()
+
+
+def _say(out: IO[bytes], message: dict[str, Any]) -> None:
+    out.write(json.dumps(message).encode() + b"\n")
+    out.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Decoding in a process of its own, within limits: a damaged file costs that one video and nothing else."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from m3flow.decode_child import COUNT
+from m3flow.errors import BadInput, UsageError
+from m3flow.frames import VideoInfo
+
+PIPE_BYTES = 2**20
+# Signals that a decoder dies of by its own fault; SIGKILL comes from outside (the kernel short of memory).
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one video may cost to decode; more, and it is rejected.
+
+    Attributes
+    ----------
+    seconds: without a frame.
+    frames: in one video.
+    megapixels: in one frame.
+    memory_gb: of the decoding process, in GiB of address space.
+    """
+
+    seconds: float = 60.0
+    frames: int = 2_000_000
+    megapixels: float = 40.0
+    memory_gb: float = 8.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise UsageError(f"limits.{name} is {value}; it must be more than 0")
+
+
+@dataclass
+class Decoded:
+    """A video whose frames are on their way: what it is, its blocks, and, after them, how it ended.
+
+    Attributes
+    ----------
+    info: see `m3flow.frames.VideoInfo`.
+    blocks: uint8 [n, H, W], in order; raises BadInput where the video breaks a limit or kills its decoder.
+    frames, seconds: how many frames there were, and the time that decoding them took; set after the blocks.
+    """
+
+    info: VideoInfo
+    blocks: Iterator[np.ndarray]
+    frames: int = 0
+    seconds: float = 0.0
+
+
+class Decoder:
+    """A decoding process that stays for many videos; it is replaced when one of them ruins it."""
+
+    def __init__(self, limits: Limits | None = None, threads: int = 1) -> None:
+        self.limits = limits or Limits()
+        self._threads = threads
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.kill()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+        child.wait()
+
+    def start(self) -> None:
+        """Start the process now, so that the first video need not wait for it."""
+        if self._child is not None and self._child.poll() is None:
+            return
+        self.close()
+        self._child = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "m3flow.decode_child",
+                str(int(self.limits.memory_gb * 2**30)),
+                str(self._threads),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            # Numerical libraries start a thread a core when imported, each with its own stack.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            # An interrupt of the terminal goes to us; the process ends when we close it or end.
+            start_new_session=True,
+        )
+        with suppress(OSError):
+            # A larger pipe lets the decoder run ahead; where the system refuses, the usual size works too.
+            fcntl.fcntl(self._pipe(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+    def open(self, path: str, short_side: int = 0) -> Decoded:
+        """Begin to decode a video; see `m3flow.frames.Frames` for what is delivered and what is rejected."""
+        self.start()
+        assert self._child is not None and self._child.stdin is not None
+        request = json.dumps({"path": path, "short_side": short_side}) + "\n"
+        try:
+            self._child.stdin.write(request.encode())
+            answer = self._message()
+        except BrokenPipeError:
+            self._died(0)
+        if "rejected" in answer:
+            raise BadInput(answer["rejected"])
+        info = VideoInfo(**{**answer["info"], "rate": Fraction(answer["info"]["rate"])})
+        if info.width * info.height > self.limits.megapixels * 1e6:
+            self.close()
+            raise BadInput(
+                f"frames of {info.width}x{info.height} are larger than limits.megapixels "
+                f"({self.limits.megapixels:g}) allows"
+            )
+        decoded = Decoded(info, iter(()))
+        decoded.blocks = self._blocks(decoded)
+        return decoded
+
+    def _blocks(self, decoded: Decoded) -> Iterator[np.ndarray]:
+        shape = (decoded.info.height, decoded.info.width)
+        ended = False
+        try:
+            while True:
+                count = COUNT.unpack(self._read(COUNT.size, decoded.frames))[0]
+                if count == 0:
+                    break
+                block = np.empty((count, *shape), np.uint8)
+                self._read_into(memoryview(block).cast("B"), decoded.frames)
+                decoded.frames += count
+                if decoded.frames > self.limits.frames:
+                    raise BadInput(f"more than {self.limits.frames} frames, which limits.frames allows")
+                yield block
+            ending = self._message(decoded.frames)
+            ended = True
+        finally:
+            if not ended:
+                # Left in the middle: the process still has frames of this video to deliver.
+                self.close()
+        if "rejected" in ending:
+            raise BadInput(ending["rejected"])
+        decoded.seconds = ending["end"]["seconds"]
+
+    def _message(self, frames: int = 0) -> dict[str, Any]:
+        line = bytearray()
+        while not line.endswith(b"\n"):
+            line += self._read(1, frames)
+        return json.loads(line)
+
+    def _read(self, size: int, frames: int) -> bytes:
+        data = bytearray(size)
+        self._read_into(memoryview(data), frames)
+        return bytes(data)
+
+    def _read_into(self, target: memoryview, frames: int) -> None:
+        pipe = self._pipe()
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        deadline = time.monotonic() + self.limits.seconds
+        filled = 0
+        while filled < len(target):
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                self.close()
+                raise BadInput(
+                    f"the decoder hangs: no frame for {self.limits.seconds:g} s after {frames} frames"
+                )
+            count = os.readv(pipe, [target[filled:]])
+            if count == 0:
+                self._died(frames)
+            filled += count
+
+    def _pipe(self) -> int:
+        assert self._child is not None and self._child.stdout is not None
+        return self._child.stdout.fileno()
+
+    def _died(self, frames: int) -> None:
+        assert self._child is not None
+        status = self._child.wait()
+        self.close()
+        if -status in CRASHES:
+            raise BadInput(f"the decoder crashed ({signal.Signals(-status).name}) after {frames} frames")
+        raise RuntimeError(f"the decoding process ended (status {status}) after {frames} frames")

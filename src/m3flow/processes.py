@@ -1,0 +1,29 @@
+"""Small things that our processes have in common."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+PARENT_CHECK_SECONDS = 1.0
+
+
+def exit_with_parent() -> None:
+    """End this process when its parent is gone, even while the main thread is inside a library.
+
+    A parent that is killed cannot tell its children; without this they would work on for nobody.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def available_cores() -> int:
+    """The CPU cores that this process may use (a Slurm job's share, a taskset), not the machine's."""
+    return len(os.sched_getaffinity(0))
