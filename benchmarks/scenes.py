@@ -257,10 +257,10 @@ _TILT = np.array([[1, 0, 1.5], [0, 1, 0.5], [8e-5, -5e-5, 1]])
 
 SCENES: dict[str, Recipe] = {
     "still": Recipe("camera", _pan(0, 0)),
-    "translation": Recipe("camera", _pan(3.3, -1.7)),
+    "translation": Recipe("gravel", _pan(3.3, -1.7)),
     "rotation": Recipe("coins", _centred(turn(1.5))),
     "zoom": Recipe("brick", _centred(turn(0, zoom=1.02))),
-    "affine": Recipe("gravel", _centred(_AFFINE)),
+    "affine": Recipe("camera", _centred(_AFFINE)),
     "perspective": Recipe("astronaut", _centred(_TILT)),
     "slow": Recipe("grass", _pan(0.21, -0.13)),
     "fast": Recipe("astronaut", _pan(11.6, -5.3)),

@@ -1,0 +1,374 @@
+"""The codec's own motion vectors, without any optical flow: read while decoding, at almost no cost.
+
+A video codec predicts each block of a picture from another picture, moved by a vector. FFmpeg exports
+these vectors for H.264, MPEG-4 part 2 (XVID, DivX), MPEG-1 and -2 and their relatives; not for HEVC, VP8,
+VP9 or AV1. For MPEG-4 part 2 it exports them for P-pictures only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from m3flow.errors import BadInput
+from m3flow.trajectories import GRID, OFFSET, track
+
+WITH_VECTORS = (
+    *("h264", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2"),
+    *("mpeg1video", "mpeg2video", "h263", "flv"),
+)
+"""The decoders of FFmpeg that export motion vectors."""
+
+B_VECTORS_ARE_ZERO = ("mpeg4",)
+"""Decoders that export a 0 for every vector of a B-picture (FFmpeg 8: all of 36,000 on real clips)."""
+
+MAX_HELD = 4
+"""For how many steps in a row the motion goes on where no vector is known (around an I-picture)."""
+
+WINDOWS_AT_ONCE = 64
+"""Start frames followed together: what is held in memory does not grow with the film."""
+
+
+class MotionVectors(NamedTuple):
+    """A video's motion vectors on the 8-pixel grid, as motion from each frame to the next.
+
+    Convention
+    ----------
+    vectors[t, :, i, j] is the motion of the pixel (4 + 8j, 4 + 8i) of frame t, in pixels a frame, TOWARDS
+    THE NEXT FRAME t + 1; channel 0 is x (right), channel 1 is y (down). A codec's own vectors point from a
+    block to where it was copied from: back to an earlier picture, or on to a later one, d frames away
+    (d is 2 or more where there are B-pictures). Here each is turned to run forward in time, divided by d,
+    and counted in each of the d frames that it spans, at the place where its block was in that frame if it
+    moved evenly. Where several meet (both directions of a B-picture, blocks that cross), their mean is
+    taken, each with the weight 1/d.
+
+    The codec minimises bits, not the distance from the true motion: vectors in flat areas mean little.
+    FFmpeg does not say which of several earlier reference pictures an H.264 block uses: the nearest one
+    is assumed, so a block that uses another shows a motion too fast.
+
+    Attributes
+    ----------
+    vectors: float32 [F-1, 2, H//8, W//8]; 0 where nothing is known.
+    coded: bool [F-1, H//8, W//8], where a vector is known. Wholly False where no vector spans the step from
+        t to t + 1, as before an I-picture; False in single cells for intra-coded blocks and for what a
+        moving block uncovers.
+    picture_types: one letter a frame, in display order: I, P, B, or S (a GMC sprite, counted as P).
+    height, width: the frame's size in pixels, upright.
+    """
+
+    vectors: np.ndarray
+    coded: np.ndarray
+    picture_types: str
+    height: int
+    width: int
+
+
+class Picture(NamedTuple):
+    """What one decoded picture says of itself: FFmpeg's vectors as exported, and its place in the stream."""
+
+    kind: str
+    exported: np.ndarray | None
+    decoded_as: int
+    is_reference: bool
+
+
+def motion_vectors(path: str | Path) -> MotionVectors:
+    """The motion vectors of a video file; see `MotionVectors` for what they mean.
+
+    A rotation that the container asks for is applied: vectors, rows and columns are those of the upright
+    picture.
+
+    Raises
+    ------
+    BadInput: the file does not decode, has no video or no frame, its codec has no motion vectors, or every
+        picture of it is coded by itself.
+    """
+    pictures, height, width, rotation = _read(Path(path))
+    upright = (width, height) if rotation in (90, 270) else (height, width)
+    past, future = reference_distances(
+        [p.kind for p in pictures], [p.decoded_as for p in pictures], [p.is_reference for p in pictures]
+    )
+    rows, columns = upright[0] // GRID, upright[1] // GRID
+    steps = len(pictures) - 1
+    total = np.zeros((max(steps, 0), 3, rows * columns))
+    for t, picture in enumerate(pictures):
+        if picture.exported is None:
+            continue
+        corner, size, velocity, ahead = _blocks(picture.exported, past[t], future[t])
+        corner, size, velocity = _rotated(corner, size, velocity, height, width, rotation)
+        for away in range(-past[t], future[t]):
+            step = t + away
+            which = ahead if away >= 0 else ~ahead
+            if not 0 <= step < steps:
+                continue
+            weight = 1 / (future[t] if away >= 0 else past[t])
+            there = corner[which] + away * velocity[which]
+            _add(total[step], there, size[which], velocity[which], weight, columns)
+    count = total[:, 2]
+    if steps and not count.any():
+        raise BadInput(f"{path}: holds no motion vectors, every picture is coded by itself")
+    vectors = total[:, :2] / np.where(count > 0, count, 1)[:, None]
+    return MotionVectors(
+        vectors.reshape(-1, 2, rows, columns).astype(np.float32),
+        (count > 0).reshape(-1, rows, columns),
+        "".join(p.kind for p in pictures),
+        *upright,
+    )
+
+
+def reference_distances(
+    kinds: Sequence[str], decoded_as: Sequence[int], is_reference: Sequence[bool]
+) -> tuple[list[int], list[int]]:
+    """How many frames lie between each picture and the nearest pictures that it can be predicted from.
+
+    All three arguments are in display order: the picture's type, its number in decoding order, and whether
+    others may be predicted from it. A picture is predicted from reference pictures decoded before it.
+
+    Returns two lists, in frames: to the nearest earlier and to the nearest later reference picture; 0
+    where there is none (always for I-pictures).
+    """
+    count = len(kinds)
+
+    def distance(t: int, direction: int) -> int:
+        if kinds[t] == "I" or (direction > 0 and kinds[t] != "B"):
+            return 0
+        other = t + direction
+        while 0 <= other < count:
+            if is_reference[other] and decoded_as[other] < decoded_as[t]:
+                return abs(other - t)
+            other += direction
+        return 0
+
+    return [distance(t, -1) for t in range(count)], [distance(t, 1) for t in range(count)]
+
+
+def filled(vectors: MotionVectors) -> np.ndarray:
+    """The vectors made good for following: float32 [F-1, 2, H//8, W//8], a value in every cell.
+
+    A cell without a vector takes the mean of its neighbours', weighted by a Gaussian of one cell; a step
+    without any vector (an I-picture) takes that of the step before, `MAX_HELD` times at most. Then a 3x3
+    median, since a codec's vectors hold outliers that no motion explains.
+    """
+    result = vectors.vectors.copy()
+    held = MAX_HELD
+    for t, coded in enumerate(vectors.coded):
+        held = 0 if coded.any() else held + 1
+        if held:
+            result[t] = result[t - 1] if held <= MAX_HELD else 0
+            continue
+        weight = cv2.GaussianBlur(coded.astype(np.float32), (0, 0), 1)
+        for channel in result[t]:
+            around = cv2.GaussianBlur(channel * coded, (0, 0), 1) / np.maximum(weight, 1e-3)
+            channel[:] = cv2.medianBlur(np.where(coded, channel, around), 3)
+    return result
+
+
+def trajectories_from_motion_vectors(
+    vectors: MotionVectors, *, length: int = 6, tracking: str = "subpixel"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Follow every grid point through the codec's motion: a window at every frame, N = F - L.
+
+    The points are followed by `m3flow.trajectories.track`, through `filled` vectors interpolated between
+    the cells: the file means the same as one made from flow, and can be mixed with it. (Reading the L
+    vectors of the point's own cell instead, without following it, reads the motion of whatever has moved
+    there meanwhile.) The camera's motion is not removed.
+
+    Parameters
+    ----------
+    vectors: what `motion_vectors` returns.
+    length: L, the steps of one trajectory.
+    tracking: "subpixel" or "integer", as for flow.
+
+    Returns
+    -------
+    traj_feat int8 [2L, N, H//8, W//8] and traj_type uint8 [N, H//8, W//8], as `track` does; N = 0 for a video
+    of L frames or fewer.
+    """
+    flow = filled(vectors)
+    windows = max(len(flow) - length + 1, 0)
+    parts = []
+    for start in range(0, max(windows, 1), WINDOWS_AT_ONCE):
+        piece = flow[start : min(start + WINDOWS_AT_ONCE, windows) + length - 1]
+        parts.append(track(upsampled(piece, vectors.height, vectors.width), length=length, tracking=tracking))
+    features, types = zip(*parts, strict=True)
+    return np.concatenate(features, axis=1), np.concatenate(types)
+
+
+def upsampled(cells: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Values on the grid -> every pixel: float32 [T, 2, H//8, W//8] -> [T, 2, H, W], bilinear.
+
+    Exact at the grid's own pixels (4 + 8j, 4 + 8i), constant beyond the outermost ones.
+    """
+    to_grid = np.array([[1 / GRID, 0, -OFFSET / GRID], [0, 1 / GRID, -OFFSET / GRID]])
+    result = np.empty((*cells.shape[:2], height, width), np.float32)
+    for target, source in zip(
+        result.reshape(-1, height, width), cells.reshape(-1, *cells.shape[2:]), strict=True
+    ):
+        cv2.warpAffine(
+            source,
+            to_grid,
+            (width, height),
+            dst=target,
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+    return result
+
+
+def _read(path: Path) -> tuple[list[Picture], int, int, int]:
+    """All pictures of the first video stream, with the coded height, width and clockwise rotation."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise BadInput(f"{path}: no video stream")
+            stream = container.streams.video[0]
+            context = stream.codec_context
+            if context.name not in WITH_VECTORS:
+                raise BadInput(
+                    f"{path}: codec {context.name} gives no motion vectors (only H.264, MPEG-4 part 2 and "
+                    "older ones do); use job trajs_dense, which computes optical flow"
+                )
+            context.options = {"flags2": "+export_mvs"}
+            return _pictures(path, container, stream)
+    except (av.FFmpegError, OSError) as error:
+        raise BadInput(f"{path}: cannot be decoded ({error})") from error
+
+
+def _pictures(path: Path, container: Any, stream: Any) -> tuple[list[Picture], int, int, int]:
+    context = stream.codec_context
+    frames: list[tuple[str, np.ndarray | None, int | None]] = []
+    size = (0, 0)
+    rotation = 0
+    packets: dict[int, tuple[int, bool]] = {}
+    times_are_whole = True
+    for number, packet in enumerate(container.demux(stream)):
+        if packet.size:
+            times_are_whole &= packet.pts is not None and packet.pts not in packets
+            reference = context.name != "h264" or h264_is_reference(bytes(packet), context.extradata)
+            packets[packet.pts] = (number, reference)
+        for frame in packet.decode():
+            side = frame.side_data.get("MOTION_VECTORS")
+            kind = _letter(frame.pict_type)
+            if side is None or (kind == "B" and context.name in B_VECTORS_ARE_ZERO):
+                exported = None
+            else:
+                exported = side.to_ndarray().copy()  # the array lies in the frame's own memory
+            frames.append((kind, exported, frame.pts))
+            size, rotation = (frame.height, frame.width), -int(frame.rotation) % 360
+    if not frames:
+        raise BadInput(f"{path}: no frame can be decoded")
+    known = context.name == "h264" and times_are_whole and all(pts in packets for *_, pts in frames)
+    if known:
+        pictures = [Picture(kind, mvs, *packets[pts]) for kind, mvs, pts in frames]  # type: ignore[index]
+    else:
+        # Without B-pictures as references the order follows: a B-picture comes after the next other one.
+        kinds = [kind for kind, *_ in frames]
+        pictures = [
+            Picture(kind, mvs, order, kind != "B")
+            for (kind, mvs, _), order in zip(frames, decoding_order(kinds), strict=True)
+        ]
+    return pictures, *size, rotation
+
+
+def decoding_order(kinds: Sequence[str]) -> list[int]:
+    """For each picture in display order, when it is decoded, if B-pictures are never references."""
+    order = [0] * len(kinds)
+    number = 0
+    waiting: list[int] = []
+    for t, kind in enumerate(kinds):
+        if kind == "B":
+            waiting.append(t)
+            continue
+        for index in (t, *waiting):
+            order[index] = number
+            number += 1
+        waiting = []
+    for index in waiting:
+        order[index] = number
+        number += 1
+    return order
+
+
+def h264_is_reference(packet: bytes, extradata: bytes | None) -> bool:
+    """Whether other pictures may be predicted from this H.264 picture: `nal_ref_idc` of its first slice.
+
+    (ITU-T H.264, 7.3.1 and 7.4.1.) The units are preceded by their length in mp4 and mkv, by start codes
+    (annex B) in other containers.
+    """
+    if extradata and extradata[0] == 1:
+        length_size = (extradata[4] & 3) + 1
+        position = 0
+        while position + length_size < len(packet):
+            length = int.from_bytes(packet[position : position + length_size], "big")
+            header = packet[position + length_size]
+            if header & 31 in (1, 2, 5):
+                return bool(header >> 5 & 3)
+            position += length_size + length
+        return True
+    position = packet.find(b"\0\0\1")
+    while 0 <= position < len(packet) - 3:
+        header = packet[position + 3]
+        if header & 31 in (1, 2, 5):
+            return bool(header >> 5 & 3)
+        position = packet.find(b"\0\0\1", position + 3)
+    return True
+
+
+def _letter(picture_type: int) -> str:
+    """FFmpeg's AVPictureType as one letter."""
+    return {1: "I", 2: "P", 3: "B", 4: "S", 5: "I", 6: "P", 7: "B"}.get(int(picture_type), "I")
+
+
+def _blocks(
+    exported: np.ndarray, past: int, future: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """FFmpeg's vectors as blocks: upper left corners, sizes, velocities ([K, 2] as x, y), which look ahead.
+
+    FFmpeg gives a block's centre and the motion from it to its source, in parts of a pixel.
+    """
+    ahead = exported["source"] > 0
+    size = np.stack([exported["w"], exported["h"]], axis=-1).astype(float)
+    corner = np.stack([exported["dst_x"], exported["dst_y"]], axis=-1) - size / 2
+    to_source = np.stack([exported["motion_x"], exported["motion_y"]], axis=-1).astype(float)
+    to_source /= np.maximum(exported["motion_scale"], 1)[:, None]
+    frames_on = np.where(ahead, future or 1, -(past or 1))
+    return corner, size, to_source / frames_on[:, None], ahead
+
+
+def _rotated(
+    corner: np.ndarray, size: np.ndarray, velocity: np.ndarray, height: int, width: int, clockwise: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Blocks of the coded picture (height x width) as blocks of the picture turned by quarter turns."""
+    for _ in range(clockwise // 90):
+        # A quarter turn clockwise takes the point (x, y) to (height - y, x).
+        corner = np.stack([height - corner[:, 1] - size[:, 1], corner[:, 0]], axis=-1)
+        velocity = np.stack([-velocity[:, 1], velocity[:, 0]], axis=-1)
+        size = size[:, ::-1]
+        height, width = width, height
+    return corner, size, velocity
+
+
+def _add(
+    total: np.ndarray, corner: np.ndarray, size: np.ndarray, velocity: np.ndarray, weight: float, columns: int
+) -> None:
+    """Add each block's velocity, weighted, and the weight to the cells [3, rows * columns] that it covers."""
+    cells = total.shape[1]
+    rows = cells // columns if columns else 0
+    # Pixel p covers p to p + 1; a block from a to a + size covers its centre if a <= p + 0.5 < a + size.
+    middle = OFFSET + 0.5
+    first = np.ceil((corner - middle) / GRID).astype(int)
+    last = np.ceil((corner + size - middle) / GRID).astype(int) - 1
+    reach = int((last - first).max(initial=-1)) + 1
+    for down in range(reach):
+        for right in range(reach):
+            j, i = first[:, 0] + right, first[:, 1] + down
+            hit = (j <= last[:, 0]) & (i <= last[:, 1]) & (j >= 0) & (j < columns) & (i >= 0) & (i < rows)
+            index = i[hit] * columns + j[hit]
+            for channel, values in enumerate((velocity[hit, 0], velocity[hit, 1], np.ones(len(index)))):
+                total[channel] += weight * np.bincount(index, values, minlength=cells)
