@@ -104,7 +104,7 @@ class MotionEstimator:
         return Motion(flow, homographies, accepted, schemes)
 
     def _whole_flow(self, frames: Array, step: int) -> Array:
-        """The estimator's flow, but exactly 0 between identical frames: Farneback sees motion at their edge."""
+        """The flow as the estimator has it, but exactly 0 between identical frames (see `schemes_opencv`)."""
         flow = self.estimator.sequence(frames, step)
         same: Any = frames[:-step] == frames[step:]
         flow[same.reshape(len(flow), -1).all(1)] = 0
