@@ -266,5 +266,5 @@ def test_a_sequence_with_prior_is_the_pairs():
 def test_compiled_equals_eager():
     pair = textured_pair(48, 64)
     parameters = FarnebackParameters(levels=0, iterations=2)
-    compiled = Farneback(parameters, device="cpu", compile=True)(*pair)
+    compiled = Farneback(parameters, device="cpu", iteration="compiled")(*pair)
     assert_agrees(difference(compiled, Farneback(parameters, device="cpu")(*pair)))

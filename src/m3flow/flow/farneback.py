@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -46,20 +46,27 @@ class Level(NamedTuple):
 class Farneback(TorchEstimator):
     """`cv2.calcOpticalFlowFarneback` in torch: batched, on any device.
 
-    compile: run the iterations through `torch.compile`, which fuses their operations. The first call for
-        each size then takes a minute; the results differ by rounding.
+    iteration: how the iterations run. "eager": torch's operations one by one; "compiled": through
+        `torch.compile`, which fuses them (the first call takes a minute, and some sizes again). The
+        results differ by rounding.
     """
 
     name = "farneback"
     parameters: FarnebackParameters
 
-    def __init__(self, parameters: FarnebackParameters, *, device: str, compile: bool = False) -> None:
+    def __init__(
+        self,
+        parameters: FarnebackParameters,
+        *,
+        device: str,
+        iteration: Literal["eager", "compiled"] = "eager",
+    ) -> None:
         super().__init__(parameters, device=device)
         if not 0 < parameters.scale < 1:
             raise UsageError(f"estimator 'farneback': scale is {parameters.scale}; it must be in (0, 1)")
         if parameters.window < 2:
             raise UsageError(f"estimator 'farneback': window is {parameters.window}; it must be at least 2")
-        self._iterate: Callable[..., Tensor] = torch.compile(iterate) if compile else iterate
+        self._iterate: Callable[..., Tensor] = torch.compile(iterate) if iteration == "compiled" else iterate
 
     def flow(self, previous: Tensor, current: Tensor) -> Tensor:
         return self._pyramid(torch.cat([previous, current]), len(previous))
