@@ -37,7 +37,7 @@ ESTIMATORS: dict[str, Entry] = {
         TVL1Parameters,
         {"opencv": "m3flow.flow.opencv:TVL1", "torch": "m3flow.flow.tvl1:TVL1"},
     ),
-    "dis": Entry(DISParameters, {"opencv": "m3flow.flow.opencv:DIS"}),
+    "dis": Entry(DISParameters, {"opencv": "m3flow.flow.opencv:DIS", "torch": "m3flow.flow.dis:DIS"}),
     "brox": Entry(BroxParameters, {"torch": "m3flow.flow.brox:Brox"}),
 }
 

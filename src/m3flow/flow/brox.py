@@ -27,7 +27,7 @@ from torch.nn.functional import pad
 from m3flow.flow.area import resize_area
 from m3flow.flow.parameters import BroxParameters
 from m3flow.flow.resample import correlate, pixel_grid, resize, sample
-from m3flow.flow.sor import System, solve
+from m3flow.flow.sor import System, divergence, solve
 from m3flow.flow.torch_base import TorchEstimator
 
 EPSILON = 0.001
@@ -88,7 +88,7 @@ class Brox(TorchEstimator):
             data += p.gamma * (iyz + ixy * u + iyy * v).square()
             weight = visible / (p.alpha * (data + EPSILON**2).sqrt())
             link_x, link_y = _diffusivity(flow + increment)
-            right = _divergence(flow, link_x, link_y)
+            right = divergence(flow, link_x, link_y)
             right[:, 0] -= weight * (ix * iz + p.gamma * (ixx * ixz + ixy * iyz))
             right[:, 1] -= weight * (iy * iz + p.gamma * (ixy * ixz + iyy * iyz))
             system = System(
@@ -130,11 +130,3 @@ def _diffusivity(flow: Tensor) -> tuple[Tensor, Tensor]:
         1 / (along_x.square() + across_x.square()).sum(1).add_(EPSILON**2).sqrt_(),
         1 / (along_y.square() + across_y.square()).sum(1).add_(EPSILON**2).sqrt_(),
     )
-
-
-def _divergence(flow: Tensor, link_x: Tensor, link_y: Tensor) -> Tensor:
-    """The sum over the neighbours of link · (flow of the neighbour - flow); nothing crosses the border."""
-    stream_x = link_x[:, None] * (flow[..., :, 1:] - flow[..., :, :-1])
-    stream_y = link_y[:, None] * (flow[..., 1:, :] - flow[..., :-1, :])
-    result = pad(stream_x, (0, 1)) - pad(stream_x, (1, 0))
-    return result + pad(stream_y, (0, 0, 0, 1)) - pad(stream_y, (0, 0, 1, 0))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from m3flow.errors import BadInput
 from m3flow.flow.base import Estimator, is_tensor
 from m3flow.flow.parameters import DISParameters, FarnebackParameters, TVL1Parameters
 
 if TYPE_CHECKING:
     from m3flow.flow.base import Array
+
+DIS_PATCH = 8
 
 
 class OpenCVEstimator(Estimator):
@@ -110,12 +114,30 @@ class DIS(OpenCVEstimator):
 
     def __init__(self, parameters: DISParameters) -> None:
         self.parameters = parameters
-        presets = {
+        self._preset = {
             "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
             "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
             "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
-        }
-        self._algorithm = cv2.DISOpticalFlow_create(presets[parameters.preset])
+        }[parameters.preset]
+        self._algorithm = cv2.DISOpticalFlow_create(self._preset)
+        self._shape: tuple[int, ...] | None = None
 
     def pair(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
+        if previous.shape != self._shape:
+            # For frames too small for the preset OpenCV lowers the finest level, and keeps it lowered for
+            # the larger frames that come after: every size gets an algorithm of its own.
+            self._algorithm = cv2.DISOpticalFlow_create(self._preset)
+            _refuse_what_crashes(previous.shape, self._algorithm.getFinestScale())
+            self._shape = previous.shape
         return self._algorithm.calc(previous, current, None)
+
+
+def _refuse_what_crashes(shape: tuple[int, ...], finest: int) -> None:
+    """Raises BadInput for frames so small or low that a patch does not fit into OpenCV's coarsest level,
+    where it reads outside of its memory."""
+    height, width = shape
+    deepest = math.log2(min(shape) // DIS_PATCH) if min(shape) >= DIS_PATCH else -1
+    usual = min(int(math.log2(max(shape) / (4 * DIS_PATCH)) + 0.5), deepest)
+    for_small_frames = int(math.log2(max(width, DIS_PATCH) / (2.5 * DIS_PATCH)))
+    if usual < 0 or (usual < finest and for_small_frames > deepest):
+        raise BadInput(f"frames of {width}x{height} are too small or too low for dis on the opencv backend")

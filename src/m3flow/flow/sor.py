@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 @dataclass
@@ -40,7 +41,6 @@ def solve(system: System, increment: Tensor, *, omega: float, iterations: int) -
     plain at the price of twice the arithmetic.
     """
     height, width = increment.shape[-2:]
-    pad = torch.nn.functional.pad
     left, right = pad(system.link_x, (1, 0))[:, None], pad(system.link_x, (0, 1))[:, None]
     up, down = pad(system.link_y, (0, 0, 1, 0))[:, None], pad(system.link_y, (0, 0, 0, 1))[:, None]
     links = (left + right + up + down)[:, 0]
@@ -68,3 +68,11 @@ def solve(system: System, increment: Tensor, *, omega: float, iterations: int) -
             residual_v.addcmul_(system.a12, u, value=-1).addcmul_(diagonals[1], v, value=-1)
             v.addcmul_(step_v, residual_v)
     return inner.contiguous()
+
+
+def divergence(flow: Tensor, link_x: Tensor, link_y: Tensor) -> Tensor:
+    """The sum over the neighbours of link · (flow of the neighbour - flow); nothing crosses the border."""
+    stream_x = link_x[:, None] * (flow[..., :, 1:] - flow[..., :, :-1])
+    stream_y = link_y[:, None] * (flow[..., 1:, :] - flow[..., :-1, :])
+    result = pad(stream_x, (0, 1)) - pad(stream_x, (1, 0))
+    return result + pad(stream_y, (0, 0, 0, 1)) - pad(stream_y, (0, 0, 1, 0))

@@ -1,0 +1,71 @@
+"""Variational refinement of a dense flow, as `cv2.VariationalRefinement` does it.
+
+Brox and Malik, "Large displacement optical flow", PAMI 2011, without the matching term: constancy of grey
+values and of their gradients, each normalised by the size of its derivatives, and a smooth flow.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from m3flow.flow.resample import correlate, pixel_grid, sample
+from m3flow.flow.sor import System, divergence, solve
+
+ALPHA, GAMMA, DELTA = 20.0, 10.0, 5.0
+OMEGA, SOR_ITERATIONS = 1.6, 5
+ZETA, EPSILON = 0.1, 0.001
+# As in OpenCV, whose weights above belong to these derivatives: not halved.
+DIFFERENCE = [-1.0, 0.0, 1.0]
+
+
+def refine(previous: Tensor, current: Tensor, flow: Tensor, iterations: int) -> Tensor:
+    """The flow float32 [B, 2, H, W] after some fixed-point iterations.
+
+    previous, current: float32 [B, H, W], grey values 0 to 255.
+    """
+    x, y = pixel_grid(*previous.shape[-2:], previous.device)
+    warped = sample(current[:, None], flow[:, 0] + x, flow[:, 1] + y)[:, 0]
+    mean, iz = (previous + warped) / 2, warped - previous
+    ix, iy = (correlate(mean, DIFFERENCE, dim) for dim in (-1, -2))
+    ixz, iyz = (correlate(iz, DIFFERENCE, dim) for dim in (-1, -2))
+    ixx, ixy = (correlate(ix, DIFFERENCE, dim) for dim in (-1, -2))
+    iyy = correlate(iy, DIFFERENCE, -2)
+    # Each constraint is divided by the size of its derivatives: a distance in pixels, not in grey values.
+    norm = 1 / (ix * ix + iy * iy + ZETA**2)
+    norm_x = 1 / (ixx * ixx + ixy * ixy + ZETA**2)
+    norm_y = 1 / (iyy * iyy + ixy * ixy + ZETA**2)
+
+    increment = torch.zeros_like(flow)
+    for _ in range(iterations):
+        u, v = increment.unbind(1)
+        grey = (iz + ix * u + iy * v).square_() * norm
+        weight = DELTA / 2 * norm / (grey + EPSILON**2).sqrt_()
+        edges = (ixz + ixx * u + ixy * v).square_() * norm_x + (iyz + ixy * u + iyy * v).square_() * norm_y
+        weight_x = GAMMA / 2 / (edges + EPSILON**2).sqrt_()
+        weight_x, weight_y = weight_x * norm_x, weight_x * norm_y
+        link_x, link_y = _links(flow + increment)
+        right = divergence(flow, link_x, link_y)
+        right[:, 0] -= weight * ix * iz + weight_x * ixx * ixz + weight_y * ixy * iyz
+        right[:, 1] -= weight * iy * iz + weight_x * ixy * ixz + weight_y * iyy * iyz
+        system = System(
+            # The small constant keeps the increment small where nothing else determines it.
+            a11=weight * ix * ix + weight_x * ixx * ixx + weight_y * ixy * ixy + ZETA**2,
+            a12=weight * ix * iy + weight_x * ixx * ixy + weight_y * ixy * iyy,
+            a22=weight * iy * iy + weight_x * ixy * ixy + weight_y * iyy * iyy + ZETA**2,
+            right=right,
+            link_x=link_x,
+            link_y=link_y,
+        )
+        increment = solve(system, increment, omega=OMEGA, iterations=SOR_ITERATIONS)
+    return flow + increment
+
+
+def _links(flow: Tensor) -> tuple[Tensor, Tensor]:
+    """The smoothness weights to the right and to the lower neighbour: one for each pixel, from forward
+    differences. float32 [B, 2, H, W] -> [B, H, W - 1] and [B, H - 1, W]."""
+    slope = torch.zeros_like(flow[:, 0])
+    slope[:, :, :-1] += (flow[..., :, 1:] - flow[..., :, :-1]).square_().sum(1)
+    slope[:, :-1, :] += (flow[..., 1:, :] - flow[..., :-1, :]).square_().sum(1)
+    weight = ALPHA / 2 / slope.add_(EPSILON**2).sqrt_()
+    return weight[:, :, :-1], weight[:, :-1, :]
