@@ -7,24 +7,22 @@ VP9 or AV1. For MPEG-4 part 2 it exports them for P-pictures only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from m3flow.errors import BadInput
+from m3flow.pictures import read_pictures, reference_distances
 from m3flow.trajectories import GRID, OFFSET, track
+from m3flow.version import __version__
 
-WITH_VECTORS = (
-    *("h264", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2"),
-    *("mpeg1video", "mpeg2video", "h263", "flv"),
-)
-"""The decoders of FFmpeg that export motion vectors."""
-
-B_VECTORS_ARE_ZERO = ("mpeg4",)
-"""Decoders that export a 0 for every vector of a B-picture (FFmpeg 8: all of 36,000 on real clips)."""
+if TYPE_CHECKING:
+    from m3flow.records import Record
+    from m3flow.settings import TrajectorySettings
 
 MAX_HELD = 4
 """For how many steps in a row the motion goes on where no vector is known (around an I-picture)."""
@@ -67,15 +65,6 @@ class MotionVectors(NamedTuple):
     width: int
 
 
-class Picture(NamedTuple):
-    """What one decoded picture says of itself: FFmpeg's vectors as exported, and its place in the stream."""
-
-    kind: str
-    exported: np.ndarray | None
-    decoded_as: int
-    is_reference: bool
-
-
 def motion_vectors(path: str | Path) -> MotionVectors:
     """The motion vectors of a video file; see `MotionVectors` for what they mean.
 
@@ -87,7 +76,7 @@ def motion_vectors(path: str | Path) -> MotionVectors:
     BadInput: the file does not decode, has no video or no frame, its codec has no motion vectors, or every
         picture of it is coded by itself.
     """
-    pictures, height, width, rotation = _read(Path(path))
+    pictures, height, width, rotation = read_pictures(Path(path))
     upright = (width, height) if rotation in (90, 270) else (height, width)
     past, future = reference_distances(
         [p.kind for p in pictures], [p.decoded_as for p in pictures], [p.is_reference for p in pictures]
@@ -118,32 +107,6 @@ def motion_vectors(path: str | Path) -> MotionVectors:
         "".join(p.kind for p in pictures),
         *upright,
     )
-
-
-def reference_distances(
-    kinds: Sequence[str], decoded_as: Sequence[int], is_reference: Sequence[bool]
-) -> tuple[list[int], list[int]]:
-    """How many frames lie between each picture and the nearest pictures that it can be predicted from.
-
-    All three arguments are in display order: the picture's type, its number in decoding order, and whether
-    others may be predicted from it. A picture is predicted from reference pictures decoded before it.
-
-    Returns two lists, in frames: to the nearest earlier and to the nearest later reference picture; 0
-    where there is none (always for I-pictures).
-    """
-    count = len(kinds)
-
-    def distance(t: int, direction: int) -> int:
-        if kinds[t] == "I" or (direction > 0 and kinds[t] != "B"):
-            return 0
-        other = t + direction
-        while 0 <= other < count:
-            if is_reference[other] and decoded_as[other] < decoded_as[t]:
-                return abs(other - t)
-            other += direction
-        return 0
-
-    return [distance(t, -1) for t in range(count)], [distance(t, 1) for t in range(count)]
 
 
 def filled(vectors: MotionVectors) -> np.ndarray:
@@ -188,14 +151,76 @@ def trajectories_from_motion_vectors(
     traj_feat int8 [2L, N, H//8, W//8] and traj_type uint8 [N, H//8, W//8], as `track` does; N = 0 for a video
     of L frames or fewer.
     """
+    features, types = zip(*_windows(vectors, length, tracking), strict=True)
+    return np.concatenate(features, axis=1), np.concatenate(types)
+
+
+def codec_trajectories(
+    path: Path,
+    video: str | Path,
+    settings: TrajectorySettings,
+    source: dict[str, Any],
+    record: Record,
+) -> None:
+    """Write the trajectory file of a video from its codec's motion vectors.
+
+    Parameters
+    ----------
+    path: the trajectory file, which appears when it is whole.
+    settings: length and tracking.
+    source: the video's identity (`m3flow.source.identity`), stored in the file.
+    record: gets the number of frames and windows, the size, the share outside, the times and a remark.
+
+    Raises
+    ------
+    BadInput: as `motion_vectors`.
+    """
+    from m3flow.trajectoryfile import TrajectoryWriter
+
+    began = time.perf_counter()
+    vectors = motion_vectors(video)
+    decoded = time.perf_counter()
+    inside = points = 0
+    rows, columns = vectors.vectors.shape[2:]
+    with TrajectoryWriter(path, length=settings.length, rows=rows, columns=columns) as writer:
+        for features, types in _windows(vectors, settings.length, settings.tracking):
+            writer.write(features, types)
+            inside += int(np.count_nonzero(types))
+            points += types.size
+        record.windows = writer.windows
+        known = float(vectors.coded.mean()) if vectors.coded.size else 0.0
+        about: dict[str, Any] = {
+            "frames": len(vectors.picture_types),
+            "width": vectors.width,
+            "height": vectors.height,
+            "pictures": {kind: vectors.picture_types.count(kind) for kind in "IPBS"},
+            "with_vectors": round(known, 4),
+        }
+        writer.close(
+            {
+                "m3flow": __version__,
+                "settings": settings.identity(),
+                "flow": {},
+                "source": {**source, **about},
+            }
+        )
+    record.frames, record.width, record.height = about["frames"], vectors.width, vectors.height
+    record.decode, record.track = decoded - began, time.perf_counter() - decoded
+    if points:
+        record.outside = 1 - inside / points
+    else:
+        record.reason = f"too short for a trajectory of {settings.length} steps"
+
+
+def _windows(vectors: MotionVectors, length: int, tracking: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The trajectories in pieces of up to `WINDOWS_AT_ONCE` windows; at least one piece, maybe empty."""
     flow = filled(vectors)
     windows = max(len(flow) - length + 1, 0)
-    parts = []
     for start in range(0, max(windows, 1), WINDOWS_AT_ONCE):
         piece = flow[start : min(start + WINDOWS_AT_ONCE, windows) + length - 1]
-        parts.append(track(upsampled(piece, vectors.height, vectors.width), length=length, tracking=tracking))
-    features, types = zip(*parts, strict=True)
-    return np.concatenate(features, axis=1), np.concatenate(types)
+        pixels = upsampled(piece, vectors.height, vectors.width)
+        features, types = track(pixels, length=length, tracking=tracking)
+        yield np.asarray(features), np.asarray(types)
 
 
 def upsampled(cells: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -217,112 +242,6 @@ def upsampled(cells: np.ndarray, height: int, width: int) -> np.ndarray:
             borderMode=cv2.BORDER_REPLICATE,
         )
     return result
-
-
-def _read(path: Path) -> tuple[list[Picture], int, int, int]:
-    """All pictures of the first video stream, with the coded height, width and clockwise rotation."""
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise BadInput(f"{path}: no video stream")
-            stream = container.streams.video[0]
-            context = stream.codec_context
-            if context.name not in WITH_VECTORS:
-                raise BadInput(
-                    f"{path}: codec {context.name} gives no motion vectors (only H.264, MPEG-4 part 2 and "
-                    "older ones do); use job trajs_dense, which computes optical flow"
-                )
-            context.options = {"flags2": "+export_mvs"}
-            return _pictures(path, container, stream)
-    except (av.FFmpegError, OSError) as error:
-        raise BadInput(f"{path}: cannot be decoded ({error})") from error
-
-
-def _pictures(path: Path, container: Any, stream: Any) -> tuple[list[Picture], int, int, int]:
-    context = stream.codec_context
-    frames: list[tuple[str, np.ndarray | None, int | None]] = []
-    size = (0, 0)
-    rotation = 0
-    packets: dict[int, tuple[int, bool]] = {}
-    times_are_whole = True
-    for number, packet in enumerate(container.demux(stream)):
-        if packet.size:
-            times_are_whole &= packet.pts is not None and packet.pts not in packets
-            reference = context.name != "h264" or h264_is_reference(bytes(packet), context.extradata)
-            packets[packet.pts] = (number, reference)
-        for frame in packet.decode():
-            side = frame.side_data.get("MOTION_VECTORS")
-            kind = _letter(frame.pict_type)
-            if side is None or (kind == "B" and context.name in B_VECTORS_ARE_ZERO):
-                exported = None
-            else:
-                exported = side.to_ndarray().copy()  # the array lies in the frame's own memory
-            frames.append((kind, exported, frame.pts))
-            size, rotation = (frame.height, frame.width), -int(frame.rotation) % 360
-    if not frames:
-        raise BadInput(f"{path}: no frame can be decoded")
-    known = context.name == "h264" and times_are_whole and all(pts in packets for *_, pts in frames)
-    if known:
-        pictures = [Picture(kind, mvs, *packets[pts]) for kind, mvs, pts in frames]  # type: ignore[index]
-    else:
-        # Without B-pictures as references the order follows: a B-picture comes after the next other one.
-        kinds = [kind for kind, *_ in frames]
-        pictures = [
-            Picture(kind, mvs, order, kind != "B")
-            for (kind, mvs, _), order in zip(frames, decoding_order(kinds), strict=True)
-        ]
-    return pictures, *size, rotation
-
-
-def decoding_order(kinds: Sequence[str]) -> list[int]:
-    """For each picture in display order, when it is decoded, if B-pictures are never references."""
-    order = [0] * len(kinds)
-    number = 0
-    waiting: list[int] = []
-    for t, kind in enumerate(kinds):
-        if kind == "B":
-            waiting.append(t)
-            continue
-        for index in (t, *waiting):
-            order[index] = number
-            number += 1
-        waiting = []
-    for index in waiting:
-        order[index] = number
-        number += 1
-    return order
-
-
-def h264_is_reference(packet: bytes, extradata: bytes | None) -> bool:
-    """Whether other pictures may be predicted from this H.264 picture: `nal_ref_idc` of its first slice.
-
-    (ITU-T H.264, 7.3.1 and 7.4.1.) The units are preceded by their length in mp4 and mkv, by start codes
-    (annex B) in other containers.
-    """
-    if extradata and extradata[0] == 1:
-        length_size = (extradata[4] & 3) + 1
-        position = 0
-        while position + length_size < len(packet):
-            length = int.from_bytes(packet[position : position + length_size], "big")
-            header = packet[position + length_size]
-            if header & 31 in (1, 2, 5):
-                return bool(header >> 5 & 3)
-            position += length_size + length
-        return True
-    position = packet.find(b"\0\0\1")
-    while 0 <= position < len(packet) - 3:
-        header = packet[position + 3]
-        if header & 31 in (1, 2, 5):
-            return bool(header >> 5 & 3)
-        position = packet.find(b"\0\0\1", position + 3)
-    return True
-
-
-def _letter(picture_type: int) -> str:
-    """FFmpeg's AVPictureType as one letter."""
-    return {1: "I", 2: "P", 3: "B", 4: "S", 5: "I", 6: "P", 7: "B"}.get(int(picture_type), "I")
 
 
 def _blocks(

@@ -13,14 +13,16 @@ import pytest
 from m3flow.errors import BadInput
 from m3flow.motionvectors import (
     MotionVectors,
-    decoding_order,
+    codec_trajectories,
     filled,
-    h264_is_reference,
     motion_vectors,
-    reference_distances,
     trajectories_from_motion_vectors,
     upsampled,
 )
+from m3flow.pictures import decoding_order, h264_is_reference, reference_distances
+from m3flow.records import Record
+from m3flow.settings import TrajectorySettings
+from m3flow.trajectoryfile import load_trajectories
 from scenes import Scene, make_scene
 
 
@@ -117,6 +119,24 @@ def test_windows_do_not_depend_on_how_many_are_followed_at_once(monkeypatch: pyt
     np.testing.assert_array_equal(whole[1], pieces[1])
     short, types = trajectories_from_motion_vectors(vectors, length=12)
     assert short.shape == (24, 0, 5, 6) and types.shape == (0, 5, 6)
+
+
+def test_the_file_holds_the_trajectories(panning: Scene, tmp_path: Path) -> None:
+    video = encode(tmp_path / "pan.mp4", panning.frames, "mpeg4", qmin="2", qmax="2")
+    record = Record(video="pan.mp4", status="done")
+    settings = TrajectorySettings(length=6, job="mvs")
+    codec_trajectories(tmp_path / "pan_6.gz", video, settings, {"bytes": 1, "sha256": "x"}, record)
+    stored = load_trajectories(tmp_path / "pan_6.gz")
+    features, types = trajectories_from_motion_vectors(motion_vectors(video), length=6)
+    np.testing.assert_array_equal(stored.traj_feat, features)
+    np.testing.assert_array_equal(stored.traj_type, types)
+    assert stored.made["settings"]["job"] == "mvs" and stored.made["source"]["frames"] == 16
+    assert stored.made["source"]["pictures"]["P"] >= 14
+    assert (record.frames, record.windows, record.width, record.height) == (16, 10, 128, 96)
+    assert record.outside == pytest.approx(1 - types.mean())
+    codec_trajectories(tmp_path / "pan_20.gz", video, TrajectorySettings(length=20, job="mvs"), {}, record)
+    assert load_trajectories(tmp_path / "pan_20.gz").traj_type.shape == (0, 12, 16)
+    assert "too short" in record.reason
 
 
 @pytest.mark.parametrize("quarter_turns", [1, 2, 3])
