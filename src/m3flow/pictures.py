@@ -30,7 +30,7 @@ class Picture(NamedTuple):
 
 
 class Coded(NamedTuple):
-    """A decoded stream: its pictures in display order, their coded size, and the turn that makes them upright."""
+    """A decoded stream: pictures in display order, their coded size, the turn that makes them upright."""
 
     pictures: list[Picture]
     height: int

@@ -1,0 +1,254 @@
+"""Clips for training: against the trajectories of the video that is really cropped and flipped."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from m3flow.data import TrajectoryClips, Window, cut, read_frames, windows_of
+from m3flow.errors import BadInput, UsageError
+from m3flow.trajectories import track
+from m3flow.trajectoryfile import Trajectories, TrajectoryWriter
+from scenes import Scene, make_scene
+
+HEIGHT, WIDTH, FRAMES, LENGTH = 100, 132, 30, 4
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return make_scene("object_turning_camera", frames=FRAMES, height=HEIGHT, width=WIDTH)
+
+
+@pytest.fixture(scope="module")
+def exact(scene: Scene) -> Trajectories:
+    features, types = track(scene.flow, length=LENGTH)
+    return Trajectories(np.asarray(features), np.asarray(types), LENGTH)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, scene: Scene, exact: Trajectories) -> Path:
+    """A data set of three videos, one of them a folder of images, one without trajectories."""
+    base = tmp_path_factory.mktemp("set")
+    (base / "data/a").mkdir(parents=True)
+    (base / "data/b/images").mkdir(parents=True)
+    writer = cv2.VideoWriter(
+        str(base / "data/a/clip.avi"), cv2.VideoWriter.fourcc(*"FFV1"), 25, (WIDTH, HEIGHT)
+    )
+    for index, picture in enumerate(scene.frames):
+        writer.write(cv2.merge([picture, picture, picture]))
+        cv2.imwrite(str(base / f"data/b/images/{index:03d}.png"), picture)
+    writer.release()
+    (base / "list.txt").write_text("data/a/clip.avi 0\ndata/a/gone.avi 1\ndata/b/images 2\n")
+    for name in ("data/a/clip.avi", "data/b/images"):
+        write(base / f"out/trajs/{name}_{LENGTH}.gz", exact)
+    return base
+
+
+def write(path: Path, trajectories: Trajectories, **made: object) -> None:
+    rows, columns = trajectories.traj_type.shape[1:]
+    with TrajectoryWriter(path, length=trajectories.length, rows=rows, columns=columns) as writer:
+        writer.write(trajectories.traj_feat, trajectories.traj_type)
+        writer.close({"source": {"width": WIDTH, "height": HEIGHT}, **made})
+
+
+def clips(folder: Path, **options: object) -> TrajectoryClips:
+    defaults = {"root": folder, "length": LENGTH, "frames": 8, "stride": 2, "crop": (64, 96)}
+    return TrajectoryClips(folder / "list.txt", folder / "out", **{**defaults, **options})  # type: ignore[arg-type]
+
+
+def test_an_item_has_what_it_says(folder: Path, scene: Scene, exact: Trajectories) -> None:
+    dataset = clips(folder, random=False)
+    assert len(dataset) == 2 and dataset.missing == ["data/a/gone.avi"]
+    for index, (name, label) in enumerate((("data/a/clip.avi", "0"), ("data/b/images", "2"))):
+        item = dataset[index]
+        assert (item["name"], item["label"]) == (name, label)
+        assert item["frames"].shape == (8, 3, 64, 96) and item["frames"].dtype == torch.uint8
+        assert item["trajectories"].shape == (4 * LENGTH, 8, 12, 2)
+        assert item["trajectories"].dtype == torch.int8
+        assert item["types"].shape == (4, 8, 12) and item["types"].dtype == torch.uint8
+        # The middle: 26 windows, the clip's four are 4 apart; 36 px and 36 px of room around the crop.
+        start, left, top = 6, 16, 16
+        shown = scene.frames[start : start + 16 : 2, top : top + 64, left : left + 96]
+        np.testing.assert_array_equal(item["frames"][:, 0].numpy(), shown)
+        for window in range(4):
+            for step in range(LENGTH):
+                for axis in (0, 1):
+                    expected = exact.traj_feat[axis * LENGTH + step, start + 4 * window, 2:10, 2:14]
+                    np.testing.assert_array_equal(
+                        item["trajectories"][window * LENGTH + step, :, :, axis].numpy(), expected
+                    )
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(("left", "top"), [(8, 24), (24, 0)])
+def test_with_exact_flow_an_item_is_the_trajectories_of_the_cut_video(
+    flip: bool, left: int, top: int, scene: Scene, exact: Trajectories
+) -> None:
+    window = Window(0, left, top, 96, 64, flip)
+    displacements, types = windows_of(exact, list(range(20)), window)
+    flow = cut_flow(scene.flow, window)
+    expected, inside = track(flow, length=LENGTH)
+    stored = np.asarray(expected)[:, :20].reshape(2, LENGTH, 20, 8, 12).transpose(2, 1, 3, 4, 0)
+    # A step of exactly half a pixel rounds to the right, which a flip makes the left; and a point that has
+    # left the crop goes on from its edge in the cut video.
+    stays = np.asarray(inside)[:20].astype(bool)
+    difference = np.abs(displacements.reshape(20, LENGTH, 8, 12, 2) - stored)
+    same = (difference == 0).all(axis=(1, 4))
+    assert stays.mean() > 0.8
+    assert same[stays].mean() > 0.995
+    # The item knows whole-pixel positions; a point within half a pixel of the crop's edge can differ.
+    assert (types == stays).mean() > 0.97
+
+
+def cut_flow(flow: np.ndarray, window: Window) -> np.ndarray:
+    """The flow of the cut video, made the plain way: slices and a mirror."""
+    left = window.left + window.flip
+    part = flow[:, :, window.top : window.top + window.height, left : left + window.width]
+    if not window.flip:
+        return np.ascontiguousarray(part)
+    mirrored = part[..., ::-1].copy()
+    mirrored[:, 0] *= -1
+    return mirrored
+
+
+def test_with_an_estimator_an_item_is_the_trajectories_of_the_cut_video(scene: Scene) -> None:
+    estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+
+    def estimated(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        flow = np.stack(
+            [
+                estimator.calc(np.ascontiguousarray(a), np.ascontiguousarray(b), None).transpose(2, 0, 1)
+                for a, b in itertools.pairwise(frames)
+            ]
+        )
+        features, types = track(flow, length=LENGTH)
+        return np.asarray(features), np.asarray(types)
+
+    whole = Trajectories(*estimated(scene.frames), LENGTH)
+    window = Window(0, 16, 16, 96, 64, flip=True)
+    displacements, types = windows_of(whole, list(range(26)), window)
+    pictures = cut(np.repeat(scene.frames[..., None], 3, axis=3), window)
+    features, inside = estimated(pictures[:, 0])
+    ends = displacements.reshape(26, LENGTH, 8, 12, 2).sum(axis=1)
+    expected = features.reshape(2, LENGTH, 26, 8, 12).sum(axis=1).transpose(1, 2, 3, 0)
+    apart = np.linalg.norm(ends - expected, axis=-1)[(types * inside).astype(bool)]
+    # The estimator sees other borders in the cut video; what is not at them is the same.
+    assert np.median(apart) == 0 and apart.mean() < 0.5
+    wrong_sign = ends * [-1, 1]
+    assert np.linalg.norm(wrong_sign - expected, axis=-1).mean() > 3 * apart.mean()
+
+
+def test_a_flip_of_the_whole_width_lands_on_the_grid() -> None:
+    pictures = np.broadcast_to(np.arange(16, dtype=np.uint8)[:, None], (1, 8, 16, 3))
+    flipped = cut(pictures, Window(0, 0, 0, 16, 8, flip=True))
+    # Points at 4 and 12 of the video come to lie at 12 and 4.
+    assert flipped[0, 0, 0].tolist() == [15, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1]
+
+
+def test_random_items_are_whole_and_can_be_repeated(folder: Path) -> None:
+    dataset = clips(folder)
+    torch.manual_seed(3)
+    first = [dataset[0] for _ in range(6)]
+    torch.manual_seed(3)
+    again = [dataset[0] for _ in range(6)]
+    assert all(torch.equal(a["frames"], b["frames"]) for a, b in zip(first, again, strict=True))
+    assert len({item["frames"].numpy().tobytes() for item in first}) > 3
+
+
+def test_frames_and_trajectories_fit_each_other(folder: Path) -> None:
+    """Follow the trajectories of random items: the picture must move as they say."""
+    dataset = clips(folder, stride=1, frames=8)
+    torch.manual_seed(0)
+    followed, unmoved, mirrored = [], [], []
+    for _ in range(12):
+        item = dataset[0]
+        frames = item["frames"][:, 0].numpy().astype(float)
+        steps = item["trajectories"].numpy().reshape(4, LENGTH, 8, 12, 2)
+        grid = np.stack(np.meshgrid(4 + 8 * np.arange(12), 4 + 8 * np.arange(8)), axis=-1)
+        for window in range(2):
+            start = frames[2 * window][grid[..., 1], grid[..., 0]]
+            end = frames[2 * window + LENGTH]
+            moved = steps[window].sum(axis=0)
+            for errors, sign in ((followed, [1, 1]), (mirrored, [-1, 1]), (unmoved, [0, 0])):
+                x, y = np.moveaxis(grid + moved * sign, -1, 0)
+                valid = (x >= 0) & (x < 96) & (y >= 0) & (y < 64) & item["types"][window].numpy().astype(bool)
+                errors.append(np.abs(end[y.clip(0, 63), x.clip(0, 95)] - start)[valid].mean())
+    assert np.mean(followed) < 0.5 * np.mean(unmoved)
+    assert np.mean(followed) < 0.5 * np.mean(mirrored)
+
+
+def test_a_loader_with_workers(folder: Path) -> None:
+    loader = DataLoader(clips(folder), batch_size=2, num_workers=2)
+    (batch,) = list(loader)
+    assert batch["frames"].shape == (2, 8, 3, 64, 96)
+    assert batch["trajectories"].shape == (2, 4 * LENGTH, 8, 12, 2)
+    assert batch["types"].shape == (2, 4, 8, 12)
+    assert batch["label"] == ["0", "2"]
+
+
+def test_short_videos_repeat_their_end(folder: Path, scene: Scene) -> None:
+    dataset = clips(folder, frames=24, stride=2, random=False)
+    item = dataset[0]
+    assert item["frames"].shape[0] == 24
+    np.testing.assert_array_equal(item["frames"][-1], item["frames"][14])
+    np.testing.assert_array_equal(item["frames"][14, 0].numpy(), scene.frames[28, 16:80, 16:112])
+    last = item["trajectories"].reshape(12, LENGTH, 8, 12, 2)
+    np.testing.assert_array_equal(last[-1], last[7])
+    nothing = Trajectories(np.zeros((8, 0, 12, 16), np.int8), np.zeros((0, 12, 16), np.uint8), 4)
+    zeros, types = windows_of(nothing, [0, 2], Window(0, 0, 0, 96, 64, flip=False))
+    assert zeros.shape == (8, 8, 12, 2) and not zeros.any() and not types.any()
+    assert read_frames(str(folder / "data/a/clip.avi"), [29, 31], (50, 66)).shape == (2, 50, 66, 3)
+    with pytest.raises(BadInput, match="frame 40 cannot be decoded"):
+        read_frames(str(folder / "data/a/clip.avi"), [40], (50, 66))
+
+
+def test_files_that_do_not_say_their_frames_size(folder: Path, exact: Trajectories, tmp_path: Path) -> None:
+    def rewritten(trajectories: Trajectories, **made: object) -> TrajectoryClips:
+        path = tmp_path / f"out/trajs/data/a/clip.avi_{trajectories.length}.gz"
+        write(path, trajectories, **made)
+        length = trajectories.length
+        return TrajectoryClips(
+            folder / "list.txt",
+            tmp_path / "out",
+            root=folder,
+            length=length,
+            crop=None,
+            random=False,
+            frames=2,
+        )
+
+    item = rewritten(exact, source={})[0]
+    assert item["frames"].shape == (2, 3, 96, 128) and item["types"].shape == (1, 12, 16)
+    small = Trajectories(exact.traj_feat[..., :5], exact.traj_type[..., :5], LENGTH)
+    with pytest.raises(BadInput, match="do not fit trajectories on a grid of 5x12"):
+        rewritten(small, source={})[0]
+    with pytest.raises(UsageError, match="use trajs_dense"):
+        rewritten(exact, settings={"job": "trajs"})[0]
+
+
+WRONG: dict[str, tuple[dict[str, object], str]] = {
+    "odd frames": ({"frames": 7}, "even"),
+    "stride": ({"stride": 0}, "1 or more"),
+    "crop": ({"crop": (60, 64)}, "multiples of 8"),
+    "flip": ({"flip": 2.0}, "probability"),
+    "length": ({"length": 7}, "none of the 3 videos.*clip.avi_7.gz"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_settings_are_refused_at_once(case: str, folder: Path) -> None:
+    options, message = WRONG[case]
+    with pytest.raises(UsageError, match=message):
+        clips(folder, **options)
+
+
+def test_a_crop_larger_than_the_frame_is_named(folder: Path) -> None:
+    dataset = clips(folder, crop=(104, 96))
+    with pytest.raises(UsageError, match=r"larger than the frames of data/a/clip\.avi"):
+        dataset[0]
