@@ -200,13 +200,16 @@ def _refine(homography: Tensor, start: Tensor, end: Tensor, valid: Tensor, limit
     error = end - moved
     weight = (1 - error.square().sum(-1) / (4 * limit)).clamp_min(0).square() * valid
     zero, one = torch.zeros_like(x), torch.ones_like(x)
-    jacobian = torch.stack(
-        [
-            torch.stack([x, y, one, zero, zero, zero, -moved[..., 0] * x, -moved[..., 0] * y], -1),
-            torch.stack([zero, zero, zero, x, y, one, -moved[..., 1] * x, -moved[..., 1] * y], -1),
-        ],
-        -2,
-    ) / scale[..., None, None]  # [B, N, 2, 8]
+    jacobian = (
+        torch.stack(
+            [
+                torch.stack([x, y, one, zero, zero, zero, -moved[..., 0] * x, -moved[..., 0] * y], -1),
+                torch.stack([zero, zero, zero, x, y, one, -moved[..., 1] * x, -moved[..., 1] * y], -1),
+            ],
+            -2,
+        )
+        / scale[..., None, None]
+    )  # [B, N, 2, 8]
     weighted = jacobian * weight[..., None, None]
     normal = (weighted[..., :, None] * jacobian[..., None, :]).sum((1, 2))
     right = (weighted * error[..., None]).sum((1, 2))

@@ -18,6 +18,7 @@ WINDOW = (9, 9)
 LEVELS = 3  # beyond the frame itself: reaches motion of about 30 px
 STOP = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
 RETURN_DISTANCE = 0.5  # px
+CONFIDENCE = 0.9999  # OpenCV's 0.995 stops early enough to cost 1 % of what the warp explains
 
 
 def find_homography(previous: np.ndarray, current: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -37,7 +38,9 @@ def find_homography(previous: np.ndarray, current: np.ndarray) -> tuple[np.ndarr
     start, end = track(previous, current, corners(previous))
     if len(start) <= rules.MATCHES_NEEDED:
         return refused
-    homography, inliers = cv2.findHomography(start, end, cv2.RANSAC, rules.INLIER_DISTANCE)
+    homography, inliers = cv2.findHomography(
+        start, end, cv2.RANSAC, rules.INLIER_DISTANCE, confidence=CONFIDENCE
+    )
     if homography is None or np.count_nonzero(inliers) <= rules.INLIERS_NEEDED:
         return refused
     if not is_plausible(homography, *previous.shape):
