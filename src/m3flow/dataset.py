@@ -169,9 +169,7 @@ def _plain_entries(text: str) -> list[tuple[int, str, str]]:
     return entries
 
 
-def _csv_entries(
-    text: str, columns: list[str]
-) -> tuple[list[tuple[int, str, str]], list[tuple[int, str]]]:
+def _csv_entries(text: str, columns: list[str]) -> tuple[list[tuple[int, str, str]], list[tuple[int, str]]]:
     entries: list[tuple[int, str, str]] = []
     problems: list[tuple[int, str]] = []
     path_column = next(columns.index(name) for name in HEADER_NAMES if name in columns)

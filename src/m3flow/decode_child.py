@@ -17,6 +17,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
@@ -42,12 +43,17 @@ def main() -> None:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     import cv2
 
+    import m3flow.frames  # noqa: F401 (loaded here, before the limit)
+
     cv2.setNumThreads(1)
     # After the libraries are loaded: the limit is for what a file asks for.
     memory = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    for line in sys.stdin.buffer:
-        answer(json.loads(line), sys.stdout.buffer)
+    with suppress(BrokenPipeError):  # nobody listens any more
+        for line in sys.stdin.buffer:
+            answer(json.loads(line), sys.stdout.buffer)
+    # What could not be delivered must not be tried again when Python closes the stream.
+    os._exit(0)
 
 
 def answer(request: dict[str, Any], out: IO[bytes]) -> None:
@@ -70,6 +76,8 @@ def answer(request: dict[str, Any], out: IO[bytes]) -> None:
             count += len(block)
             seconds += cost
             _send(out, block)
+    except BrokenPipeError:
+        raise
     except unusable as error:
         ending = {"rejected": f"{_reason(error)} (after {count} frames)"}
     else:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +22,7 @@ from m3flow.levels import restore
 
 COMPONENTS = ("x.mp4", "y.mp4")
 DEFAULT_BOUND = 20.0
+PIECE_FRAMES = 32
 # Packets wait here until the file's tags are known; a long film spills to the disk.
 SPOOL_BYTES = 64 * 2**20
 
@@ -178,24 +180,19 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
     return provenance if isinstance(provenance, dict) else {}
 
 
-def read_flow(folder: Path | str, frames: int = 64) -> Iterator[np.ndarray]:
-    """The flow of a folder in pieces: float32 [up to `frames`, 2, H, W] in pixels.
+def read_level_pairs(folder: Path | str, frames: int = PIECE_FRAMES) -> Iterator[np.ndarray]:
+    """The levels of both components in pieces: uint8 [up to `frames`, 2, H, W].
 
-    The bound is the one that the files name, 20 pixels for files that name none.
-
-    Raises
-    ------
-    BadInput: a file is missing, damaged, or the two do not have the same frames.
+    Raises BadInput where a file is missing or damaged, or the two do not have the same frames.
     """
     x, y = (Path(folder) / name for name in COMPONENTS)
     for path in (x, y):
         if not path.is_file():
             raise BadInput(f"{path}: no such flow file")
-    bound = float(read_provenance(x).get("settings", {}).get("bound", DEFAULT_BOUND))
     pairs = zip(read_levels(x), read_levels(y), strict=True)
     try:
-        while piece := [pair for _, pair in zip(range(frames), pairs, strict=False)]:
-            yield restore(np.asarray(piece), bound)
+        while piece := list(islice(pairs, frames)):
+            yield np.asarray(piece)
     except ValueError as error:
         raise BadInput(f"{folder}: x.mp4 and y.mp4 do not hold the same frames") from error
 
@@ -216,4 +213,10 @@ def load_flow(folder: Path | str) -> np.ndarray:
     ------
     BadInput: a file is missing or damaged.
     """
-    return np.concatenate(list(read_flow(folder)))
+    pieces = list(read_level_pairs(folder))
+    if not pieces:
+        raise BadInput(f"{folder}: the flow files hold no frames")
+    bound = float(
+        read_provenance(Path(folder) / COMPONENTS[0]).get("settings", {}).get("bound", DEFAULT_BOUND)
+    )
+    return restore(np.concatenate(pieces), bound)

@@ -62,7 +62,9 @@ class Frames:
             frames, rate, claimed, codec, rotation = _video_file(path)
         self._first = next(frames, None)
         if self._first is None:
-            raise BadInput(f"no frame of {path!r} decodes" + (f" (its header claims {claimed})" if claimed else ""))
+            raise BadInput(
+                f"no frame of {path!r} decodes" + (f" (its header claims {claimed})" if claimed else "")
+            )
         self._rest = frames
         height, width = self._first.shape
         self._size = _resized(width, height, short_side)

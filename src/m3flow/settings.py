@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from m3flow.errors import UsageError
 
 Camera = Literal["warp", "none"]
-Scheme = Literal["auto", "prior", "pyramid-prior", "two-pass"]
+Scheme = Literal["auto", "one-pass", "prior", "pyramid-prior", "two-pass"]
 Codec = Literal["mpeg4", "h264-lossless"]
 Job = Literal["trajs_dense", "trajs", "mvs"]
 Tracking = Literal["subpixel", "integer"]

@@ -27,7 +27,9 @@ def identity(path: str | Path) -> dict[str, Any]:
     try:
         if path.is_dir():
             size = 0
-            for name in sorted(name for name in os.listdir(path) if Path(name).suffix.lower() in IMAGE_SUFFIXES):
+            for name in sorted(
+                name for name in os.listdir(path) if Path(name).suffix.lower() in IMAGE_SUFFIXES
+            ):
                 part = _hash_parts(path / name, digest)
                 digest.update(f"{name}\0{part}\0".encode(errors="surrogateescape"))
                 size += part

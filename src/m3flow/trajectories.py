@@ -111,9 +111,7 @@ def _read_nearest(xp: Any, flow: Array, first: int, spacing: int, x: Array, y: A
     return xp.trunc(xp.take(flat, index)), xp.trunc(xp.take(flat, index + plane))
 
 
-def _read_bilinear(
-    xp: Any, flow: Array, first: int, spacing: int, x: Array, y: Array
-) -> tuple[Array, Array]:
+def _read_bilinear(xp: Any, flow: Array, first: int, spacing: int, x: Array, y: Array) -> tuple[Array, Array]:
     """The flow between the four pixels around each position, which lies inside the frame."""
     base, plane, width = _base(xp, flow, first, spacing, len(x))
     height = plane // width
@@ -148,3 +146,20 @@ def _namespace(array: Array) -> Any:
 
         return torch
     return np
+
+
+class Tracker:
+    """`track` for a flow that arrives in pieces: the same windows, in the same order, in bounded memory."""
+
+    def __init__(self, *, length: int, job: str, tracking: str, step: int = 1) -> None:
+        self._how = {"length": length, "job": job, "tracking": tracking, "step": step}
+        self._spacing = 1 if job == "trajs_dense" else length * step
+        self._held: Array | None = None
+
+    def push(self, flow: Array) -> tuple[Array, Array]:
+        """The windows that the piece float32 [n, 2, H, W] completes: traj_feat and traj_type as of `track`."""
+        if self._held is not None and len(self._held):
+            flow = _namespace(flow).concatenate((self._held, flow))
+        features, inside = track(flow, **self._how)
+        self._held = flow[len(inside) * self._spacing :]
+        return features, inside

@@ -1,0 +1,64 @@
+"""The command line: `m3flow …`."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from m3flow.cli import extract
+from m3flow.errors import BadInput, UsageError
+from m3flow.version import __version__
+
+HELP = """Turn videos into motion data for training: dense optical flow with the camera's own motion removed,
+stored as video, then dense motion trajectories, stored as compressed pickles.
+
+Exit status: 0 every video has its output; 3 all done, but some videos were rejected (bad input, named with
+the reason); 2 wrong usage or a bad list, nothing was started; 1 a failure of ours, or stopped: run again."""
+
+app = typer.Typer(
+    name="m3flow",
+    help=HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+extract.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"m3flow {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=HELP)
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and end."
+    ),
+) -> None:
+    del version
+
+
+def main() -> None:
+    """The console script: runs a command and turns our errors into one line and the exit status."""
+    try:
+        app()
+    except UsageError as error:
+        _complain(str(error))
+        sys.exit(2)
+    except BadInput as error:
+        _complain(str(error))
+        sys.exit(3)
+    except OSError as error:
+        _complain(f"{error.filename or 'the system'}: {error.strerror or error}")
+        sys.exit(1)
+
+
+def _complain(text: str) -> None:
+    console = Console(stderr=True)
+    for line in text.splitlines():
+        console.print(f"m3flow: {line}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,158 @@
+"""`m3flow flow` and `m3flow trajectories`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from m3flow.cli.options import Gpus, List, Output, Parts, Root, Workers, checked_output, parameters
+
+FLOW_EXAMPLES = """**Examples**
+
+`m3flow flow train.csv --root /data/ucf101 --output results` — every video of a list, on all cores or GPUs
+
+`m3flow flow clip.avi --output results --camera none --estimator dis` — one video, plain flow, fast
+
+`m3flow flow train.csv --root /data --output results --set levels=3 --set window=15` — the estimator's parameters
+"""
+
+TRAJECTORY_EXAMPLES = """**Examples**
+
+`m3flow trajectories train.csv --root /data/ucf101 --output results` — from the flow in `results`
+
+`m3flow trajectories train.csv --root /data --output results --job mvs` — from the codec's own motion vectors
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("flow", epilog=FLOW_EXAMPLES)(flow)
+    app.command("trajectories", epilog=TRAJECTORY_EXAMPLES)(trajectories)
+
+
+def flow(
+    videos: List,
+    output: Output,
+    root: Root = Path(),
+    estimator: Annotated[str, typer.Option(help="farneback, tvl1, brox or dis.")] = "farneback",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the estimator; may be repeated."),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="auto, torch or opencv; auto is torch on a GPU where there is one.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    camera: Annotated[
+        str, typer.Option(help="warp takes the camera's own motion out, none leaves it in.")
+    ] = "warp",
+    scheme: Annotated[
+        str,
+        typer.Option(help="How it is taken out: auto, one-pass, prior, pyramid-prior or two-pass."),
+    ] = "auto",
+    bound: Annotated[float, typer.Option(help="The largest displacement stored, in pixels.")] = 20.0,
+    step: Annotated[int, typer.Option(help="Flow from frame t to frame t + step.")] = 1,
+    codec: Annotated[str, typer.Option(help="mpeg4 (small) or h264-lossless (exact levels).")] = "mpeg4",
+    short_side: Annotated[
+        int, typer.Option(help="Resize frames to this short side in pixels first; 0 keeps their size.")
+    ] = 0,
+    parts: Parts = 3,
+    workers: Workers = 0,
+    gpus: Gpus = 0,
+    batch: Annotated[
+        int, typer.Option(min=0, help="Frame pairs computed at a time; 0 chooses by the device's memory.")
+    ] = 0,
+) -> None:
+    """Make the optical flow of every video: `flows/<video>/x.mp4` and `y.mp4` in the output folder.
+
+    What is already there, made with the same settings from the same source, is kept.
+    """
+    from m3flow.dataset import videos_of
+    from m3flow.pipeline import Work
+    from m3flow.settings import FlowSettings
+
+    settings = FlowSettings(
+        estimator=estimator,
+        parameters=parameters(set_ or []),
+        camera=camera,  # type: ignore[arg-type]
+        scheme=scheme,  # type: ignore[arg-type]
+        bound=bound,
+        step=step,
+        codec=codec,  # type: ignore[arg-type]
+        short_side=short_side,
+    )
+    _check_device(settings, backend, device)
+    listed = videos_of(videos, root, parts)
+    outputs = checked_output(output)
+    work = Work(outputs=outputs, flow=settings, backend=backend, device=device, batch=batch)
+    _run("flow", listed, work, workers, gpus)
+
+
+def trajectories(
+    videos: List,
+    output: Output,
+    root: Root = Path(),
+    length: Annotated[int, typer.Option(help="Steps of a trajectory, L.")] = 6,
+    job: Annotated[
+        str,
+        typer.Option(
+            help="trajs_dense (a window at every frame), trajs (windows end to end) or mvs (the codec's own "
+            "motion vectors in place of flow)."
+        ),
+    ] = "trajs_dense",
+    tracking: Annotated[
+        str, typer.Option(help="subpixel, or integer: the original tracker to the bit.")
+    ] = "subpixel",
+    parts: Parts = 3,
+    workers: Workers = 0,
+    gpus: Gpus = 0,
+) -> None:
+    """Make the trajectories of every video: `trajs/<video>_<L>.gz` in the output folder.
+
+    They follow the flow that `m3flow flow` left in the same output folder; job mvs reads the videos instead.
+    What is already there, made with the same settings from the same flow, is kept.
+    """
+    from m3flow.dataset import videos_of
+    from m3flow.pipeline import Work
+    from m3flow.settings import TrajectorySettings
+
+    settings = TrajectorySettings(
+        length=length,
+        job=job,  # type: ignore[arg-type]
+        tracking=tracking,  # type: ignore[arg-type]
+    )
+    listed = videos_of(videos, root, parts)
+    outputs = checked_output(output)
+    # Tracking is a small part of reading the flow; a GPU would wait for the files.
+    del gpus
+    _run("trajectories", listed, Work(outputs=outputs, trajectories=settings), workers, 0)
+
+
+def _check_device(settings: object, backend: str, device: str) -> None:
+    """Refuse an estimator, backend or device that cannot be had before anything is started."""
+    from m3flow.flow import ESTIMATORS
+    from m3flow.flow.device import choose
+    from m3flow.settings import FlowSettings
+
+    assert isinstance(settings, FlowSettings)
+    choose(settings.estimator, tuple(ESTIMATORS[settings.estimator].backends), backend, device)
+
+
+def _run(title: str, videos: list, work: object, workers: int, gpus: int) -> None:  # type: ignore[type-arg]
+    from m3flow.pipeline import Work
+    from m3flow.records import new_record_path
+    from m3flow.session import execute
+
+    assert isinstance(work, Work)
+    records = new_record_path(work.outputs.records, title)
+    status = execute(
+        title,
+        videos,
+        work,
+        records=records,
+        log_file=work.outputs.logs / f"{records.stem}.log",
+        workers=workers,
+        gpus=gpus,
+    )
+    raise typer.Exit(status)

@@ -1,0 +1,378 @@
+"""One video, from its frames to its files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from m3flow.background import Background
+from m3flow.dataset import Outputs, Video
+from m3flow.decoding import Decoded, Decoder, Limits
+from m3flow.errors import BadInput, Interrupted
+from m3flow.flow.base import is_tensor
+from m3flow.flow.batching import batch_size, run_in_batches
+from m3flow.levels import quantise, restore
+from m3flow.provenance import Camera, flow_is_current, made_by, stored_flow, trajectories_are_current
+from m3flow.records import Record
+from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.source import identity
+from m3flow.statistics import MotionStatistics
+from m3flow.trajectories import Tracker
+
+if TYPE_CHECKING:
+    from m3flow.motion import MotionEstimator
+
+log = logging.getLogger("m3flow")
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is to be made of each video of a run, and where.
+
+    Attributes
+    ----------
+    outputs: the output folder.
+    flow: make flow from the frames with these settings; None to take the stored flow.
+    trajectories: make trajectories with these settings; None for flow alone.
+    keep_flow: whether flow that is made is also stored.
+    backend, device: see `m3flow.flow.estimator`.
+    batch: frame pairs computed at a time; 0 chooses by the device's memory.
+    limits: what decoding a video may cost.
+    threads: CPU threads that one worker may use.
+    """
+
+    outputs: Outputs
+    flow: FlowSettings | None = None
+    trajectories: TrajectorySettings | None = None
+    keep_flow: bool = True
+    backend: str = "auto"
+    device: str = "auto"
+    batch: int = 0
+    limits: Limits = field(default_factory=Limits)
+    threads: int = 1
+
+
+class Extractor:
+    """Makes the outputs of one video after the other; what is dear to set up stays warm between them.
+
+    Use as a context manager: it holds a decoding process.
+    """
+
+    def __init__(self, work: Work, on_frames: Progress = lambda count: None) -> None:
+        self.work = work
+        self._on_frames = on_frames
+        self._decoder = Decoder(work.limits)
+        self._motion: MotionEstimator | None = None
+        if work.flow is not None:
+            self._motion = motion_estimator(work)
+
+    def __enter__(self) -> Extractor:
+        if self._motion is not None:
+            self._decoder.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._decoder.close()
+
+    def __call__(self, video: Video) -> Record:
+        """Make what is missing of the video's outputs; never raises for a video, the record says how it went."""
+        record = Record(video=video.name, status="done", host=socket.gethostname(), device=self.device)
+        began = time.perf_counter()
+        try:
+            self._make(video, record)
+        except BadInput as error:
+            record.status, record.reason = "rejected", _one_line(error)
+        except (Interrupted, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            log.debug("%s", video.name, exc_info=True)
+            record.status, record.reason = "failed", f"{type(error).__name__}: {_one_line(error)}"
+        record.seconds = time.perf_counter() - began
+        record.time = datetime.now(UTC).isoformat(timespec="seconds")
+        return record
+
+    @property
+    def device(self) -> str:
+        return self._motion.estimator.device if self._motion else "cpu"
+
+    def _make(self, video: Video, record: Record) -> None:
+        trajectories = self.work.trajectories
+        if self.work.flow is not None:
+            self._from_frames(video, record)
+        elif trajectories is not None and trajectories.job == "mvs":
+            self._from_codec(video, trajectories, record)
+        elif trajectories is not None:
+            self._from_stored_flow(video, trajectories, record)
+
+    def _from_frames(self, video: Video, record: Record) -> None:
+        """Flow from the frames, and, where wanted, the trajectories in the same pass."""
+        assert self.work.flow is not None and self._motion is not None
+        flow, trajectories, outputs = self.work.flow, self.work.trajectories, self.work.outputs
+        stamp = _stamp(video.source)
+        source = identity(video.source)
+        folder = outputs.flow(video.name)
+        make_flow = self.work.keep_flow and not flow_is_current(folder, flow, source)
+        path = outputs.trajectories(video.name, trajectories.length) if trajectories else None
+        make_trajectories = (
+            trajectories is not None
+            and path is not None
+            and not trajectories_are_current(path, trajectories, flow.identity(), source)
+        )
+        if not make_flow and not make_trajectories:
+            record.status = "kept"
+            return None
+        if trajectories is not None and self.work.keep_flow and not make_flow:
+            # The flow is there, another length or tracking is wanted: the frames are not needed.
+            return self._from_stored_flow(video, trajectories, record)
+        decoded = self._decoder.open(video.source, flow.short_side)
+        info = decoded.info
+        record.width, record.height, record.claimed = info.width, info.height, info.claimed
+        statistics, camera = MotionStatistics(flow.bound), Camera()
+        with ExitStack() as open_files:
+            # Trajectories first: where the flow files are final, the trajectories of their pass are too.
+            sinks: list[_Sink] = []
+            if make_trajectories:
+                assert trajectories is not None and path is not None
+                sinks.append(_TrajectorySink(path, trajectories, flow.bound, flow.step, record))
+            if make_flow:
+                sinks.append(_FlowSink(folder, flow, decoded, record))
+            for sink in sinks:
+                open_files.enter_context(sink)
+
+            def store(levels: np.ndarray) -> None:
+                for sink in sinks:
+                    sink.write(levels)
+                statistics.add(levels)
+                self._on_frames(len(levels))
+
+            with Background(store) as behind:
+                for levels in self._levels(decoded, flow, camera, record):
+                    behind(levels)
+                behind.finish()
+            record.frames, record.decode = decoded.frames, decoded.seconds
+            if decoded.frames <= flow.step:
+                raise BadInput(
+                    f"only {decoded.frames} frame(s) decode; flow over {flow.step} needs {flow.step + 1}"
+                )
+            if _stamp(video.source) != stamp:
+                raise RuntimeError("the video changed while it was read; run again")
+            record.reason = _remark(record)
+            made = made_by(flow.identity(), source, decoded, self._motion, camera)
+            for sink in sinks:
+                sink.close(made)
+        return _set(record, statistics.summary() | camera.summary())
+
+    def _levels(
+        self, decoded: Decoded, flow: FlowSettings, camera: Camera, record: Record
+    ) -> Iterator[np.ndarray]:
+        """The quantised motion of a video in pieces, uint8 [n, 2, H, W]."""
+        assert self._motion is not None
+        info = decoded.info
+        batch = batch_size(self.device, info.height, info.width, setting=self.work.batch or None)
+        blocks = _timed(decoded.blocks, record, "wait")
+        motions = run_in_batches(
+            lambda frames: self._motion(frames, flow.step),  # type: ignore[misc]
+            blocks,
+            step=flow.step,
+            batch=batch,
+        )
+        waited = 0.0
+        for motion in _timed(motions, record, "flow"):
+            # The time of the estimator is what is left when the waiting for frames is taken off.
+            record.flow -= record.wait - waited
+            waited = record.wait
+            camera.add(motion)
+            with _clock(record, "flow"):
+                levels: Any = quantise(motion.flow, flow.bound)
+                if is_tensor(levels):
+                    levels = levels.cpu().numpy()
+            yield levels
+
+    def _from_stored_flow(self, video: Video, settings: TrajectorySettings, record: Record) -> None:
+        """Trajectories from the flow files."""
+        outputs = self.work.outputs
+        path = outputs.trajectories(video.name, settings.length)
+        flow = stored_flow(outputs.flow(video.name))
+        if trajectories_are_current(path, settings, flow.settings, flow.source):
+            record.status = "kept"
+            return
+        sink = _TrajectorySink(path, settings, flow.bound, flow.step, record)
+        with sink, Background(sink.write) as behind:
+            for levels in _timed(flow.levels(), record, "decode"):
+                behind(levels)
+                record.frames += len(levels)
+                self._on_frames(len(levels))
+            behind.finish()
+            record.height, record.width = sink.size
+            sink.close(flow.made)
+        record.frames += flow.step
+
+    def _from_codec(self, video: Video, settings: TrajectorySettings, record: Record) -> None:
+        """Trajectories from the motion vectors in the video file itself."""
+        from m3flow.motionvectors import codec_trajectories
+
+        stamp = _stamp(video.source)
+        source = identity(video.source)
+        path = self.work.outputs.trajectories(video.name, settings.length)
+        if trajectories_are_current(path, settings, {}, source):
+            record.status = "kept"
+            return
+        codec_trajectories(path, video.source, settings, source, record)
+        if _stamp(video.source) != stamp:
+            raise RuntimeError("the video changed while it was read; run again")
+        self._on_frames(record.frames)
+
+
+class _Sink:
+    """Where quantised motion goes: written piece by piece, final when closed."""
+
+    def __enter__(self) -> _Sink:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def write(self, levels: np.ndarray) -> None: ...
+
+    def close(self, made: dict[str, Any]) -> None: ...
+
+
+class _FlowSink(_Sink):
+    def __init__(self, folder: Path, flow: FlowSettings, decoded: Decoded, record: Record) -> None:
+        from m3flow.flowfile import FlowWriter
+
+        info = decoded.info
+        self._record = record
+        self._writer = FlowWriter(
+            folder, codec=flow.codec, rate=info.rate, width=info.width, height=info.height
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.__exit__()
+
+    def write(self, levels: np.ndarray) -> None:
+        with _clock(self._record, "encode"):
+            self._writer.write(levels)
+
+    def close(self, made: dict[str, Any]) -> None:
+        with _clock(self._record, "encode"):
+            self._writer.close(made)
+
+
+class _TrajectorySink(_Sink):
+    def __init__(
+        self, path: Path, settings: TrajectorySettings, bound: float, step: int, record: Record
+    ) -> None:
+        self._path, self._settings, self._bound, self._record = path, settings, bound, record
+        self._tracker = Tracker(
+            length=settings.length, job=settings.job, tracking=settings.tracking, step=step
+        )
+        self._writer: Any = None
+        self._inside = self._points = 0
+        self.size = (0, 0)
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.__exit__()
+
+    def write(self, levels: np.ndarray) -> None:
+        from m3flow.trajectoryfile import TrajectoryWriter
+
+        with _clock(self._record, "track"):
+            features, inside = self._tracker.push(restore(levels, self._bound))
+            if self._writer is None:
+                self.size = levels.shape[2:]
+                self._writer = TrajectoryWriter(
+                    self._path,
+                    length=self._settings.length,
+                    rows=inside.shape[1],
+                    columns=inside.shape[2],
+                )
+            self._writer.write(features, inside)
+            self._record.windows += len(inside)
+            self._inside += int(np.count_nonzero(inside))
+            self._points += inside.size
+
+    def close(self, made: dict[str, Any]) -> None:
+        with _clock(self._record, "track"):
+            self._writer.close({**made, "settings": self._settings.identity(), "flow": made["settings"]})
+        if self._points:
+            self._record.outside = 1 - self._inside / self._points
+        if self._record.windows == 0 and not self._record.reason:
+            self._record.reason = f"too short for a trajectory of {self._settings.length} steps"
+
+
+def motion_estimator(work: Work) -> MotionEstimator:
+    """The estimator with its treatment of the camera, on the device that the work names."""
+    from m3flow.flow import estimator
+    from m3flow.motion import MotionEstimator
+
+    assert work.flow is not None
+    limit_threads(work.threads)
+    chosen = estimator(work.flow.estimator, backend=work.backend, device=work.device, **work.flow.parameters)
+    return MotionEstimator(chosen, camera=work.flow.camera, scheme=work.flow.scheme)
+
+
+def limit_threads(threads: int) -> None:
+    """Keep the libraries of this process from starting a thread a core: there is a process a core already."""
+    import sys
+
+    cv2.setNumThreads(threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _clock(record: Record, stage: str) -> Iterator[None]:
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        setattr(record, stage, getattr(record, stage) + time.perf_counter() - began)
+
+
+def _timed(items: Iterator[Any], record: Record, stage: str) -> Iterator[Any]:
+    """The items, with the time that getting each takes added to a stage of the record."""
+    while True:
+        with _clock(record, stage):
+            item = next(items, None)
+        if item is None:
+            return
+        yield item
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _remark(record: Record) -> str:
+    # Headers are often off by a frame or two; a video that stops in the middle is worth a word.
+    if record.claimed and record.frames < record.claimed - max(2, record.claimed // 50):
+        return f"{record.frames} of the {record.claimed} frames that the header claims decode"
+    return ""
+
+
+def _set(record: Record, values: dict[str, float]) -> None:
+    for name, value in values.items():
+        setattr(record, name, value)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,134 @@
+"""What happened to each video: one CSV line each, appended as it happens, so that a killed job leaves it."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+STATUSES = ("done", "kept", "rejected", "failed")
+
+
+@dataclass(kw_only=True)
+class Record:
+    """One video's line.
+
+    Attributes
+    ----------
+    video: its output name.
+    status: "done" (made now), "kept" (was there already), "rejected" (bad input), "failed" (our failure).
+    reason: why it was rejected or failed; a remark otherwise.
+    frames, claimed: frames that decoded, and that the header claims.
+    width, height: of the flow, in pixels.
+    seconds: from its start to its end; of them `wait` waiting for frames.
+    decode, flow, encode, track: seconds of work of each stage (they overlap).
+    windows: trajectory windows; outside: share of trajectories that leave the frame.
+    speed, speed_p95: mean and 95th percentile of the stored motion, in pixels a frame.
+    saturated, still: share of pixels at the bound, and without motion.
+    camera: share of frame pairs with an accepted homography; -1 where none was looked for.
+    camera_shift: mean motion of the camera over the frame, in pixels a frame.
+    host, device: where it was made. time: when it ended (UTC).
+    """
+
+    video: str
+    status: str
+    reason: str = ""
+    frames: int = 0
+    claimed: int = 0
+    width: int = 0
+    height: int = 0
+    seconds: float = 0.0
+    wait: float = 0.0
+    decode: float = 0.0
+    flow: float = 0.0
+    encode: float = 0.0
+    track: float = 0.0
+    windows: int = 0
+    outside: float = 0.0
+    speed: float = 0.0
+    speed_p95: float = 0.0
+    saturated: float = 0.0
+    still: float = 0.0
+    camera: float = -1.0
+    camera_shift: float = 0.0
+    host: str = ""
+    device: str = ""
+    time: str = ""
+
+
+COLUMNS = [field.name for field in fields(Record)]
+
+
+class RecordFile:
+    """A records file that grows by a line for each video."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _end_last_line(path)
+        self._file = path.open("a", newline="", encoding="utf-8", errors="surrogateescape")
+        self._writer = csv.writer(self._file)
+        if path.stat().st_size == 0:
+            self._writer.writerow(COLUMNS)
+            self._file.flush()
+
+    def __enter__(self) -> RecordFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, record: Record) -> None:
+        self._writer.writerow(_cell(value) for value in asdict(record).values())
+        self._file.flush()
+
+
+def new_record_path(folder: Path, kind: str) -> Path:
+    """A records file of its own for one run of the command line: <kind>-0001.csv and so on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = len(list(folder.glob(f"{kind}-*.csv"))) + 1
+    while True:
+        path = folder / f"{kind}-{number:04d}.csv"
+        try:
+            # Made at once and only if it is new, so that two runs never write into the same file.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            number += 1
+        else:
+            return path
+
+
+def read_records(paths: Iterable[Path]) -> Iterator[Record]:
+    """Every complete line of the given files, in order; a line cut off by a kill is left out."""
+    hints = get_type_hints(Record)
+    for path in paths:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            reader = csv.reader(file)
+            columns = next(reader, [])
+            for row in reader:
+                if len(row) == len(columns):
+                    yield _record(dict(zip(columns, row, strict=True)), hints)
+
+
+def _record(row: dict[str, str], hints: dict[str, Any]) -> Record:
+    return Record(**{name: hints[name](row[name]) for name in COLUMNS if name in row})
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    # A line each: a reason keeps none of its line breaks. A name keeps them, quoted by the CSV writer.
+    return value
+
+
+def _end_last_line(path: Path) -> None:
+    """Close a line that a kill cut off, so that the next one does not continue it."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")

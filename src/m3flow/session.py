@@ -1,0 +1,145 @@
+"""One run over many videos: its processes, its records, its log, its progress and its exit status."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from m3flow import pool
+from m3flow.dataset import Video
+from m3flow.errors import Interrupted
+from m3flow.pipeline import Work
+from m3flow.progress import Display
+from m3flow.records import STATUSES, Record, RecordFile
+from m3flow.version import __version__
+
+log = logging.getLogger("m3flow")
+
+ALL_DONE, FAILED, WRONG_USAGE, SOME_REJECTED = 0, 1, 2, 3
+
+
+def execute(
+    title: str,
+    videos: Sequence[Video],
+    work: Work,
+    *,
+    records: Path,
+    log_file: Path | None = None,
+    workers: int = 0,
+    gpus: int = 0,
+    console: Console | None = None,
+) -> int:
+    """Do the work for every video, write its records and its log, say how it went.
+
+    Returns the exit status: 0 every video has its output, 3 some were rejected for bad input, 1 some failed
+    by our fault or the run was stopped.
+
+    Raises UsageError where the work cannot be set up at all.
+    """
+    console = console or Console(stderr=True)
+    team = pool.crew(work, len(videos), workers, gpus)
+    if log_file is not None:
+        log_to(log_file)
+    describe_run(title, work, team, len(videos))
+    counts: Counter[str] = Counter()
+    frames = 0
+    began = time.monotonic()
+
+    def on_record(record: Record) -> None:
+        nonlocal frames
+        counts[record.status] += 1
+        frames += record.frames if record.status == "done" else 0
+        record_file.append(record)
+        log.info(
+            "%s %s: %d frames in %.1f s%s",
+            record.status,
+            record.video,
+            record.frames,
+            record.seconds,
+            f" ({record.reason})" if record.reason else "",
+        )
+        display.on_record(record)
+
+    stopped = False
+    with RecordFile(records) as record_file, Display(title, videos, console) as display:
+        try:
+            pool.run(videos, work, team, on_record, display.on_frames)
+        except (Interrupted, KeyboardInterrupt):
+            stopped = True
+    seconds = time.monotonic() - began
+    summary = _summary(title, counts, len(videos), frames, seconds, stopped)
+    log.info("%s", summary)
+    console.print(summary, markup=False, soft_wrap=True)
+    if counts["rejected"] or counts["failed"]:
+        console.print(f"reasons are in {records}", markup=False, soft_wrap=True)
+    if stopped or counts["failed"]:
+        return FAILED
+    return SOME_REJECTED if counts["rejected"] else ALL_DONE
+
+
+def _summary(
+    title: str, counts: Counter[str], videos: int, frames: int, seconds: float, stopped: bool
+) -> str:
+    parts = [f"{counts[status]} {status}" for status in STATUSES if counts[status]]
+    left = videos - counts.total()
+    if left:
+        parts.append(f"{left} not begun")
+    text = f"{title}: {', '.join(parts) or 'nothing'} of {videos} videos"
+    if frames:
+        text += f"; {frames} frames in {seconds:.1f} s ({frames / max(seconds, 1e-9):.0f} frames/s)"
+    return text + ("; stopped before the end, run again to go on" if stopped else "")
+
+
+def describe_run(title: str, work: Work, team: pool.Crew, videos: int) -> None:
+    """Log what a reader of the log needs to know to judge the rest: settings, host, devices, versions."""
+    import cv2
+    import numpy as np
+
+    log.info("%s of %d videos by m3flow %s on %s", title, videos, __version__, socket.gethostname())
+    for name, settings in (("flow", work.flow), ("trajectories", work.trajectories)):
+        if settings is not None:
+            log.info("%s settings: %s", name, settings.identity())
+    log.info(
+        "%d workers of %d threads on %s, backend %s, limits %s",
+        team.workers,
+        team.threads,
+        ", ".join(team.devices),
+        work.backend,
+        work.limits,
+    )
+    log.info(
+        "python %s, numpy %s, opencv %s%s; CUDA_VISIBLE_DEVICES=%s, Slurm job %s",
+        platform.python_version(),
+        np.__version__,
+        cv2.__version__,
+        _torch_version(),
+        os.environ.get("CUDA_VISIBLE_DEVICES", "(not set)"),
+        os.environ.get("SLURM_JOB_ID", "(none)"),
+    )
+
+
+def _torch_version() -> str:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return ""
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return f", torch {torch.__version__} ({', '.join(names) or 'no GPU'})"
+
+
+def log_to(path: Path) -> None:
+    """Append the package's log to a file, one line an event."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8", errors="surrogateescape")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
