@@ -15,8 +15,9 @@ hy of G d = h, where d is the displacement.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from functools import lru_cache, partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -46,9 +47,10 @@ class Level(NamedTuple):
 class Farneback(TorchEstimator):
     """`cv2.calcOpticalFlowFarneback` in torch: batched, on any device.
 
-    iteration: how the iterations run. "eager": torch's operations one by one; "compiled": through
-        `torch.compile`, which fuses them (the first call takes a minute, and some sizes again). The
-        results differ by rounding.
+    iteration: how the iterations run. "eager": torch's operations one by one, on any device;
+        "compiled": through `torch.compile`, which fuses them (the first call takes a minute, and some
+        sizes again); "triton": through two fused kernels, where Triton knows the GPU. The results differ
+        by rounding.
     """
 
     name = "farneback"
@@ -59,14 +61,18 @@ class Farneback(TorchEstimator):
         parameters: FarnebackParameters,
         *,
         device: str,
-        iteration: Literal["eager", "compiled"] = "eager",
+        iteration: Literal["eager", "compiled", "triton"] = "eager",
     ) -> None:
         super().__init__(parameters, device=device)
         if not 0 < parameters.scale < 1:
             raise UsageError(f"estimator 'farneback': scale is {parameters.scale}; it must be in (0, 1)")
         if parameters.window < 2:
             raise UsageError(f"estimator 'farneback': window is {parameters.window}; it must be at least 2")
-        self._iterate: Callable[..., Tensor] = torch.compile(iterate) if iteration == "compiled" else iterate
+        self._refine: Callable[..., Tensor]
+        if iteration == "triton":
+            self._refine = import_module("m3flow.flow.farneback_triton").refine
+        else:
+            self._refine = partial(refine, torch.compile(iterate) if iteration == "compiled" else iterate)
 
     def flow(self, previous: Tensor, current: Tensor) -> Tensor:
         return self._pyramid(torch.cat([previous, current]), len(previous))
@@ -146,9 +152,7 @@ class Farneback(TorchEstimator):
             prior = homography_flow(homographies, level, height, width, scale)
         if flow is None:
             flow = images.new_zeros(len(one), 2, h, w) if prior is None else prior
-        for _ in range(iterations):
-            flow = self._iterate(one, two, flow, level, p.window, taps, prior)
-        return flow
+        return self._refine(one, two, flow, level, p.window, taps, prior, iterations)
 
 
 def level_scales(height: int, width: int, levels: int, scale: float) -> list[float]:
@@ -239,6 +243,14 @@ def homography_flow(homographies: Tensor, level: Level, height: int, width: int,
     motion = torch.stack([across, down], 1) / (bend + h[:, 2, 2])[:, None]
     # A pixel on the homography's horizon goes nowhere in particular.
     return motion.nan_to_num(0, 0, 0).mul_(scale).to(torch.float32)
+
+
+def refine(iterate: Callable[..., Tensor], one: Tensor, two: Tensor, flow: Tensor, *rest: Any) -> Tensor:
+    """The flow after several iterations; `rest` is as in `iterate`, and how many."""
+    *constants, iterations = rest
+    for _ in range(iterations):
+        flow = iterate(one, two, flow, *constants)
+    return flow
 
 
 def iterate(

@@ -1,0 +1,208 @@
+"""Farneback's iterations as two fused Triton kernels each, for GPUs that Triton knows.
+
+An iteration is bound by memory traffic, not arithmetic. Torch's own operations write every intermediate
+value to memory; here an iteration reads and writes whole planes twice: sums along the columns, then, in one
+go, sums along the rows, the solution, and the next iteration's equations. The numbers are those of
+`m3flow.flow.farneback.iterate` up to the order of the additions.
+
+With TRITON_INTERPRET=1 set before the import the kernels run on CPU tensors, slowly, to be tested.
+"""
+
+# A kernel's arguments are pointers and numbers of Triton's own, which have no Python types.
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from m3flow.flow.farneback import Level
+
+BLOCK = 512  # pixels a program
+
+
+def refine(
+    one: Tensor,
+    two: Tensor,
+    flow: Tensor,
+    level: Level,
+    window: int,
+    taps: list[float] | None,
+    prior: Tensor | None,
+    iterations: int,
+) -> Tensor:
+    """The flow after `iterations`; arguments as in `m3flow.flow.farneback.iterate`."""
+    if iterations == 0:
+        return flow
+    batch, _, height, width = flow.shape
+    weights = torch.tensor(taps or [1.0] * (2 * (window // 2) + 1), device=flow.device)
+    one, two, trust = one.contiguous(), two.contiguous(), level.trust.contiguous()
+    flow, has_prior = flow.contiguous().clone(), prior is not None
+    prior = flow if prior is None else prior.contiguous()  # not read where there is none
+    equations = torch.empty_like(one)
+    sums = torch.empty_like(one)
+    blocks = triton.cdiv(height * width, BLOCK)
+    with torch.cuda.device_of(flow):
+        first_equations[(blocks, batch)](one, two, flow, trust, equations, height, width, BLOCK=BLOCK)
+        for iteration in range(iterations):
+            sum_columns[(blocks, 5 * batch)](
+                equations, weights, sums, height, width, TAPS=len(weights), BLOCK=BLOCK
+            )
+            sum_rows_and_solve[(blocks, batch)](
+                sums,
+                weights,
+                prior,
+                flow,
+                one,
+                two,
+                trust,
+                equations,
+                height,
+                width,
+                TAPS=len(weights),
+                HAS_PRIOR=has_prior,
+                LAST=iteration == iterations - 1,
+                BLOCK=BLOCK,
+            )
+    return flow
+
+
+@triton.jit
+def bilinear(plane, corner, along, down, width, known):
+    """A bilinear read at the pixel `corner` of a plane and its right, lower and lower right neighbours."""
+    a = tl.load(plane + corner, mask=known, other=0.0)
+    b = tl.load(plane + corner + 1, mask=known, other=0.0)
+    c = tl.load(plane + corner + width, mask=known, other=0.0)
+    d = tl.load(plane + corner + width + 1, mask=known, other=0.0)
+    upper = a + along * (b - a)
+    lower = c + along * (d - c)
+    return upper + down * (lower - upper)
+
+
+@triton.jit
+def write_equations(one, two, trust, equations, pixel, dx, dy, live, height, width):
+    """The equations of the pixels at the displacement (dx, dy); pointers are to this pair's planes."""
+    size = height * width
+    x = (pixel % width).to(tl.float32) + dx
+    y = (pixel // width).to(tl.float32) + dy
+    known = live & (x >= 0) & (x < width - 1) & (y >= 0) & (y < height - 1)
+    # Outside, where nothing is read, the coordinates may be too large for an integer.
+    x = tl.where(known, x, 0.0)
+    y = tl.where(known, y, 0.0)
+    left = tl.floor(x)
+    top = tl.floor(y)
+    along = x - left
+    down = y - top
+    corner = top.to(tl.int32) * width + left.to(tl.int32)
+
+    slope_x = tl.load(one + pixel, mask=live) - bilinear(two, corner, along, down, width, known)
+    slope_y = tl.load(one + size + pixel, mask=live)
+    slope_y -= bilinear(two + size, corner, along, down, width, known)
+    own_xx = tl.load(one + 2 * size + pixel, mask=live)
+    own_yy = tl.load(one + 3 * size + pixel, mask=live)
+    own_xy = tl.load(one + 4 * size + pixel, mask=live)
+    # A pixel that leaves the frame has nothing to compare with: its own curvature stands alone.
+    xx = own_xx + tl.where(known, bilinear(two + 2 * size, corner, along, down, width, known), own_xx)
+    yy = own_yy + tl.where(known, bilinear(two + 3 * size, corner, along, down, width, known), own_yy)
+    xy = own_xy + tl.where(known, bilinear(two + 4 * size, corner, along, down, width, known), own_xy)
+
+    right_x = slope_x + xx * dx + xy * dy
+    right_y = slope_y + xy * dx + yy * dy
+    weight = tl.load(trust + pixel, mask=live)
+    tl.store(equations + pixel, (xx * xx + xy * xy) * weight, mask=live)
+    tl.store(equations + size + pixel, (yy * yy + xy * xy) * weight, mask=live)
+    tl.store(equations + 2 * size + pixel, (xx + yy) * xy * weight, mask=live)
+    tl.store(equations + 3 * size + pixel, (xx * right_x + xy * right_y) * weight, mask=live)
+    tl.store(equations + 4 * size + pixel, (xy * right_x + yy * right_y) * weight, mask=live)
+
+
+@triton.jit
+def first_equations(one, two, flow, trust, equations, height, width, BLOCK: tl.constexpr):
+    """Equations [B, 5, H, W] at the flow [B, 2, H, W]; program (block of pixels, pair)."""
+    size = height * width
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    live = pixel < size
+    pair = tl.program_id(1).to(tl.int64)
+    dx = tl.load(flow + pair * 2 * size + pixel, mask=live)
+    dy = tl.load(flow + pair * 2 * size + size + pixel, mask=live)
+    start = pair * 5 * size
+    write_equations(one + start, two + start, trust, equations + start, pixel, dx, dy, live, height, width)
+
+
+@triton.jit
+def sum_columns(values, weights, sums, height, width, TAPS: tl.constexpr, BLOCK: tl.constexpr):
+    """Weighted sums along y, the border replicated; program (block of pixels, plane)."""
+    size = height * width
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    live = pixel < size
+    x = pixel % width
+    y = pixel // width
+    values += tl.program_id(1).to(tl.int64) * size
+    total = tl.zeros([BLOCK], tl.float32)
+    for tap in range(TAPS):
+        row = tl.minimum(tl.maximum(y + tap - TAPS // 2, 0), height - 1)
+        total += tl.load(weights + tap) * tl.load(values + row * width + x, mask=live)
+    tl.store(sums + tl.program_id(1).to(tl.int64) * size + pixel, total, mask=live)
+
+
+@triton.jit
+def sum_rows_and_solve(
+    sums,
+    weights,
+    prior,
+    flow,
+    one,
+    two,
+    trust,
+    equations,
+    height,
+    width,
+    TAPS: tl.constexpr,
+    HAS_PRIOR: tl.constexpr,
+    LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Weighted sums along x, and the flow that solves them; writes that or the next equations."""
+    size = height * width
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    live = pixel < size
+    x = pixel % width
+    pair = tl.program_id(1).to(tl.int64)
+    start = pair * 5 * size
+    row = sums + start + pixel - x
+    xx = tl.zeros([BLOCK], tl.float32)
+    yy = tl.zeros([BLOCK], tl.float32)
+    xy = tl.zeros([BLOCK], tl.float32)
+    right_x = tl.zeros([BLOCK], tl.float32)
+    right_y = tl.zeros([BLOCK], tl.float32)
+    for tap in range(TAPS):
+        column = tl.minimum(tl.maximum(x + tap - TAPS // 2, 0), width - 1)
+        weight = tl.load(weights + tap)
+        xx += weight * tl.load(row + column, mask=live)
+        yy += weight * tl.load(row + size + column, mask=live)
+        xy += weight * tl.load(row + 2 * size + column, mask=live)
+        right_x += weight * tl.load(row + 3 * size + column, mask=live)
+        right_y += weight * tl.load(row + 4 * size + column, mask=live)
+
+    px = tl.zeros([BLOCK], tl.float32)
+    py = tl.zeros([BLOCK], tl.float32)
+    if HAS_PRIOR:
+        px = tl.load(prior + pair * 2 * size + pixel, mask=live)
+        py = tl.load(prior + pair * 2 * size + size + pixel, mask=live)
+        right_x -= xx * px + xy * py
+        right_y -= xy * px + yy * py
+    inverse = 1.0 / (xx * yy - xy * xy + 1e-3)
+    dx = px + (yy * right_x - xy * right_y) * inverse
+    dy = py + (xx * right_y - xy * right_x) * inverse
+    if LAST:
+        tl.store(flow + pair * 2 * size + pixel, dx, mask=live)
+        tl.store(flow + pair * 2 * size + size + pixel, dy, mask=live)
+    else:
+        write_equations(
+            one + start, two + start, trust, equations + start, pixel, dx, dy, live, height, width
+        )
