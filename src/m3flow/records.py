@@ -109,7 +109,8 @@ def read_records(paths: Iterable[Path]) -> Iterator[Record]:
             reader = csv.reader(file)
             columns = next(reader, [])
             for row in reader:
-                if len(row) == len(columns):
+                # Jobs that begin at once may each have written the header.
+                if len(row) == len(columns) and row != columns:
                     yield _record(dict(zip(columns, row, strict=True)), hints)
 
 

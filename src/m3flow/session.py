@@ -17,7 +17,7 @@ from rich.console import Console
 from m3flow import pool
 from m3flow.dataset import Video
 from m3flow.errors import Interrupted
-from m3flow.pipeline import Work
+from m3flow.pipeline import Extractor, Work
 from m3flow.progress import Display
 from m3flow.records import STATUSES, Record, RecordFile
 from m3flow.version import __version__
@@ -59,14 +59,7 @@ def execute(
         counts[record.status] += 1
         frames += record.frames if record.status == "done" else 0
         record_file.append(record)
-        log.info(
-            "%s %s: %d frames in %.1f s%s",
-            record.status,
-            record.video,
-            record.frames,
-            record.seconds,
-            f" ({record.reason})" if record.reason else "",
-        )
+        _log_record(record)
         display.on_record(record)
 
     stopped = False
@@ -143,3 +136,32 @@ def log_to(path: Path) -> None:
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
     log.propagate = False
+
+
+def execute_one(title: str, video: Video, work: Work, log_file: Path | str) -> int:
+    """Do the work for one video in this process, as a job of its own; see `execute`.
+
+    The log and the records of the output folder say how it went; returns the exit status.
+    """
+    log_to(Path(log_file))
+    describe_run(title, work, pool.Crew(1, work.threads, (work.device,)), 1)
+    with Extractor(work) as extractor:
+        record = extractor(video)
+    _log_record(record)
+    # Many such jobs append to one file; a line is a single write.
+    with RecordFile(work.outputs.records / f"{title}.csv") as records:
+        records.append(record)
+    if record.status in ("done", "kept"):
+        return ALL_DONE
+    return SOME_REJECTED if record.status == "rejected" else FAILED
+
+
+def _log_record(record: Record) -> None:
+    log.info(
+        "%s %s: %d frames in %.1f s%s",
+        record.status,
+        record.video,
+        record.frames,
+        record.seconds,
+        f" ({record.reason})" if record.reason else "",
+    )

@@ -1,0 +1,52 @@
+from snakemake.exceptions import WorkflowError
+
+from m3flow.config import Experiment
+from m3flow.errors import BadInput, UsageError
+from m3flow.source import identity
+
+try:
+    experiment = Experiment.of(config)
+    videos = {video.name: video for video in experiment.list_videos()}
+except UsageError as error:
+    raise WorkflowError(str(error))
+
+outputs = experiment.outputs
+folder = str(outputs.folder).replace("{", "{{").replace("}", "}}")
+
+
+wildcard_constraints:
+    video=".+",
+
+
+def literal(path):
+    """A path as Snakemake takes it: braces in a video's name are no wildcards."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def targets():
+    """The trajectories of every video, and its flow where it is kept."""
+    wanted = []
+    for name in videos:
+        wanted.append(literal(outputs.trajectories(name, experiment.trajectories.length)))
+        if experiment.wants_flow and experiment.keep_flow:
+            wanted += [literal(outputs.flow(name) / file) for file in ("x.mp4", "y.mp4")]
+    return wanted
+
+
+def source_of(wildcards):
+    return videos[wildcards.video].source
+
+
+def source_identity(wildcards):
+    """What the video is, so that another one under the same name is noticed; not its time, not its place.
+
+    The video is a parameter and no input: a missing one then costs its own job and not the whole run.
+    """
+    try:
+        return identity(source_of(wildcards))
+    except BadInput:
+        return {}
+
+
+def kept(path):
+    return path if experiment.keep_flow else temp(path)

@@ -1,0 +1,23 @@
+"""The flow of one video."""
+
+import sys
+
+from m3flow.config import Experiment
+from m3flow.dataset import Video
+from m3flow.pipeline import Work
+from m3flow.session import execute_one
+
+if __name__ == "__main__":
+    snakemake = globals()["snakemake"]
+    experiment = Experiment.of(snakemake.config)
+    work = Work(
+        outputs=experiment.outputs,
+        flow=experiment.flow,
+        backend=experiment.run.backend,
+        device=experiment.run.device,
+        batch=experiment.run.batch,
+        limits=experiment.limits,
+        threads=snakemake.threads,
+    )
+    video = Video(snakemake.params.source, snakemake.wildcards.video)
+    sys.exit(execute_one("flow", video, work, snakemake.log[0]))
