@@ -42,7 +42,7 @@ class VideoInfo:
 
 
 class Frames:
-    """The frames of a video, in order: iterate for uint8 [H, W].
+    """The frames of a video, in order: iterate for uint8 [H, W], with `colour` for uint8 [H, W, 3] (RGB).
 
     The number of frames is the number that decodes; a header's claim is only told (`info.claimed`).
 
@@ -51,22 +51,22 @@ class Frames:
     BadInput: the file is missing, is no video, or none of its frames decodes (when opened).
     """
 
-    def __init__(self, path: str | Path, short_side: int = 0) -> None:
+    def __init__(self, path: str | Path, short_side: int = 0, *, colour: bool = False) -> None:
         path = os.fspath(path)
         if not Path(path).exists():
             raise BadInput(f"no such file: {path!r}")
         self._short_side = short_side
         if Path(path).is_dir():
-            frames, rate, claimed, codec, rotation = _image_folder(Path(path))
+            frames, rate, claimed, codec, rotation = _image_folder(Path(path), colour)
         else:
-            frames, rate, claimed, codec, rotation = _video_file(path)
+            frames, rate, claimed, codec, rotation = _video_file(path, colour)
         self._first = next(frames, None)
         if self._first is None:
             raise BadInput(
                 f"no frame of {path!r} decodes" + (f" (its header claims {claimed})" if claimed else "")
             )
         self._rest = frames
-        height, width = self._first.shape
+        height, width = self._first.shape[:2]
         self._size = _resized(width, height, short_side)
         self._same_size = (height, width)
         self.info = VideoInfo(*self._size, rate, claimed, codec, rotation)
@@ -80,7 +80,7 @@ class Frames:
 
     def _resize(self, frame: np.ndarray) -> np.ndarray:
         # A stream may change its size on the way; what follows keeps the size of the first frame.
-        if frame.shape == (self._size[1], self._size[0]):
+        if frame.shape[:2] == (self._size[1], self._size[0]):
             return frame
         smaller = frame.shape[0] > self._size[1]
         return cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
@@ -93,7 +93,7 @@ def _resized(width: int, height: int, short_side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _video_file(path: str) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
+def _video_file(path: str, colour: bool) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
     if not Path(path).is_file():
         raise BadInput(f"not a file: {path!r}")
     if not os.access(path, os.R_OK):
@@ -105,7 +105,7 @@ def _video_file(path: str) -> tuple[Iterator[np.ndarray], Fraction, int, str, in
         raise BadInput(f"not a video with a picture: {path!r}")
     claimed = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     return (
-        _captured(capture),
+        _captured(capture, colour),
         _rate(capture.get(cv2.CAP_PROP_FPS)),
         int(claimed) if math.isfinite(claimed) and claimed > 0 else 0,
         _fourcc(int(capture.get(cv2.CAP_PROP_FOURCC))),
@@ -113,32 +113,37 @@ def _video_file(path: str) -> tuple[Iterator[np.ndarray], Fraction, int, str, in
     )
 
 
-def _captured(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+def _captured(capture: cv2.VideoCapture, colour: bool) -> Iterator[np.ndarray]:
     try:
         while True:
             ok, frame = capture.read()
             if not ok:
                 return
-            yield frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+            if colour:
+                yield cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB if frame.ndim == 2 else cv2.COLOR_BGR2RGB)
+            else:
+                yield frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
     finally:
         capture.release()
 
 
-def _image_folder(folder: Path) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
+def _image_folder(folder: Path, colour: bool) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
     names = sorted(name for name in os.listdir(folder) if Path(name).suffix.lower() in IMAGE_SUFFIXES)
     if not names:
         raise BadInput(f"no frame images in the folder {os.fspath(folder)!r}")
-    return _images(folder, names), DEFAULT_RATE, len(names), "images", 0
+    return _images(folder, names, colour), DEFAULT_RATE, len(names), "images", 0
 
 
-def _images(folder: Path, names: list[str]) -> Iterator[np.ndarray]:
+def _images(folder: Path, names: list[str], colour: bool) -> Iterator[np.ndarray]:
     for name in names:
         # Through Python's own reading, because imread does not take every file name.
         data = np.frombuffer((folder / name).read_bytes(), np.uint8)
-        frame = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None
+        frame = (
+            cv2.imdecode(data, cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE) if len(data) else None
+        )
         if frame is None:
             raise BadInput(f"not a readable image: {os.fspath(folder / name)!r}")
-        yield frame
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if colour else frame
 
 
 def _rate(value: float) -> Fraction:
