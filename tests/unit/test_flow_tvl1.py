@@ -65,8 +65,8 @@ def test_agrees_with_opencv_to_rounding_where_nothing_stops_early(parameters):
         method(**parameters, epsilon=0.0)(pair.previous, pair.current) for method in (ours, opencv)
     )
     distance = endpoint_distance(first, second)
-    assert np.median(distance) < 5e-5
-    assert np.percentile(distance, 99) < 1e-2
+    assert np.median(distance) < 1e-4
+    assert np.percentile(distance, 99) < 2e-2
 
 
 @pytest.mark.parametrize("size", [(64, 64), (161, 91), (47, 77), (33, 17), (20, 15)], ids=str)
