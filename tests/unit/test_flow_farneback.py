@@ -172,6 +172,17 @@ def test_arrays_come_back_as_they_went_in():
     assert np.array_equal(as_array, as_tensor.numpy())
 
 
+def test_frames_of_another_kind_are_refused():
+    frames = crops(3)[0]
+    for wrong in (frames[0], frames.astype(np.float32)):
+        with pytest.raises(ValueError, match="uint8"):
+            ours().sequence(wrong)
+
+
+def test_too_few_frames_make_no_flow():
+    assert ours().sequence(crops(2)[0], step=2).shape == (0, 2, 48, 64)
+
+
 def test_nothing_can_run_in_tf32():
     """TF32 is a matter of convolutions and matrix products: there are none."""
 

@@ -49,9 +49,8 @@ class Estimator(ABC):
                 "previous and current must both be [B, H, W]; "
                 f"got {tuple(previous.shape)} and {tuple(current.shape)}"
             )
-        for frames in (previous, current):
-            if str(frames.dtype).removeprefix("torch.") != "uint8":
-                raise ValueError(f"frames must be uint8, not {frames.dtype}")
+        check_frames(previous)
+        check_frames(current)
         return self._pairs(previous, current)
 
     @abstractmethod
@@ -79,3 +78,9 @@ def is_tensor(array: Any) -> bool:
     """Whether `array` is a torch tensor, found out without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)
+
+
+def check_frames(frames: Array) -> None:
+    """Raises ValueError unless `frames` are uint8 [F, H, W]."""
+    if frames.ndim != 3 or str(frames.dtype).removeprefix("torch.") != "uint8":
+        raise ValueError(f"frames must be uint8 [F, H, W], not {frames.dtype} {list(frames.shape)}")

@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 # About what the greediest estimator holds at its peak, for each pixel of each pair, in bytes. Halving on
 # out-of-memory makes up for an estimate that is too low.
-BYTES_PER_PIXEL = 600
+BYTES_PER_PIXEL = 1000
 # Of the memory that is free now, what one process takes: others may be starting on the same GPU.
 SHARE_OF_FREE = 0.5
 # More pixels than this at a time keep a GPU no busier: 100 pairs of 320x240, 4 of 1920x1080.

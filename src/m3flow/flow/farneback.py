@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from m3flow.errors import UsageError
+from m3flow.flow.base import check_frames
 from m3flow.flow.parameters import FarnebackParameters
 from m3flow.flow.resample import correlate, filter_bank, inside, pad, resize, sample
 from m3flow.flow.torch_base import TorchEstimator
@@ -80,6 +81,7 @@ class Farneback(TorchEstimator):
     @torch.no_grad()
     def sequence(self, frames: Array, step: int = 1) -> Array:
         """As `Estimator.sequence`; each frame's pyramid and expansion is computed once."""
+        check_frames(frames)
         return self.give_back(self._pyramid(self.bring(frames), step), like=frames)
 
     @torch.no_grad()
@@ -104,6 +106,7 @@ class Farneback(TorchEstimator):
         -------
         float32 [F - step, 2, H, W] on the estimator's device: the whole flow, the camera's motion included.
         """
+        check_frames(frames)
         frames, homographies = self.bring(frames), homographies.to(self.device)
         if initial is None:
             return self._pyramid(frames, step, homographies)
@@ -213,6 +216,7 @@ def expand(images: Tensor, n: int, sigma: float) -> Tensor:
     return torch.stack([in_x, in_y, in_xx, in_yy, in_xy], 1)
 
 
+@lru_cache(maxsize=32)
 def make_level(height: int, width: int, count: int, device: torch.device) -> Level:
     """The constants of a level; `count` divides the equations (the pixels of a box window)."""
 

@@ -115,16 +115,16 @@ def sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     A gather of the four neighbours: `grid_sample` works in normalised coordinates, which moves the
     points by up to 1e-4 px in a wide image.
     """
-    batch, channels, height, width = images.shape
+    _, channels, height, width = images.shape
     left, top = x.floor().clamp_(0, max(width - 2, 0)), y.floor().clamp_(0, max(height - 2, 0))
     along, down = (x - left).clamp_(0, 1)[:, None], (y - top).clamp_(0, 1)[:, None]
-    index = (top.long() * width + left.long()).view(batch, 1, -1)
+    index = (top.long() * width + left.long()).flatten(1)[:, None]
     right, below = min(width - 1, 1), min(height - 1, 1) * width
-    flat = images.reshape(batch, channels, -1)
+    flat = images.flatten(2)
 
     def corner(offset: int) -> Tensor:
         place = (index + offset).expand(-1, channels, -1)
-        return flat.gather(2, place).view(batch, channels, *x.shape[1:])
+        return flat.gather(2, place).unflatten(2, x.shape[1:])
 
     upper = corner(0).lerp_(corner(right), along)
     lower = corner(below).lerp_(corner(below + right), along)
