@@ -1,12 +1,18 @@
 # From a list of videos to optical flow and trajectories. What is made: config.yaml; where: profiles/.
 from snakemake.utils import min_version, validate
 
+from m3flow.config import typed
+
 min_version("9.0")
 
 
 configfile: "config.yaml"
 
 
+# The inner values of `--config flow='{step: 2}'` arrive as text.
+config.update(
+    {key: typed(value) for key, value in config.items() if isinstance(value, dict)}
+)
 validate(config, "workflow/schemas/config.schema.yaml")
 
 
@@ -15,6 +21,6 @@ include: "workflow/rules/video.smk"
 
 
 rule all:
+    default_target: True
     input:
         targets(),
-    default_target: True

@@ -17,6 +17,22 @@ from m3flow.settings import FlowSettings, TrajectorySettings
 GRANULARITIES = ("video", "shard")
 
 
+def typed(value: Any) -> Any:
+    """A configuration whose numbers and booleans may be text, with them as what they are.
+
+    Snakemake hands over the inner values of `--config flow='{step: 2}'` as text. The outer ones it reads
+    itself; they are mostly paths and stay as they are.
+    """
+    if isinstance(value, Mapping):
+        return {key: typed(inner) for key, inner in value.items()}
+    return _typed_text(value) if isinstance(value, str) else value
+
+
+def _typed_text(text: str) -> Any:
+    value = yaml.safe_load(text)
+    return value if isinstance(value, int | float) else text
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardSettings:
     """How the list is cut into jobs.
@@ -80,9 +96,7 @@ class Experiment:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Experiment:
         """The experiment that a configuration describes; raises UsageError for anything it cannot mean."""
-        known = (
-            "videos root output exclude layout granularity flow trajectories shard limits run".split()
-        )
+        known = "videos root output exclude layout granularity flow trajectories shard limits run".split()
         for key in config:
             if key not in known:
                 raise UsageError(f"the configuration has no key {key!r}; it has: {', '.join(known)}")

@@ -27,9 +27,13 @@ def targets():
     """The trajectories of every video, and its flow where it is kept."""
     wanted = []
     for name in videos:
-        wanted.append(literal(outputs.trajectories(name, experiment.trajectories.length)))
+        wanted.append(
+            literal(outputs.trajectories(name, experiment.trajectories.length))
+        )
         if experiment.wants_flow and experiment.keep_flow:
-            wanted += [literal(outputs.flow(name) / file) for file in ("x.mp4", "y.mp4")]
+            wanted += [
+                literal(outputs.flow(name) / file) for file in ("x.mp4", "y.mp4")
+            ]
     return wanted
 
 

@@ -1,4 +1,5 @@
 # A flow job and a trajectory job for each video.
+# `conda` names an existing environment, for those who run with --software-deployment-method conda.
 
 
 rule flow:
@@ -7,6 +8,8 @@ rule flow:
         y=kept(f"{folder}/flows/{{video}}/y.mp4"),
     log:
         f"{folder}/logs/flow/{{video}}.log",
+    conda:
+        "m3flow"
     params:
         source=source_of,
         identity=source_identity,
@@ -27,6 +30,8 @@ rule trajectories:
         f"{folder}/trajs/{{video}}_{experiment.trajectories.length}.gz",
     log:
         f"{folder}/logs/trajectories/{{video}}_{experiment.trajectories.length}.log",
+    conda:
+        "m3flow"
     params:
         source=source_of,
         identity=lambda wildcards: (
