@@ -85,12 +85,11 @@ class Scene:
         return self._flow(np.zeros_like(self.mask))
 
     @cached_property
-    def compensated_flow(self) -> np.ndarray:
-        """The object's own motion, without the camera's, seen from frame t: float32 [F-1, 2, H, W].
+    def residual(self) -> np.ndarray:
+        """The motion that the camera does not explain, seen from frame t: float32 [F-1, 2, H, W].
 
-        A point p of frame t that goes to q in frame t + 1 has the compensated motion H^-1 q - p with the
-        camera's homography H: where q is once frame t + 1 is resampled into frame t's view. Zero on the
-        background.
+        A point p of frame t that goes to q in frame t + 1 has the residual H^-1 q - p with the camera's
+        homography H: where q is once frame t + 1 is resampled into frame t's view. Zero on the background.
         """
         grid = pixel_grid(*self.frames.shape[1:])
         result = np.empty_like(self.flow)
@@ -98,6 +97,10 @@ class Scene:
             seen = grid + self.flow[t].transpose(1, 2, 0)
             result[t] = (apply(np.linalg.inv(homography), seen) - grid).transpose(2, 0, 1)
         return np.where(self.mask[:-1, None], result, 0).astype(np.float32)
+
+    @property
+    def camera_moves(self) -> bool:
+        return bool(np.abs(self.homographies - np.eye(3)).max() > 1e-9)
 
     @cached_property
     def visible(self) -> np.ndarray:

@@ -84,10 +84,8 @@ def test_an_object_moves_against_its_background() -> None:
     assert 0.05 < on_object.mean() < 0.5
     np.testing.assert_allclose(scene.flow[0][:, elsewhere].T, [[-3.7, 1.4]] * elsewhere.sum(), atol=1e-4)
     np.testing.assert_allclose(scene.flow[0][:, on_object].T, [[0.7, 3.0]] * on_object.sum(), atol=1e-4)
-    np.testing.assert_allclose(
-        scene.compensated_flow[0][:, on_object].T, [[4.4, 1.6]] * on_object.sum(), atol=1e-4
-    )
-    assert not scene.compensated_flow[0][:, elsewhere].any()
+    np.testing.assert_allclose(scene.residual[0][:, on_object].T, [[4.4, 1.6]] * on_object.sum(), atol=1e-4)
+    assert not scene.residual[0][:, elsewhere].any()
     assert (scene.visible[0] & elsewhere).sum() < elsewhere.sum(), "the object covers some background"
 
 

@@ -1,0 +1,226 @@
+"""How near the flow and the trajectories come to the truth.
+
+    python benchmarks/accuracy.py                 # a few minutes on two cores
+    python benchmarks/accuracy.py --scenes slow fast --estimators farneback
+
+The truth is that of `scenes.py` (real textures moved by known matrices) and, where ../shared/data is
+present, of published pairs with ground-truth flow and of a published dense tracker's trajectories.
+
+Trajectories are judged as a reader of the file sees them: the start of a point plus the whole-pixel
+displacements stored for it, L = 6 steps later, against where the point really is. Points that leave the
+frame or are hidden on the way are left out.
+
+Writes benchmarks/results/accuracy.json; `accuracy_table.py` makes docs/accuracy.md of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import torch
+
+import machine
+from m3flow.flow import ESTIMATORS, estimator
+from m3flow.flowfile import FlowWriter, load_flow
+from m3flow.levels import quantise
+from m3flow.motionvectors import motion_vectors, trajectories_from_motion_vectors
+from m3flow.trajectories import GRID, OFFSET, track
+from scenes import SCENES, Scene, inside, make_scene
+
+RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.json"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+LENGTH = 6
+BOUND = 20.0
+PAIRS = (0, 4, 8)  # the frames of a scene whose flow is judged
+TRACKINGS = ("integer", "subpixel")
+CODECS = ("h264-lossless", "mpeg4")
+Flow = Callable[[np.ndarray], np.ndarray]
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    scenes = {name: make_scene(name) for name in options.scenes}
+    flows = {name: flow_of(name) for name in options.estimators}
+    result: dict[str, Any] = {"machine": machine.describe(), "length": LENGTH}
+    result["flow"] = list(flow_rows(scenes, flows)) + list(ground_truth_rows(flows))
+    result["trajectories"] = [row for scene in scenes.values() for row in trajectory_rows(scene, flows)]
+    if (SHARED / "track_gt").is_dir():
+        from accuracy_reference import reference_rows
+
+        result["reference_tracks"] = list(reference_rows(SHARED / "track_gt", flows))
+    if not options.no_experiments:
+        import accuracy_experiments
+
+        result["experiments"] = accuracy_experiments.run(scenes, flows)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written: {options.output}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scenes", nargs="+", choices=SCENES, default=list(SCENES))
+    parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS))
+    parser.add_argument("--no-experiments", action="store_true", help="only the tables, no variants")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where to write the JSON")
+    return parser.parse_args()
+
+
+def flow_of(name: str) -> Flow:
+    """uint8 [F, H, W] -> float32 [F-1, 2, H, W], on the CPU."""
+    method = estimator(name, device="cpu")
+    if method.backend == "opencv":
+        return method.sequence
+    return lambda frames: np.asarray(method.sequence(torch.from_numpy(frames)))
+
+
+def flow_rows(scenes: dict[str, Scene], flows: dict[str, Flow]) -> Iterator[dict[str, Any]]:
+    """End-point error of the flow on the pixels that stay visible, in pixels."""
+    for scene in scenes.values():
+        for name, flow in flows.items():
+            errors = [
+                np.linalg.norm(flow(scene.frames[t : t + 2])[0] - scene.flow[t], axis=0)[scene.visible[t]]
+                for t in PAIRS
+            ]
+            yield {"on": scene.name, "estimator": name, "epe": rounded(np.concatenate(errors).mean())}
+
+
+def ground_truth_rows(flows: dict[str, Flow]) -> Iterator[dict[str, Any]]:
+    """The same on published pairs with ground truth, if they are on this machine."""
+    if not (SHARED / "flow_gt").is_dir():
+        return
+    for folder in sorted((SHARED / "flow_gt").iterdir()):
+        truth = cv2.readOpticalFlow(str(folder / "flow.flo")).transpose(2, 0, 1)
+        known = (np.abs(truth) < 1e9).all(axis=0)
+        for name in ("invalid.png", "occlusions.png"):
+            if (folder / name).exists():
+                known &= cv2.imread(str(folder / name), cv2.IMREAD_GRAYSCALE) == 0
+        pictures = sorted(p for p in folder.iterdir() if p.stem in ("frame1", "frame2", "img1", "img2"))
+        frames = np.stack([cv2.imread(str(p), cv2.IMREAD_GRAYSCALE) for p in pictures])
+        for name, flow in flows.items():
+            error = np.linalg.norm(flow(frames)[0] - truth, axis=0)[known].mean()
+            yield {"on": folder.name, "estimator": name, "epe": rounded(error)}
+
+
+def trajectory_rows(scene: Scene, flows: dict[str, Flow]) -> Iterator[dict[str, Any]]:
+    """The distance from the true position after L steps, for each way to the trajectories."""
+    judge = Judge(scene)
+    yield {"on": scene.name, "flow": "none", "codec": "", "tracking": "", **judge.still()}
+    for name, flow in {"exact": lambda _: scene.flow, **flows}.items():
+        field = flow(scene.frames)
+        for codec in ("", *CODECS):
+            read = stored(field, codec) if codec else field
+            for tracking in TRACKINGS:
+                features, _ = track(read, length=LENGTH, tracking=tracking)
+                row = {"on": scene.name, "flow": name, "codec": codec, "tracking": tracking}
+                yield row | judge(np.asarray(features))
+    for codec in ("mpeg4", "libx264"):
+        with tempfile.TemporaryDirectory() as folder:
+            path = encode(Path(folder) / "scene.mp4", scene.frames, codec)
+            features, _ = trajectories_from_motion_vectors(motion_vectors(path), length=LENGTH)
+        row = {"on": scene.name, "flow": "motion vectors", "codec": codec, "tracking": "subpixel"}
+        yield row | judge(features)
+
+
+class Judge:
+    """The true positions of a scene's grid points, and how far stored trajectories are from them."""
+
+    def __init__(self, scene: Scene, length: int = LENGTH) -> None:
+        height, width = scene.frames.shape[1:]
+        columns = OFFSET + GRID * np.arange(width // GRID)
+        rows = OFFSET + GRID * np.arange(height // GRID)
+        self.grid = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2).astype(float)
+        self.length = length
+        self.windows = range(len(scene.frames) - length)
+        tracks = [scene.tracks(self.grid, start, length) for start in self.windows]
+        self.tracks = np.stack(tracks)  # [N, L+1, P, 2]
+        self.seen = np.stack([scene.tracks_visible(t, n).all(axis=0) for n, t in enumerate(tracks)])
+        self.smooth = self.seen & np.stack([away_from_outline(scene, t, n) for n, t in enumerate(tracks)])
+        self.on_object = np.stack([scene.on_object(self.grid, n) for n in self.windows])
+
+    def ends(self, features: np.ndarray) -> np.ndarray:
+        """Where stored displacements int8 [2L, N, rows, columns] lead: float64 [N, P, 2]."""
+        sums = features.reshape(2, self.length, len(self.windows), -1).sum(axis=1, dtype=float)
+        return self.grid + sums.transpose(1, 2, 0)
+
+    def errors(self, features: np.ndarray) -> np.ndarray:
+        """float64 [N, P], in pixels."""
+        return np.linalg.norm(self.ends(features) - self.tracks[:, -1], axis=-1)
+
+    def __call__(self, features: np.ndarray) -> dict[str, Any]:
+        errors = self.errors(features)
+        per_component = np.abs(self.ends(features) - self.tracks[:, -1]).max(axis=-1)
+        return {
+            **summary(errors[self.seen]),
+            "worst_component_where_smooth": rounded(per_component[self.smooth].max()),
+        }
+
+    def still(self) -> dict[str, Any]:
+        """How far the points move: the error of trajectories that say nothing."""
+        return summary(np.linalg.norm(self.tracks[:, -1] - self.grid, axis=-1)[self.seen])
+
+
+def away_from_outline(scene: Scene, tracks: np.ndarray, start: int) -> np.ndarray:
+    """Which tracks [L+1, P, 2] never come within 1.5 px of the object's outline or the border: bool [P]."""
+    height, width = scene.frames.shape[1:]
+    result = np.ones(tracks.shape[1], bool)
+    for step, points in enumerate(tracks):
+        here = scene.on_object(points, start + step)
+        for shift in ((-1.5, 0), (1.5, 0), (0, -1.5), (0, 1.5)):
+            near = points + np.array(shift)
+            result &= (scene.on_object(near, start + step) == here) & inside(near, height, width)
+    return result
+
+
+def stored(flow: np.ndarray, codec: str) -> np.ndarray:
+    """The flow as it comes back from x.mp4 and y.mp4."""
+    height, width = flow.shape[2:]
+    with tempfile.TemporaryDirectory() as folder:
+        with FlowWriter(Path(folder), codec=codec, rate=Fraction(25), width=width, height=height) as writer:
+            writer.write(quantise(flow.copy(), BOUND))
+            writer.close({"settings": {"bound": BOUND}})
+        return load_flow(folder)
+
+
+def encode(path: Path, frames: np.ndarray, codec: str) -> Path:
+    """The frames as an ordinary video: x264's defaults, or MPEG-4 at a fine quantiser."""
+    options = {"crf": "20"} if codec == "libx264" else {"qmin": "3", "qmax": "3"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width = frames.shape[1:]
+        stream.pix_fmt = "yuv420p"
+        for picture in frames:
+            frame = av.VideoFrame.from_ndarray(cv2.merge([picture] * 3), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def summary(errors: np.ndarray) -> dict[str, Any]:
+    """Mean and 95th percentile in pixels, and of how many."""
+    return {
+        "mean": rounded(errors.mean()),
+        "p95": rounded(np.percentile(errors, 95)),
+        "points": int(errors.size),
+    }
+
+
+def rounded(value: float) -> float:
+    return round(float(value), 3)
+
+
+if __name__ == "__main__":
+    main()
