@@ -99,7 +99,7 @@ def motion_vectors(path: str | Path) -> MotionVectors:
             _add(total[step], there, size[which], velocity[which], weight, columns)
     count = total[:, 2]
     if steps and not count.any():
-        raise BadInput(f"{path}: holds no motion vectors, every picture is coded by itself")
+        raise BadInput("it holds no motion vectors: every picture is coded by itself")
     vectors = total[:, :2] / np.where(count > 0, count, 1)[:, None]
     return MotionVectors(
         vectors.reshape(-1, 2, rows, columns).astype(np.float32),

@@ -48,23 +48,23 @@ def read_pictures(path: Path) -> Coded:
     import av
 
     if path.is_dir():
-        raise BadInput(f"{path}: a folder of images has no motion vectors; use job trajs_dense")
+        raise BadInput("a folder of images has no motion vectors; use job trajs_dense")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise BadInput(f"{path}: no video stream")
+                raise BadInput(f"no video in {str(path)!r}")
             stream = container.streams.video[0]
             context = stream.codec_context
             if context.name not in WITH_VECTORS:
                 raise BadInput(
-                    f"{path}: codec {context.name} gives no motion vectors (only H.264, MPEG-4 part 2 and "
-                    "older ones do); use job trajs_dense, which computes optical flow"
+                    f"codec {context.name} gives no motion vectors (H.264, MPEG-4 part 2 and older ones do); "
+                    "use job trajs_dense"
                 )
             context.options = {"flags2": "+export_mvs"}
             context.thread_count = 1
             return _pictures(path, container, stream)
     except (av.FFmpegError, OSError) as error:
-        raise BadInput(f"{path}: cannot be decoded ({error})") from error
+        raise BadInput(f"{str(path)!r} cannot be decoded ({error})") from error
 
 
 def _pictures(path: Path, container: Any, stream: Any) -> Coded:
@@ -89,7 +89,7 @@ def _pictures(path: Path, container: Any, stream: Any) -> Coded:
             frames.append((kind, exported, frame.pts))
             size, rotation = (frame.height, frame.width), -int(frame.rotation) % 360
     if not frames:
-        raise BadInput(f"{path}: no frame can be decoded")
+        raise BadInput(f"no frame of {str(path)!r} decodes")
     known = context.name == "h264" and times_are_whole and all(pts in packets for *_, pts in frames)
     if known:
         pictures = [Picture(kind, mvs, *packets[pts]) for kind, mvs, pts in frames]  # type: ignore[index]

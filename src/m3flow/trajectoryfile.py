@@ -24,7 +24,6 @@ from m3flow.trajectories import GRID, OFFSET
 COMPRESSION_LEVEL = 1
 SPOOL_BYTES = 64 * 2**20
 COPY_BYTES = 2**20
-HEAD_BYTES = 2**16
 
 
 @dataclass
@@ -240,18 +239,15 @@ def read_made(path: Path | str) -> dict[str, Any]:
     """
     try:
         with gzip.open(path) as file:
-            head = file.read(HEAD_BYTES)
+            strings = _leading_strings(file)
+            return _parse(next(strings, "")) if next(strings, None) == "made" else {}
     except (OSError, zlib.error, EOFError) as error:
         raise BadInput(f"{path}: not a trajectory file ({error})") from error
-    strings = _leading_strings(head)
-    if next(strings, None) != "made":
-        return {}
-    return _parse(next(strings, ""))
 
 
-def _leading_strings(head: bytes) -> Iterator[str]:
+def _leading_strings(file: IO[bytes] | gzip.GzipFile) -> Iterator[str]:
     try:
-        for _, argument, _ in pickletools.genops(head):
+        for _, argument, _ in pickletools.genops(file):
             if isinstance(argument, str):
                 yield argument
     except ValueError:
