@@ -44,13 +44,14 @@ def main() -> None:
     device = options.device or ("cuda:0" if torch.cuda.device_count() else "cpu")
     batches = options.batches or ([1, 8, 32, 128] if device.startswith("cuda") else [1, 4])
     torch.set_num_threads(1)  # so that on a CPU one core is compared with one core
+    described = machine.describe()
     bench = Bench(device, batches, options.seconds, time.monotonic() + 60 * options.minutes)
     for size in options.sizes:
         frames = read_clip(options.clip, *SIZES[size]) if options.clip else texture(*SIZES[size])
         for name in options.estimators:
             bench.estimator(name, frames)
     result = {
-        "machine": machine.describe(),
+        "machine": described,
         "device": device,
         "frames": str(options.clip or "a texture that moves up to 4 px"),
         "bandwidth_gb_s": round(bench.bandwidth / 1e9, 1),
