@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,12 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".t
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 )
+LIST_SUFFIXES = frozenset({".csv", ".list", ".lst", ".tsv", ".txt"})
 # A file's name may have 255 bytes nearly everywhere; what we add to the video's is "_<length>.gz".
 LONGEST_NAME = 255 - len("_999.gz")
 SHORT_NAME = LONGEST_NAME // 4
+# Parts of a name that are called like an output of ours.
+LIKE_AN_OUTPUT = re.compile(r"(?:^|/)[xy]\.mp4(?:/|$)|_\d{1,3}\.gz/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +103,15 @@ def read_list(list_file: Path | str, root: Path | str = ".", parts: int = 3) -> 
 def videos_of(what: Path | str, root: Path | str = ".", parts: int = 3) -> list[Video]:
     """The videos of a list file, or the one video (a file or a folder of frame images) that `what` is."""
     path = Path(what)
-    given = path if path.exists() else Path(root) / path
-    if not given.exists():
+    try:
+        given = path if path.exists() else Path(root) / path
+        found = given.exists()
+        is_list = found and _is_list(given)
+    except OSError as error:
+        raise UsageError(f"{os.fspath(what)[:200]}: no such list file or video ({error.strerror})") from error
+    if not found:
         raise UsageError(f"{what}: no such list file or video (also looked in the root {root})")
-    if not (given.is_dir() or given.suffix.lower() in VIDEO_SUFFIXES or _is_binary(given)):
+    if is_list:
         return read_list(given, root, parts)
     name, problem = output_name(os.fspath(path), parts)
     if problem:
@@ -136,7 +145,12 @@ def _entries(list_file: Path) -> tuple[list[tuple[int, str, str]], list[tuple[in
         line = data[: error.start].count(b"\n") + 1
         raise UsageError(f"{list_file}:{line}: not UTF-8 text; save the list as UTF-8") from error
     first = text.split("\n", 1)[0].strip("\r")
-    columns = [column.strip() for column in next(csv.reader([first]), [])]
+    if "\r" in first:
+        return [], [(1, "lines end in a carriage return alone; save the list with Unix or Windows line ends")]
+    try:
+        columns = [column.strip() for column in next(csv.reader([first]), [])]
+    except csv.Error:
+        columns = []  # no header, at any rate
     if any(name in columns for name in HEADER_NAMES):
         return _csv_entries(text, columns)
     problem = _header_problem(first, columns)
@@ -210,10 +224,35 @@ def _clashes(videos: list[Video]) -> Iterator[tuple[int, str]]:
                 f"{first.line} ({first.source!r}); raise layout.parts",
             )
     for video in videos:
-        # A video called x.mp4 inside a folder that is itself listed would need a file to be a folder.
-        folder, _, last = video.name.rpartition("/")
-        if last in ("x.mp4", "y.mp4") and folder in by_name:
-            yield video.line, f"{video.name!r} would write over the flow of line {by_name[folder].line}"
+        for other in _names_in_the_way(video.name):
+            if other in by_name:
+                line = by_name[other].line
+                yield video.line, f"{video.name!r} would write over the outputs of {other!r} (line {line})"
+
+
+def _names_in_the_way(name: str) -> Iterator[str]:
+    """The names of videos that would have a file where the outputs of `name` need a folder.
+
+    `a` has the files flows/a/x.mp4 and trajs/a_6.gz; `a/x.mp4` and `a_6.gz/b` would make folders of them.
+    """
+    if not LIKE_AN_OUTPUT.search(name):
+        return
+    parts = name.split("/")
+    for end, part in enumerate(parts):
+        folder = "/".join(parts[:end])
+        if part in ("x.mp4", "y.mp4"):
+            yield folder
+        elif end < len(parts) - 1 and (match := re.fullmatch(r"(.+)_\d{1,3}\.gz", part)):
+            yield f"{folder}/{match[1]}".lstrip("/")
+
+
+def _is_list(path: Path) -> bool:
+    if path.suffix.lower() in LIST_SUFFIXES:
+        return True
+    if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES:
+        return False
+    # What comes through a pipe can be read only once, and is a list.
+    return not path.is_file() or not _is_binary(path)
 
 
 def _is_binary(path: Path) -> bool:

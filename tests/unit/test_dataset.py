@@ -1,0 +1,283 @@
+"""The list of videos: every form that is read, every refusal, and what the outputs are called."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from m3flow.dataset import Outputs, Video, output_name, read_list, videos_of
+from m3flow.errors import UsageError
+
+
+def listed(tmp_path: Path, content: str | bytes, **how: object) -> list[Video]:
+    path = tmp_path / "videos.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_list(path, **{"root": "/data", **how})  # type: ignore[arg-type]
+
+
+def refusal(tmp_path: Path, content: str | bytes, **how: object) -> list[str]:
+    """The lines of the refusal, without the list's name before them."""
+    with pytest.raises(UsageError) as caught:
+        listed(tmp_path, content, **how)
+    lines = str(caught.value).splitlines()
+    prefix = str(tmp_path / "videos.csv") + ":"
+    assert all(line.startswith(prefix) for line in lines), lines
+    return [line.removeprefix(prefix) for line in lines]
+
+
+def three(videos: list[Video]) -> list[tuple[str, str, str]]:
+    return [(video.source, video.name, video.label) for video in videos]
+
+
+EXPECTED = [
+    ("/data/set/UCF-101/Run/v 1.avi", "UCF-101/Run/v 1.avi", "0"),
+    ("/data/set/UCF-101/Run/b.avi", "UCF-101/Run/b.avi", "12"),
+]
+
+
+class TestForms:
+    def test_path_and_label_separated_by_one_space(self, tmp_path: Path) -> None:
+        videos = listed(tmp_path, "set/UCF-101/Run/a.avi 0\nset/UCF-101/Run/b.avi 12\n")
+        assert three(videos) == [
+            ("/data/set/UCF-101/Run/a.avi", "UCF-101/Run/a.avi", "0"),
+            ("/data/set/UCF-101/Run/b.avi", "UCF-101/Run/b.avi", "12"),
+        ]
+        assert [video.line for video in videos] == [1, 2]
+
+    def test_more_columns_may_follow(self, tmp_path: Path) -> None:
+        (video,) = listed(tmp_path, "c/d/a.avi 3 250 train\n")
+        assert (video.source, video.label) == ("/data/c/d/a.avi", "3 250 train")
+
+    def test_plain_paths(self, tmp_path: Path) -> None:
+        assert [video.name for video in listed(tmp_path, "c/d/a.avi\nc/d/b.avi")] == [
+            "c/d/a.avi",
+            "c/d/b.avi",
+        ]
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "path,label\nset/UCF-101/Run/v 1.avi,0\nset/UCF-101/Run/b.avi,12\n",
+            "label,path\n0,set/UCF-101/Run/v 1.avi\n12,set/UCF-101/Run/b.avi\n",
+            "video,frames,label\nset/UCF-101/Run/v 1.avi,9,0\nset/UCF-101/Run/b.avi,,12\n",
+            '"path","label"\n"set/UCF-101/Run/v 1.avi","0"\n"set/UCF-101/Run/b.avi","12"\n',
+            "path, label\nset/UCF-101/Run/v 1.avi,0\nset/UCF-101/Run/b.avi,12\n",
+            "\ufeffpath,label\nset/UCF-101/Run/v 1.avi,0\nset/UCF-101/Run/b.avi,12\n",
+            "path,label\r\nset/UCF-101/Run/v 1.avi,0\r\nset/UCF-101/Run/b.avi,12\r\n",
+            "path,label\n\nset/UCF-101/Run/v 1.avi,0\n\nset/UCF-101/Run/b.avi,12",
+        ],
+        ids=["path", "order", "video", "quoted", "space", "bom", "windows", "blank-lines"],
+    )
+    def test_csv_with_a_header(self, tmp_path: Path, content: str) -> None:
+        assert three(listed(tmp_path, content)) == EXPECTED
+
+    def test_csv_of_paths_alone(self, tmp_path: Path) -> None:
+        assert [video.name for video in listed(tmp_path, "path\nc/d/a b.avi\n")] == ["c/d/a b.avi"]
+
+    def test_a_quoted_line_break_belongs_to_the_name(self, tmp_path: Path) -> None:
+        videos = listed(tmp_path, 'path,label\n"c/d/two\nlines, ""quoted"".avi",1\nc/d/next.avi,2\n')
+        assert [video.name for video in videos] == ['c/d/two\nlines, "quoted".avi', "c/d/next.avi"]
+        assert [video.line for video in videos] == [2, 4]
+
+    def test_windows_line_ends_and_blank_lines_in_a_plain_list(self, tmp_path: Path) -> None:
+        videos = listed(tmp_path, "c/d/a.avi 1\r\n\r\n   \nc/d/b.avi 2  \r\n")
+        assert [(video.name, video.label, video.line) for video in videos] == [
+            ("c/d/a.avi", "1", 1),
+            ("c/d/b.avi", "2", 4),
+        ]
+
+    def test_absolute_paths_do_not_take_the_root(self, tmp_path: Path) -> None:
+        assert listed(tmp_path, "/other/disk/c/d/a.avi")[0].source == "/other/disk/c/d/a.avi"
+
+    def test_missing_videos_are_no_problem_of_the_list(self, tmp_path: Path) -> None:
+        assert len(listed(tmp_path, "no/such/file.avi 0\n")) == 1
+
+    def test_one_video_in_place_of_a_list(self, tmp_path: Path) -> None:
+        video = tmp_path / "set" / "class" / "a.avi"
+        video.parent.mkdir(parents=True)
+        video.write_bytes(b"not even a video")
+        expected = [Video(str(video), "set/class/a.avi")]
+        assert videos_of(video) == expected
+        assert videos_of("set/class/a.avi", root=tmp_path) == expected
+        assert videos_of(video.parent, parts=1) == [Video(str(video.parent), "class")]
+
+    def test_a_video_without_a_telling_name_is_known_by_its_bytes(self, tmp_path: Path) -> None:
+        (tmp_path / "clip").write_bytes(b"RIFF\0\0\0\0AVI ")
+        assert [video.name for video in videos_of(tmp_path / "clip", parts=1)] == ["clip"]
+
+    def test_a_list_is_taken_for_a_list_whatever_bytes_are_in_it(self, tmp_path: Path) -> None:
+        (tmp_path / "list.csv").write_bytes("path,label\na/b/c.avi,1\n".encode("utf-16"))
+        with pytest.raises(UsageError, match="save the list as UTF-8"):
+            videos_of(tmp_path / "list.csv")
+        (tmp_path / "list.txt").write_bytes(b"a/b/c.avi\na/b/\0.avi\n")
+        with pytest.raises(UsageError, match=r"list\.txt:2: the path holds a NUL"):
+            videos_of(tmp_path / "list.txt")
+
+    def test_a_list_through_a_pipe_loses_nothing(self, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        content = "".join(f"set/class/{number}.avi 0\n" for number in range(2000))
+        writer = threading.Thread(target=pipe.write_text, args=(content,))
+        writer.start()
+        videos = videos_of(pipe)
+        writer.join()
+        assert len(videos) == 2000
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("content", ["", "\n", "\n  \n\r\n", "path,label\n", "\ufeff"])
+    def test_an_empty_list(self, tmp_path: Path, content: str) -> None:
+        assert refusal(tmp_path, content) == [" the list is empty; it needs one video a line"]
+
+    def test_a_missing_list(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"none\.csv: cannot read the list: No such file"):
+            read_list(tmp_path / "none.csv")
+        with pytest.raises(UsageError, match="no such list file or video"):
+            videos_of(tmp_path / "none.csv")
+        with pytest.raises(UsageError, match="cannot read the list: Is a directory"):
+            read_list(tmp_path)
+
+    def test_a_name_too_long_to_exist_is_a_wrong_call(self) -> None:
+        with pytest.raises(UsageError, match="no such list file or video"):
+            videos_of("x" * 5000)
+
+    def test_all_problems_at_once_in_the_order_of_lines(self, tmp_path: Path) -> None:
+        lines = refusal(
+            tmp_path,
+            "path,label\n"
+            "a/b/c/1.avi,0\n"
+            "../1.avi,0\n"  # leaves
+            "a/b/c/1.avi,0\n"  # duplicate
+            "z/b/c/1.avi,0\n"  # same output
+            "a/b/c/2.avi\n"  # a column short
+            ",0\n"  # no path
+            "a/b/c/3.avi,0\n",
+        )
+        assert [line.split(":")[0] for line in lines] == ["3", "4", "5", "6", "7"]
+        expected = ["leave the output folder", "duplicate video", "same output", "1 columns", "path is empty"]
+        for line, words in zip(lines, expected, strict=True):
+            assert words in line
+        assert "first on line 2" in lines[1]
+        assert "line 2" in lines[2] and "raise layout.parts" in lines[2]
+
+    @pytest.mark.parametrize(
+        "second", ["a/b/c.avi", "./a/b/c.avi", "a//b/c.avi", "a/x/../b/c.avi", "/data/a/b/c.avi"]
+    )
+    def test_duplicates_however_they_are_written(self, tmp_path: Path, second: str) -> None:
+        (line,) = refusal(tmp_path, f"a/b/c.avi 0\n{second} 1\n")
+        assert line.startswith("2: duplicate video") and line.endswith("first on line 1")
+
+    def test_the_same_output_from_another_video(self, tmp_path: Path) -> None:
+        content = "k/train/b/c.avi\nk/val/b/c.avi\n"
+        assert "same output 'b/c.avi'" in refusal(tmp_path, content, parts=2)[0]
+        assert len(listed(tmp_path, content, parts=3)) == 2
+
+    @pytest.mark.parametrize("path", ["..", "../a.avi", "a/../../b.avi", ".", "/", "//", "a/.."])
+    def test_outputs_that_would_leave_the_folder(self, tmp_path: Path, path: str) -> None:
+        (line,) = refusal(tmp_path, f"{path} 0\n")
+        assert line.startswith("1: the outputs of") and "leave the output folder" in line
+
+    @pytest.mark.parametrize("parts", [0, -1])
+    def test_too_few_parts(self, tmp_path: Path, parts: int) -> None:
+        with pytest.raises(UsageError, match=r"layout\.parts is"):
+            listed(tmp_path, "a/b/c.avi", parts=parts)
+
+    def test_a_nul_character(self, tmp_path: Path) -> None:
+        assert refusal(tmp_path, "a/b/c.avi\na/b/\0.avi\n") == ["2: the path holds a NUL character"]
+        assert refusal(tmp_path, 'path\n"a/b/\0.avi"\n') == ["2: the path holds a NUL character"]
+
+    def test_text_that_is_not_utf8(self, tmp_path: Path) -> None:
+        (line,) = refusal(tmp_path, "a/b/c.avi\nklasse/für/x.avi\n".encode("latin-1"))
+        assert line == "2: not UTF-8 text; save the list as UTF-8"
+
+    def test_a_quote_that_never_closes(self, tmp_path: Path) -> None:
+        (line,) = refusal(tmp_path, 'path,label\na/b/c.avi,0\n"a/b/d.avi,1\na/b/e.avi,2\n')
+        assert line.startswith("3: cannot read this CSV line")
+
+    @pytest.mark.parametrize(
+        ("first", "words"),
+        [
+            ("path label", "looks like a header"),
+            ("name,label", "has no column path or video"),
+            ("Path,Label", "has no column path or video"),
+            ("a/b/c.avi,0", "add a first line 'path,label'"),
+        ],
+    )
+    def test_headers_that_cannot_be_used(self, tmp_path: Path, first: str, words: str) -> None:
+        (line,) = refusal(tmp_path, f"{first}\na/b/d.avi,1\n")
+        assert line.startswith("1: ") and words in line
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"a/b/c.avi\ra/b/d.avi\r",
+            b"path,label\ra/b/c.avi,0\r",
+            b"a/b/" + b"x" * 200_000,
+            b'path\n"' + b"x" * 200_000,
+        ],
+        ids=["old-mac-plain", "old-mac-csv", "endless-line", "endless-cell"],
+    )
+    def test_lines_that_cannot_be_read(self, tmp_path: Path, content: bytes) -> None:
+        assert len(refusal(tmp_path, content)) >= 1
+
+    @pytest.mark.parametrize(
+        ("one", "two"),
+        [("a", "a/x.mp4"), ("a", "a/y.mp4/b"), ("a", "a_6.gz/b"), ("s/a", "s/a_12.gz/b")],
+    )
+    def test_a_file_of_one_where_another_needs_a_folder(self, tmp_path: Path, one: str, two: str) -> None:
+        for content in (f"{one}\n{two}\n", f"{two}\n{one}\n"):
+            assert "would write over" in refusal(tmp_path, content)[0]
+
+    def test_the_names_that_look_alike_but_do_not_clash(self, tmp_path: Path) -> None:
+        content = "a\nb/x.mp4\na/b.avi\nc_6.gz/d\na/x.mp4.avi\n"
+        assert len(listed(tmp_path, content)) == 5
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("path", "parts", "name"),
+        [
+            ("data/UCF-101/Run/v.avi", 3, "UCF-101/Run/v.avi"),
+            ("data/UCF-101/Run/v.avi", 4, "data/UCF-101/Run/v.avi"),
+            ("data/UCF-101/Run/v.avi", 1, "v.avi"),
+            ("data/UCF-101/Run/v.avi", 99, "data/UCF-101/Run/v.avi"),
+            ("/data/UCF-101/Run/v.avi", 3, "UCF-101/Run/v.avi"),
+            ("/v.avi", 3, "v.avi"),
+            ("./v.avi", 3, "v.avi"),
+            ("../../up/UCF-101/Run/v.avi", 3, "UCF-101/Run/v.avi"),
+            ("folder/of/frames/", 2, "of/frames"),
+            ("a/b/-rf", 3, "a/b/-rf"),
+            ("a/b/..avi", 3, "a/b/..avi"),
+            ("a/b/%03d {x} $(id) ;&.avi", 1, "%03d {x} $(id) ;&.avi"),
+        ],
+    )
+    def test_the_last_parts_of_the_path(self, path: str, parts: int, name: str) -> None:
+        assert output_name(path, parts) == (name, "")
+
+    def test_a_leading_dash_is_no_option(self, tmp_path: Path) -> None:
+        (video,) = listed(tmp_path, "--output=x.avi 0\n")
+        assert (video.source, video.name) == ("/data/--output=x.avi", "--output=x.avi")
+
+    def test_two_spellings_of_one_letter_are_two_files(self, tmp_path: Path) -> None:
+        composed, decomposed = "a/b/caf\u00e9.avi", "a/b/cafe\u0301.avi"
+        videos = listed(tmp_path, f"{composed}\n{decomposed}\n")
+        assert [video.name for video in videos] == [composed, decomposed]
+
+    def test_long_names_are_counted_in_bytes(self, tmp_path: Path) -> None:
+        # 255 bytes is what a file system allows; ours adds "_999.gz" (7) to a name.
+        assert len(listed(tmp_path, "a/b/" + "é" * 124 + "\n")) == 1
+        (line,) = refusal(tmp_path, "a/b/" + "é" * 124 + "x\n")
+        assert "more than 248 bytes" in line
+        folder = Outputs(tmp_path).trajectories("é" * 124, 999)
+        folder.parent.mkdir()
+        folder.write_bytes(b"")  # the file system takes it
+
+    def test_every_output_stays_in_its_folder(self, tmp_path: Path) -> None:
+        outputs = Outputs(tmp_path)
+        name = "UCF-101/Run/v.avi"
+        assert outputs.flow(name) == tmp_path / "flows" / "UCF-101" / "Run" / "v.avi"
+        assert outputs.trajectories(name, 6) == tmp_path / "trajs" / "UCF-101" / "Run" / "v.avi_6.gz"
+        assert (outputs.records, outputs.logs) == (tmp_path / "records", tmp_path / "logs")
