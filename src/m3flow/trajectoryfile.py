@@ -245,7 +245,7 @@ def read_made(path: Path | str) -> dict[str, Any]:
         raise BadInput(f"{path}: not a trajectory file ({error})") from error
 
 
-def _leading_strings(file: IO[bytes] | gzip.GzipFile) -> Iterator[str]:
+def _leading_strings(file: Any) -> Iterator[str]:
     try:
         for _, argument, _ in pickletools.genops(file):
             if isinstance(argument, str):
