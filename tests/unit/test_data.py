@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from m3flow.data import TrajectoryClips, Window, cut, read_frames, windows_of
+from m3flow.dataset import Outputs, read_list
 from m3flow.errors import BadInput, UsageError
 from m3flow.trajectories import track
 from m3flow.trajectoryfile import Trajectories, TrajectoryWriter
@@ -230,6 +231,22 @@ def test_files_that_do_not_say_their_frames_size(folder: Path, exact: Trajectori
         rewritten(small, source={})[0]
     with pytest.raises(UsageError, match="use trajs_dense"):
         rewritten(exact, settings={"job": "trajs"})[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        ("data/kinetics400/train_video/abseiling/x.mp4", 4),
+        ("data/UCF101/UCF-101/ApplyEyeMakeup/x.avi", 4),
+        ("data/smth-smth-v2/20bn-something-something-v2/8192.mp4", 3),
+    ],
+)
+def test_mme_finds_the_files_where_the_page_on_training_says(path: str, parts: int, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(f"{path} 0\n")
+    (video,) = read_list(tmp_path / "list.csv", parts=parts)
+    # As its loader builds the path: everything after the first part, and the length.
+    looked_for = Path("data/trajs") / ("/".join(Path(path).parts[1:]) + "_4.gz")
+    assert Outputs(Path("data")).trajectories(video.name, 4) == looked_for
 
 
 WRONG: dict[str, tuple[dict[str, object], str]] = {
