@@ -1,5 +1,5 @@
 # A flow job and a trajectory job for each video.
-# `conda` names an existing environment, for those who run with --software-deployment-method conda.
+# `conda` counts only for those who run with --software-deployment-method conda.
 
 
 rule flow:
@@ -9,7 +9,7 @@ rule flow:
     log:
         f"{folder}/logs/flow/{{video}}.log",
     conda:
-        "m3flow"
+        "../envs/m3flow.yaml"
     params:
         source=source_of,
         identity=source_identity,
@@ -31,7 +31,7 @@ rule trajectories:
     log:
         f"{folder}/logs/trajectories/{{video}}_{experiment.trajectories.length}.log",
     conda:
-        "m3flow"
+        "../envs/m3flow.yaml"
     params:
         source=source_of,
         identity=lambda wildcards: (

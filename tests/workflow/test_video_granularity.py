@@ -1,0 +1,207 @@
+"""The workflow with a flow and a trajectory job for each video, run as its users run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from clips import moving, write_clip, write_list
+
+from m3flow import load_flow, load_trajectories
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FAST_FLOW = "{estimator: dis, parameters: {preset: ultrafast}, codec: h264-lossless}"
+
+
+class Workflow:
+    """Snakemake on one data set, in a working folder of its own."""
+
+    def __init__(self, folder: Path, videos: Path, root: Path) -> None:
+        self.output = folder / "results"
+        self.folder = folder
+        self._config = [f"videos={videos}", f"root={root}", f"output={self.output}", f"flow={FAST_FLOW}"]
+
+    def command(self, *arguments: str, config: tuple[str, ...] = ()) -> list[str]:
+        return [
+            *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
+            *("--configfile", str(REPOSITORY / "config.yaml"), "--directory", str(self.folder)),
+            *("--workflow-profile", str(REPOSITORY / "profiles/default"), "--cores", "2"),
+            *arguments,
+            *("--config", *self._config, *config),
+        ]
+
+    def run(self, *arguments: str, config: tuple[str, ...] = (), status: int = 0) -> str:
+        done = subprocess.run(
+            self.command(*arguments, config=config),
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def jobs(self, *arguments: str, config: tuple[str, ...] = ()) -> dict[str, int]:
+        """How many jobs of each rule a dry run lists."""
+        text = self.run("--dry-run", *arguments, config=config)
+        counts = re.findall(r"^(\w+) +(\d+)$", text, re.MULTILINE)
+        return {rule: int(count) for rule, count in counts if rule not in ("all", "total")}
+
+    def files(self) -> dict[str, tuple[int, int]]:
+        """Every final file with its inode and time of change: a file made again differs."""
+        found = [*self.output.rglob("flows/**/*.mp4"), *self.output.rglob("trajs/**/*.gz")]
+        return {
+            str(path.relative_to(self.output)): (path.stat().st_ino, path.stat().st_mtime_ns)
+            for path in found
+            if path.is_file()
+        }
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Workflow:
+    """Three small clips in two classes."""
+    data = tmp_path / "data"
+    names = ["set/a/one.mp4", "set/a/two.mp4", "set/b/three.mp4"]
+    for index, name in enumerate(names):
+        write_clip(data / name, moving(seed=index))
+    return Workflow(tmp_path, write_list(data / "list.txt", names), data)
+
+
+def test_six_real_clips(shared_data: Path, tmp_path: Path) -> None:
+    workflow = Workflow(tmp_path, shared_data / "videos.csv", shared_data)
+    assert workflow.jobs() == {"flow": 6, "trajectories": 6}
+    workflow.run()
+    files = workflow.files()
+    assert sum(name.endswith(".mp4") for name in files) == 12
+    assert sum(name.endswith("_6.gz") for name in files) == 6
+    frames = {
+        "v_SoccerJuggling": 240,
+        "RATRACE": 72,
+        "TrumanShow": 48,
+        "demo": 280,
+        "SOX": 332,
+        "flipping": 310,
+    }
+    for folder in {Path(name).parent for name in files if name.endswith(".mp4")}:
+        count = next(count for start, count in frames.items() if folder.name.startswith(start))
+        assert len(load_flow(workflow.output / folder)) == count - 1
+        stored = load_trajectories(
+            workflow.output / "trajs" / folder.relative_to("flows").with_name(folder.name + "_6.gz")
+        )
+        assert stored.traj_feat.shape[:2] == (12, count - 6)
+    assert workflow.jobs() == {}
+    assert "Nothing to be done" in workflow.run()
+    assert workflow.files() == files
+
+
+def test_only_what_is_missing_or_changed_is_done_again(small: Workflow) -> None:
+    assert small.jobs() == {"flow": 3, "trajectories": 3}
+    small.run()
+    assert small.jobs() == {}
+
+    (small.output / "trajs/set/a/one.mp4_6.gz").unlink()
+    assert small.jobs() == {"trajectories": 1}
+    small.run()
+
+    data = small.folder / "data"
+    for path in data.rglob("*.mp4"):
+        os.utime(path)
+    assert small.jobs() == {}, "a new time stamp is no new video"
+
+    shutil.copy(data / "set/b/three.mp4", data / "set/a/two.mp4")
+    assert small.jobs() == {"flow": 1, "trajectories": 1}
+    small.run()
+    assert small.jobs() == {}
+
+    assert small.jobs(config=("trajectories={length: 4}",)) == {"trajectories": 3}
+    before = small.files()
+    small.run(config=("trajectories={length: 4}",))
+    after = small.files()
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 3
+
+
+def test_killed_run_leaves_nothing_incomplete_and_is_finished_by_the_next(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    names = [f"set/a/clip{index}.mp4" for index in range(8)]
+    for index, name in enumerate(names):
+        write_clip(data / name, moving(60, 96, 128, seed=index))
+    workflow = Workflow(tmp_path, write_list(data / "list.txt", names), data)
+    process = subprocess.Popen(
+        workflow.command(),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not workflow.files() and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    left = workflow.files()
+    assert 0 < len(left) < 24
+    for name in left:
+        if name.endswith("x.mp4") and name.replace("x.mp4", "y.mp4") in left:
+            assert len(load_flow((workflow.output / name).parent)) == 59
+        elif name.endswith(".gz"):
+            assert load_trajectories(workflow.output / name).traj_type.shape[0] == 54
+    workflow.run()
+    assert len(workflow.files()) == 24
+    assert workflow.jobs() == {}
+
+
+def test_a_bad_video_is_named_and_the_others_are_done(small: Workflow) -> None:
+    (small.folder / "data/set/a/two.mp4").write_bytes(b"no video at all")
+    text = small.run(status=1)
+    assert "rejected set/a/two.mp4" in text
+    assert "not a video with a picture" in text
+    assert len(small.files()) == 6
+
+
+def test_a_missing_video_costs_its_own_job_only(small: Workflow) -> None:
+    (small.folder / "data/set/a/two.mp4").unlink()
+    text = small.run(status=1)
+    assert "no such file" in text
+    assert len(small.files()) == 6
+
+
+def test_flow_that_is_not_kept_is_removed(small: Workflow) -> None:
+    flow = FAST_FLOW.replace("}, codec", "}, keep: false, codec")
+    small.run(config=(f"flow={flow}",))
+    assert sorted(small.files()) == [
+        f"trajs/set/{name}_6.gz" for name in ("a/one.mp4", "a/two.mp4", "b/three.mp4")
+    ]
+
+
+def test_wrong_configuration_is_refused_before_anything_starts(small: Workflow) -> None:
+    text = small.run(config=("flow={estimator: farnebak}",), status=1)
+    assert "farnebak" in text
+    assert "farneback" in text
+    text = small.run(config=("videos=nowhere.txt",), status=1)
+    assert "nowhere.txt: cannot read the list" in text
+    assert not small.files()
+
+
+def test_slurm_profile_plans(small: Workflow) -> None:
+    text = small.run("--dry-run", "--profile", str(REPOSITORY / "profiles/slurm"))
+    assert "Job stats" in text
+
+
+def test_records_and_logs_tell_what_happened(small: Workflow) -> None:
+    small.run()
+    log = (small.output / "logs/flow/set/a/one.mp4.log").read_text()
+    assert "'estimator': 'dis'" in log
+    assert "opencv" in log
+    assert "done set/a/one.mp4: 12 frames" in log
+    records = (small.output / "records/flow.csv").read_text().splitlines()
+    assert len(records) == 4
+    assert json.dumps("set/a/one.mp4").strip('"') in "".join(records)
