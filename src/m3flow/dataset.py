@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 from collections.abc import Iterator
@@ -11,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m3flow.errors import UsageError
+from m3flow.listfile import Part, read_entries
 
-HEADER_NAMES = ("path", "video")
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
@@ -80,23 +78,21 @@ def read_list(list_file: Path | str, root: Path | str = ".", parts: int = 3) -> 
     ------
     UsageError: every problem of the list, a line each.
     """
-    list_file = Path(list_file)
-    if parts < 1:
-        raise UsageError(f"layout.parts is {parts}; it must be 1 or more")
-    entries, problems = _entries(list_file)
-    root = os.fspath(root)
-    videos: list[Video] = []
-    for line, path, label in entries:
-        name, problem = output_name(path, parts)
-        if problem:
-            problems.append((line, problem))
-        else:
-            videos.append(Video(os.path.join(root, path), name, label, line))  # noqa: PTH118 (10x faster)
+    videos, problems = _videos(Path(list_file), None, root, parts)
     problems += _clashes(videos)
-    if not entries and not problems:
+    if not videos and not problems:
         raise UsageError(f"{list_file}: the list is empty; it needs one video a line")
-    if problems:
-        raise UsageError("\n".join(f"{list_file}:{line}: {text}" for line, text in sorted(problems)))
+    _refuse(Path(list_file), problems)
+    return videos
+
+
+def read_list_part(list_file: Path, part: Part, root: Path | str = ".", parts: int = 3) -> list[Video]:
+    """The videos of a part of a list file (see `m3flow.plan`): a job pays for its own videos, not for the list.
+
+    Raises UsageError for lines that cannot be read; what only the whole list shows is not looked for.
+    """
+    videos, problems = _videos(list_file, part, root, parts)
+    _refuse(list_file, problems)
     return videos
 
 
@@ -133,79 +129,27 @@ def output_name(path: str, parts: int) -> tuple[str, str]:
     return name, ""
 
 
-def _entries(list_file: Path) -> tuple[list[tuple[int, str, str]], list[tuple[int, str]]]:
-    """(line, path, label) of every entry, and (line, problem) of every line that is none."""
-    try:
-        data = list_file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{list_file}: cannot read the list: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise UsageError(f"{list_file}:{line}: not UTF-8 text; save the list as UTF-8") from error
-    first = text.split("\n", 1)[0].strip("\r")
-    if "\r" in first:
-        return [], [(1, "lines end in a carriage return alone; save the list with Unix or Windows line ends")]
-    try:
-        columns = [column.strip() for column in next(csv.reader([first]), [])]
-    except csv.Error:
-        columns = []  # no header, at any rate
-    if any(name in columns for name in HEADER_NAMES):
-        return _csv_entries(text, columns)
-    problem = _header_problem(first, columns)
-    if problem:
-        return [], [(1, problem)]
-    return _plain_entries(text), []
-
-
-def _header_problem(first: str, columns: list[str]) -> str:
-    """What is wrong when the first line looks like a header that cannot be used, else ""."""
-    words = first.split()
-    if len(words) > 1 and words[0].lower() in HEADER_NAMES:
-        return (
-            f"{first!r} looks like a header, which a list separated by spaces does not have; "
-            "remove this line, or separate the columns by commas"
-        )
-    if len(columns) > 1 and not any(mark in first for mark in "./ "):
-        return f"the header {first!r} has no column {' or '.join(HEADER_NAMES)}"
-    if len(columns) == 2 and " " not in first and columns[1].isdecimal():
-        return f"{first!r} is separated by a comma but there is no header; add a first line 'path,label'"
-    return ""
-
-
-def _plain_entries(text: str) -> list[tuple[int, str, str]]:
-    entries = []
-    for line, content in enumerate(text.split("\n"), start=1):
-        path, _, label = content.rstrip("\r").strip(" ").partition(" ")
-        if path:
-            entries.append((line, path, label))
-    return entries
-
-
-def _csv_entries(text: str, columns: list[str]) -> tuple[list[tuple[int, str, str]], list[tuple[int, str]]]:
-    entries: list[tuple[int, str, str]] = []
+def _videos(
+    list_file: Path, part: Part | None, root: Path | str, parts: int
+) -> tuple[list[Video], list[tuple[int, str]]]:
+    if parts < 1:
+        raise UsageError(f"layout.parts is {parts}; it must be 1 or more")
+    root = os.fspath(root)
+    videos: list[Video] = []
     problems: list[tuple[int, str]] = []
-    path_column = next(columns.index(name) for name in HEADER_NAMES if name in columns)
-    label_column = columns.index("label") if "label" in columns else None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    next(reader)
-    while True:
-        line = reader.line_num + 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return entries, problems
-        except csv.Error as error:
-            return entries, [*problems, (line, f"cannot read this CSV line: {error}")]
-        if not row:
-            continue
-        if len(row) != len(columns):
-            problems.append((line, f"{len(row)} columns where the header has {len(columns)}"))
-        elif not row[path_column]:
-            problems.append((line, "the path is empty"))
+    for entry in read_entries(list_file, problems, part):
+        name, problem = output_name(entry.path, parts)
+        if problem:
+            problems.append((entry.line, problem))
         else:
-            entries.append((line, row[path_column], row[label_column] if label_column is not None else ""))
+            source = os.path.join(root, entry.path)  # noqa: PTH118 (10x faster)
+            videos.append(Video(source, name, entry.label, entry.line))
+    return videos, problems
+
+
+def _refuse(list_file: Path, problems: list[tuple[int, str]]) -> None:
+    if problems:
+        raise UsageError("\n".join(f"{list_file}:{line}: {text}" for line, text in sorted(problems)))
 
 
 def _clashes(videos: list[Video]) -> Iterator[tuple[int, str]]:
