@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from clips import moving, write_clip, write_list
 
+from clips import moving, write_clip, write_list
 from m3flow import load_flow, load_trajectories
 
 REPOSITORY = Path(__file__).resolve().parents[2]

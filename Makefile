@@ -1,0 +1,46 @@
+# make demo and make test are all that a newcomer needs; each sets up the environment if it is not there.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format docs benchmarks install-profile clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "m3flow needs Python 3.11 or later, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(DEMO)/videos.csv: scripts/demo_clips.py | $(READY)
+	$(BIN)/python scripts/demo_clips.py $(DEMO)
+
+demo: $(READY) $(DEMO)/videos.csv ## flow and trajectories of three real clips, with pictures
+	$(BIN)/snakemake --quiet rules --config videos=$(DEMO)/videos.csv root=$(DEMO) output=$(DEMO)/results flow='{short_side: 240}'
+	@echo
+	@echo "Done. Flow, trajectories and records are in $(DEMO)/results:"
+	@cd $(DEMO)/results && find flows trajs -type f | sort | sed 's/^/  /'
+
+test: $(READY) ## all tests; those that lack something (a GPU, Slurm) say so and are skipped
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## ruff, mypy, snakefmt, snakemake --lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	printf 'clip.mp4 0\n' > $(VENV)/lint-list.txt && $(BIN)/snakemake --lint --config videos=$(VENV)/lint-list.txt
+
+format: $(READY) ## put the code into its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow/rules
+
+clean: ## remove the environment, the demo and caches
+	rm -rf $(VENV) $(DEMO) .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis
