@@ -52,9 +52,9 @@ class MotionEstimator:
     ----------
     estimator: from `m3flow.flow.estimator`.
     camera: "warp" takes the camera's motion out, "none" leaves the flow as it is.
-    scheme: how it is taken out; "auto" chooses by the backend, the estimator and, where it matters, how far
-        the camera of each pair moves. A scheme that the estimator cannot run becomes "two-pass", which all
-        can; `scheme` and `describe()` say what it came to.
+    scheme: how it is taken out (`m3flow.camera.schemes_opencv` and `schemes_torch` describe each); "auto" is
+        "one-pass", which measures best (benchmarks/camera.py). A scheme that the estimator cannot run
+        becomes "two-pass", which all can; `scheme` and `describe()` say what it came to.
     seed: of the random choices in the homography search on torch (OpenCV's always starts the same).
 
     Raises
@@ -72,16 +72,7 @@ class MotionEstimator:
         self.estimator = estimator
         self.camera = camera
         self.seed = seed
-        if camera == "none":
-            self.scheme = ""
-        elif estimator.backend == "opencv":
-            from m3flow.camera import schemes_opencv
-
-            self.scheme = schemes_opencv.configured(scheme, estimator)
-        else:
-            from m3flow.camera import schemes_torch
-
-            self.scheme = schemes_torch.configured(scheme, estimator)
+        self.scheme = "" if camera == "none" else _possible(scheme, estimator)
 
     def __call__(self, frames: Array, step: int = 1) -> Motion:
         """The motion from frame t to frame t + step for all t: uint8 [F, H, W] -> F - step pairs.
@@ -135,6 +126,18 @@ class MotionEstimator:
             "still": rules.STILL,
             "seed": self.seed,
         }
+
+
+def _possible(scheme: str, estimator: Estimator) -> str:
+    """What `scheme` comes to with this estimator: only Farneback can start from a prior."""
+    if scheme == "auto":
+        return "one-pass"
+    able = estimator.name == "farneback"
+    if (scheme == "prior" and not able) or (
+        scheme == "pyramid-prior" and not (able and estimator.backend == "torch")
+    ):
+        return "two-pass"
+    return scheme
 
 
 def _as_numpy(frames: Array) -> np.ndarray:

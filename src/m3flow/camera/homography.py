@@ -1,7 +1,9 @@
-"""The camera's motion of many frame pairs at once, in torch: corners, their flow, and a robust fit.
+"""The camera's motion of many frame pairs at once, in torch: corners, tracked both ways, and a robust fit.
 
 Corners are the best pixel of each cell by the smaller eigenvalue of the structure tensor (Shi and Tomasi
-1994), matched by the flow. Hypotheses from four matches each are scored by truncated squared error (MSAC,
+1994), followed by pyramidal Lucas-Kanade and kept if following them back arrives where they started: the
+matches of `homography_opencv`. They need no flow, and where the frames have little contrast they hold when
+the flow does not. Hypotheses from four matches each are scored by truncated squared error (MSAC,
 Torr and Zisserman 2000); the best is refined by reweighted least squares, and the refinement is always
 taken. Elementwise operations throughout: nothing depends on the other pairs, or on TF32.
 
@@ -19,20 +21,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from m3flow.camera import rules
+from m3flow.camera import rules, tracking
 from m3flow.flow.resample import correlate
 
-HYPOTHESES = 256  # 64 do while objects are small; with large moving objects it takes these
+HYPOTHESES = 128  # 64 do while objects are small; a large moving object asks for more
 REFINEMENTS = 6
 
 
-def find_homographies(previous: Tensor, flow: Tensor, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+def find_homographies(previous: Tensor, current: Tensor, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     """The homography that explains the motion of each pair's background.
 
     Parameters
     ----------
-    previous: uint8 or float32 [B, H, W], the pairs' previous frames.
-    flow: float32 [B, 2, H, W] from the previous to the current frames, in pixels, channel 0 is x.
+    previous, current: uint8 or float32 [B, H, W].
     seed: of the hypotheses; the same for every pair, so that a pair's result is its own.
 
     Returns
@@ -43,18 +44,18 @@ def find_homographies(previous: Tensor, flow: Tensor, *, seed: int = 0) -> tuple
     """
     height, width = previous.shape[1:]
     points, valid = corners(previous)
-    matches, near = match_by_flow(points, flow)
-    valid = valid & near
+    matches, returned = track(previous, current, points)
+    valid = valid & returned
     scale = max(height, width) / 2
     centre = points.new_tensor([(width - 1) / 2, (height - 1) / 2])
     start, end = (points - centre) / scale, (matches - centre) / scale
     fitted, inliers = fit(start, end, valid, rules.INLIER_DISTANCE / scale, seed)
-    homographies = _in_pixels(fitted, centre, scale)
+    homographies = in_pixels(fitted, centre, scale)
 
     motion, in_front = frame_motion(homographies, height, width)
     accepted = (valid.sum(1) > rules.MATCHES_NEEDED) & (inliers > rules.INLIERS_NEEDED) & in_front
     kept = accepted & (motion >= rules.STILL)
-    identity = torch.eye(3, device=flow.device)
+    identity = torch.eye(3, device=previous.device)
     return torch.where(kept[:, None, None], homographies, identity), accepted
 
 
@@ -93,12 +94,21 @@ def smaller_eigenvalue(frames: Tensor) -> Tensor:
     return (xx + yy) / 2 - (half_difference * half_difference + xy * xy).sqrt()
 
 
-def match_by_flow(points: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the flow takes points at whole pixels: [B, N, 2] -> ([B, N, 2], bool [B, N] within 25 px)."""
-    batch, count = points.shape[:2]
-    index = (points[..., 1] * flow.shape[-1] + points[..., 0]).long()
-    moved = flow.flatten(2).gather(2, index[:, None].expand(batch, 2, count)).transpose(1, 2)
-    return points + moved, (moved * moved).sum(2) <= rules.MATCH_RADIUS**2
+def track(previous: Tensor, current: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Where points [B, N, 2] are in the current frames, and whether that can be trusted: bool [B, N].
+
+    They can if they come back to within 0.5 px when followed backwards, stay in the frame, and moved 25 px
+    at most.
+    """
+    one, two = tracking.pyramid(previous.float()), tracking.pyramid(current.float())
+    end = tracking.follow(one, two, points)
+    back = tracking.follow(two, one, end)
+    height, width = previous.shape[1:]
+    last = end.new_tensor([width - 1, height - 1])
+    good = ((end >= 0) & (end <= last)).all(2)
+    good &= (back - points).square().sum(2) < rules.RETURN_DISTANCE**2
+    good &= (end - points).square().sum(2) <= rules.MATCH_RADIUS**2
+    return end, good
 
 
 def fit(start: Tensor, end: Tensor, valid: Tensor, threshold: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -110,8 +120,8 @@ def fit(start: Tensor, end: Tensor, valid: Tensor, threshold: float, seed: int) 
     batch = len(start)
     count = valid.sum(1)
     in_order = valid.to(torch.int8).sort(dim=1, descending=True, stable=True).indices
-    draws = _draws(seed).to(start.device)
-    chosen = (draws * count[:, None, None]).long().clamp_(max=start.shape[1] - 1).view(batch, -1)
+    places = draws(seed).to(start.device)
+    chosen = (places * count[:, None, None]).long().clamp_(max=start.shape[1] - 1).view(batch, -1)
     index = in_order.gather(1, chosen)[..., None].expand(-1, -1, 2)
     quads = [points.gather(1, index).view(batch, HYPOTHESES, 4, 2) for points in (start, end)]
     hypotheses = through_four(*quads)
@@ -128,7 +138,7 @@ def fit(start: Tensor, end: Tensor, valid: Tensor, threshold: float, seed: int) 
 
 
 @lru_cache(maxsize=16)
-def _draws(seed: int) -> Tensor:
+def draws(seed: int) -> Tensor:
     """Four places in the list of matches for each hypothesis, in [0, 1): float64 [HYPOTHESES, 4].
 
     Drawn on the CPU: a GPU's generator gives other numbers.
@@ -223,7 +233,7 @@ def _not_zero(values: Tensor) -> Tensor:
     return torch.where(values.abs() < 1e-6, 1e-6, values)
 
 
-def _in_pixels(fitted: Tensor, centre: Tensor, scale: float) -> Tensor:
+def in_pixels(fitted: Tensor, centre: Tensor, scale: float) -> Tensor:
     """Homographies of centred coordinates as homographies of pixels, the last element 1."""
     x, y = centre.tolist()
     to_centred = fitted.new_tensor([[1 / scale, 0, -x / scale], [0, 1 / scale, -y / scale], [0, 0, 1]])

@@ -17,7 +17,6 @@ from m3flow.camera.geometry import camera_motion, is_plausible
 WINDOW = (9, 9)
 LEVELS = 3  # beyond the frame itself: reaches motion of about 30 px
 STOP = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
-RETURN_DISTANCE = 0.5  # px
 CONFIDENCE = 0.9999  # OpenCV's 0.995 stops early enough to cost 1 % of what the warp explains
 
 
@@ -82,7 +81,7 @@ def track(previous: np.ndarray, current: np.ndarray, points: np.ndarray) -> tupl
     end, found = _follow(previous, current, points)
     back, found_back = _follow(current, previous, end)
     good = found & found_back
-    good &= np.linalg.norm(back - points, axis=1) < RETURN_DISTANCE
+    good &= np.linalg.norm(back - points, axis=1) < rules.RETURN_DISTANCE
     good &= np.linalg.norm(end - points, axis=1) <= rules.MATCH_RADIUS
     return points[good], end[good]
 

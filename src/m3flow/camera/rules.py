@@ -9,6 +9,7 @@ CELLS = 1200  # the frame is cut into about so many square cells (8x8 px at 320x
 CORNER_QUALITY = 1e-3  # of the frame's best corner, by the smaller eigenvalue
 CORNER_BORDER = 8  # px from the frame's edge within which no corner is taken
 
+RETURN_DISTANCE = 0.5  # px: how near a match must come to its start when it is followed back
 MATCH_RADIUS = 25.0  # px: a match that moved further is taken for wrong
 INLIER_DISTANCE = 1.0  # px
 MATCHES_NEEDED = 50  # a homography is accepted with more matches
@@ -19,10 +20,6 @@ INLIERS_NEEDED = 25  # and more inliers than these
 STILL = 0.05  # px
 
 MARGIN = 5.0  # px: a resampled frame is trusted where it comes from this far inside the current frame
-
-# Up to this camera motion one more finest-level iteration does what a second pass does; see
-# benchmarks/camera.py, which measures it.
-PRIOR_REACH = 8.0  # px
 
 
 def cell_size(height: int, width: int) -> int:

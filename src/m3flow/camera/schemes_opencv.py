@@ -28,19 +28,10 @@ from m3flow.flow.opencv import Farneback
 COMPARED = (13, 13)
 
 
-def configured(scheme: str, estimator: Estimator) -> str:
-    """What `scheme` comes to with this estimator: only Farneback can start from a prior."""
-    if scheme == "auto":
-        return "one-pass"
-    if scheme == "pyramid-prior" or (scheme == "prior" and not isinstance(estimator, Farneback)):
-        return "two-pass"
-    return scheme
-
-
 def compensated(
     estimator: Estimator, scheme: str, previous: np.ndarray, current: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, bool, str]:
-    """One pair's flow without the camera's motion, by a `configured` scheme.
+    """One pair's flow without the camera's motion, by a scheme that the estimator can run.
 
     uint8 [H, W] twice -> (float32 [2, H, W], homography float64 [3, 3], accepted, the scheme that ran:
     "still" where the camera does not move, "" where the homography was refused and the flow is whole).

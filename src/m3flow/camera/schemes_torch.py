@@ -2,18 +2,15 @@
 
 The schemes (benchmarks/camera.py measures them):
 
+- one-pass: the camera is found from tracked corners, the current frame is resampled into the previous
+  frame's view, and the estimator runs once, on the previous and the resampled frame.
 - prior: the estimator runs on the frames as they are; then one more iteration at the finest level between
   the previous and the resampled frame starts from that flow, or from the camera's where that explains the
   frames better. Farneback alone can do that.
 - pyramid-prior: the estimator runs on the frames as they are; then the whole pyramid again on the same
   frames, drawn to the camera's motion where it was drawn to stillness. Farneback alone can do that.
-- two-pass: the estimator runs on the frames as they are, and again on the previous frame and the current
-  frame resampled into the previous one's view (Wang and Schmid 2013).
-- one-pass: the camera is found from Farneback's flow, which costs little beside the other estimators', and
-  the estimator runs once, on the previous and the resampled frame.
-
-"auto" is one-pass where the estimator is not Farneback; with Farneback it is prior, and two-pass for the
-pairs whose camera moves further than the prior reaches.
+- two-pass: the estimator runs on the frames as they are, and again on the previous and the resampled frame
+  (Wang and Schmid 2013). The second flow is the one kept.
 """
 
 from __future__ import annotations
@@ -25,10 +22,9 @@ import torch
 from torch import Tensor
 
 from m3flow.camera import rules
-from m3flow.camera.homography import find_homographies, frame_motion
+from m3flow.camera.homography import find_homographies
 from m3flow.flow.base import Estimator
 from m3flow.flow.farneback import Farneback, box_sum
-from m3flow.flow.parameters import FarnebackParameters
 from m3flow.flow.resample import pixel_grid, sample
 from m3flow.flow.torch_base import TorchEstimator
 
@@ -38,20 +34,11 @@ if TYPE_CHECKING:
 RADIUS = 6  # of the window in which two explanations are compared: Farneback's default window
 
 
-def configured(scheme: str, estimator: Estimator) -> str:
-    """What `scheme` comes to with this estimator: only Farneback can start from a prior."""
-    if isinstance(estimator, Farneback):
-        return "two-pass" if scheme == "one-pass" else scheme
-    if scheme == "auto":
-        return "one-pass"
-    return "two-pass" if scheme in ("prior", "pyramid-prior") else scheme
-
-
 @torch.no_grad()
 def compensated(
     estimator: Estimator, scheme: str, frames: Array, step: int, seed: int
 ) -> tuple[Array, np.ndarray, np.ndarray, list[str]]:
-    """The flow of each pair without the camera's motion, by a `configured` scheme.
+    """The flow of each pair without the camera's motion, by a scheme that the estimator can run.
 
     uint8 [F, H, W] -> (float32 [B, 2, H, W] of the kind of `frames`, homographies float32 [B, 3, 3],
     accepted bool [B], the scheme that ran for each pair: "still" where the camera does not move, "" where
@@ -60,48 +47,58 @@ def compensated(
     assert isinstance(estimator, TorchEstimator)
     images = estimator.bring(frames)
     previous, current = images[:-step], images[step:]
-    tracker = estimator if isinstance(estimator, Farneback) or scheme != "one-pass" else _farneback(estimator)
-    flow = _tensor(tracker.sequence(images, step))
-    homographies, accepted = find_homographies(previous, flow, seed=seed)
+    homographies, accepted = find_homographies(previous, current, seed=seed)
     identical = (previous == current).flatten(1).all(1)
-    homographies = torch.where(identical[:, None, None], torch.eye(3, device=flow.device), homographies)
+    identity = torch.eye(3, device=images.device)
+    homographies = torch.where(identical[:, None, None], identity, homographies)
     accepted = accepted | identical
-    motion, _ = frame_motion(homographies, *images.shape[1:])
+    moving = (homographies != identity).flatten(1).any(1)
 
-    schemes = []
-    for distance, good in zip(motion.tolist(), accepted.tolist(), strict=True):
-        if not good or distance == 0:
-            schemes.append("still" if good else "")
-        elif scheme == "auto":
-            schemes.append("prior" if distance <= rules.PRIOR_REACH else "two-pass")
-        else:
-            schemes.append(scheme)
-
-    result = flow if tracker is estimator else torch.empty_like(flow)
-    for name in sorted(set(schemes)):
-        pairs = torch.tensor([i for i, taken in enumerate(schemes) if taken == name], device=flow.device)
-        one, two, h = previous[pairs], current[pairs], homographies[pairs]
-        if name in ("", "still"):
-            if tracker is not estimator:
-                result[pairs] = _flow(estimator, one, two)
-        elif name == "prior":
-            resampled = resample(two, h, one)
-            start = better_start(one, resampled, remove_camera(flow[pairs], h))
-            # In the resampled frame the camera stands still.
-            result[pairs] = _with_prior(estimator, one, resampled, torch.eye(3).expand_as(h), start)
-        elif name == "pyramid-prior":
-            residual = remove_camera(_with_prior(estimator, one, two, h, None), h)
-            result[pairs] = residual.mul_(shown(h, *images.shape[1:])[:, None])
-        else:
-            result[pairs] = _flow(estimator, one, resample(two, h, one))
+    if not moving.any():
+        result = _tensor(estimator.sequence(images, step))
+    elif scheme == "one-pass":
+        resampled = resample(current, homographies, previous)
+        result = _flow(estimator, previous, torch.where(moving[:, None, None], resampled, current))
+    else:
+        result = _tensor(estimator.sequence(images, step))
+        one, two, h = previous[moving], current[moving], homographies[moving]
+        result[moving] = _second_look(estimator, scheme, one, two, h, result[moving])
     # No motion, and exactly none: Farneback sees up to 0.8 px at the right and lower edge.
     result[identical] = 0
+    schemes = [
+        scheme if moves else "still" if good else ""
+        for moves, good in zip(moving.tolist(), accepted.tolist(), strict=True)
+    ]
     return (
         estimator.give_back(result, like=frames),
         homographies.cpu().numpy(),
         accepted.cpu().numpy(),
         schemes,
     )
+
+
+def _second_look(
+    estimator: TorchEstimator,
+    scheme: str,
+    previous: Tensor,
+    current: Tensor,
+    homographies: Tensor,
+    flow: Tensor,
+) -> Tensor:
+    """The residual of pairs whose whole flow is known."""
+    if scheme == "pyramid-prior":
+        assert isinstance(estimator, Farneback)
+        whole = estimator.with_prior(previous, current, homographies)
+        residual = remove_camera(whole, homographies)
+        return residual * shown(homographies, *flow.shape[2:])[:, None]
+    resampled = resample(current, homographies, previous)
+    if scheme == "prior":
+        assert isinstance(estimator, Farneback)
+        start = better_start(previous, resampled, remove_camera(flow, homographies))
+        # In the resampled frame the camera stands still.
+        still = torch.eye(3, device=flow.device).expand_as(homographies)
+        return estimator.with_prior(previous, resampled, still, initial=start)
+    return _flow(estimator, previous, resampled)
 
 
 def _flow(estimator: TorchEstimator, previous: Tensor, current: Tensor) -> Tensor:
@@ -111,18 +108,6 @@ def _flow(estimator: TorchEstimator, previous: Tensor, current: Tensor) -> Tenso
 def _tensor(flow: Array) -> Tensor:
     assert isinstance(flow, Tensor)  # tensors in, tensors out
     return flow
-
-
-def _farneback(estimator: TorchEstimator) -> Farneback:
-    """The flow that finds the camera for an estimator of which one pass costs more."""
-    return Farneback(FarnebackParameters(), device=estimator.device)
-
-
-def _with_prior(
-    estimator: Estimator, previous: Tensor, current: Tensor, homographies: Tensor, start: Tensor | None
-) -> Tensor:
-    assert isinstance(estimator, Farneback)
-    return estimator.with_prior(previous, current, homographies, initial=start)
 
 
 def camera_flow(homographies: Tensor, height: int, width: int) -> Tensor:

@@ -30,6 +30,7 @@ class OpenCVEstimator(Estimator):
             import torch
 
             return torch.from_numpy(self._pairs(previous.cpu().numpy(), current.cpu().numpy()))
+        previous, current = np.ascontiguousarray(previous), np.ascontiguousarray(current)  # DIS insists
         flow = np.empty((len(previous), 2, *previous.shape[1:]), np.float32)
         for index, (one, two) in enumerate(zip(previous, current, strict=True)):
             flow[index] = self.pair(one, two).transpose(2, 0, 1)
