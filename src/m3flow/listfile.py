@@ -89,12 +89,14 @@ def _opened(list_file: Path) -> Iterator[IO[bytes]]:
 
 def _columns(raw: bytes, list_file: Path) -> tuple[str, ...]:
     first = _decoded(raw, list_file, 1, 0).strip("\r\n")
+    if "\r" in first:
+        raise UsageError(
+            f"{list_file}:1: lines end in a carriage return alone; save the list with Unix or Windows line ends"
+        )
     try:
         columns = tuple(column.strip() for column in next(csv.reader([first]), []))
-    except csv.Error as error:
-        raise UsageError(
-            f"{list_file}:1: cannot read this line ({error}); is the list one video a line?"
-        ) from error
+    except csv.Error:
+        columns = ()  # no header, at any rate
     if any(name in columns for name in HEADER_NAMES):
         return columns
     problem = _header_problem(first, columns)
