@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from m3flow.flow.bicubic import sample_bicubic
 from m3flow.flow.median import median_filter
 from m3flow.flow.parameters import TVL1Parameters
 from m3flow.flow.resample import pixel_grid, resize
@@ -54,8 +55,9 @@ class TVL1(TorchEstimator):
         """The flow [B, 2, H, W] improved by all warps of one pyramid level; frames are [B, H, W]."""
         dual = flow.new_zeros(len(flow), 2, 2, *flow.shape[-2:])
         two_and_gradient = torch.stack((two, *_central_gradient(two)), dim=1)
+        x, y = pixel_grid(*two.shape[-2:], two.device)
         for _ in range(self.parameters.warps):
-            warped = _warp(two_and_gradient, flow)
+            warped = sample_bicubic(two_and_gradient, flow[:, 0] + x, flow[:, 1] + y, "zero")
             gradient = warped[:, 1:]
             constant = warped[:, 0] - one - (gradient * flow).sum(1)
             flow, dual = self._minimise(flow, dual, gradient, constant)
@@ -139,44 +141,3 @@ def _central_gradient(images: Tensor) -> tuple[Tensor, Tensor]:
     x = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
     y = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
     return x, y
-
-
-def _warp(images: Tensor, flow: Tensor) -> Tensor:
-    """[B, C, H, W] read at x + flow by bicubic interpolation, zero outside the frame.
-
-    A pixel that does not move is read exactly. `grid_sample`, in normalised coordinates, misses it by 1e-5
-    px, and at the border, where the image falls to zero, each warp multiplies such an error.
-    """
-    batch, channels, height, width = images.shape
-    margin = 4
-    framed = torch.nn.functional.pad(images, (margin, margin, margin, margin)).flatten(2)
-    grid_x, grid_y = pixel_grid(height, width, images.device)
-    # Positions further outside than this read zeros as well.
-    x = (flow[:, 0] + grid_x).clamp_(-2, width + 1)
-    y = (flow[:, 1] + grid_y).clamp_(-2, height + 1)
-    left, top = x.floor(), y.floor()
-    weights_x, weights_y = _cubic_weights(x - left), _cubic_weights(y - top)
-    stride = width + 2 * margin
-    first = ((top.long() + margin - 1) * stride + left.long() + margin - 1).view(batch, 1, -1)
-    result = torch.zeros_like(images)
-    for row, weight_y in enumerate(weights_y):
-        line = torch.zeros_like(images)
-        for column, weight_x in enumerate(weights_x):
-            place = (first + (row * stride + column)).expand(-1, channels, -1)
-            line.addcmul_(weight_x[:, None], framed.gather(2, place).view_as(images))
-        result.addcmul_(weight_y[:, None], line)
-    return result
-
-
-def _cubic_weights(offset: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Keys' cubic convolution (A = -0.75, as OpenCV has it) for the pixels at -1, 0, 1 and 2 of a point that
-    lies `offset` in [0, 1) after pixel 0."""
-    a = -0.75
-
-    def near(distance: Tensor) -> Tensor:
-        return ((a + 2) * distance - (a + 3)) * distance * distance + 1
-
-    def far(distance: Tensor) -> Tensor:
-        return ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
-
-    return far(offset + 1), near(offset), near(1 - offset), far(2 - offset)
