@@ -1,0 +1,138 @@
+"""`m3flow show`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from m3flow.cli.options import Parts, Root
+from m3flow.errors import BadInput, UsageError
+
+if TYPE_CHECKING:
+    from m3flow.dataset import Outputs, Video
+    from m3flow.report.clip import Clip
+    from m3flow.settings import FlowSettings
+
+EXAMPLES = """**Examples**
+
+`m3flow show clip.avi` — a contact sheet, clip.png, with the flow and trajectories computed for it
+
+`m3flow show UCF-101/Archery/v_Archery_g01_c01.avi --root /data --output results` — of what is stored
+
+`m3flow show clip.avi --mp4 --estimator dis` — a film: frame, flow and trajectories side by side
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("show", epilog=EXAMPLES)(show)
+
+
+def show(
+    video: Annotated[
+        str,
+        typer.Argument(
+            metavar="VIDEO",
+            help="A video, a folder of frame images, or the name that one has under `flows/`.",
+            show_default=False,
+        ),
+    ],
+    root: Root = Path(),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder that the results are in; without it, or without this video's results, "
+            "they are computed for the picture.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="The picture to write; by default the video's name with .png or .mp4, in this folder.",
+            show_default=False,
+        ),
+    ] = None,
+    mp4: Annotated[
+        bool, typer.Option("--mp4", help="A film, side by side, instead of a contact sheet.")
+    ] = False,
+    columns: Annotated[int, typer.Option(min=1, max=12, help="Moments on the contact sheet.")] = 4,
+    start: Annotated[float, typer.Option(min=0, help="Where the film starts, in seconds.")] = 0.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.04, help="How long the film is at most, in seconds.")
+    ] = 10.0,
+    length: Annotated[int, typer.Option(min=1, max=999, help="Steps of a trajectory, L.")] = 6,
+    estimator: Annotated[
+        str, typer.Option(help="For what is computed: farneback, tvl1, brox or dis.")
+    ] = "farneback",
+    camera: Annotated[str, typer.Option(help="For what is computed: warp or none.")] = "warp",
+    backend: Annotated[str, typer.Option(help="For what is computed: auto, torch or opencv.")] = "auto",
+    device: Annotated[str, typer.Option(help="For what is computed: auto, cpu, cuda or cuda:N.")] = "auto",
+    parts: Parts = 3,
+) -> None:
+    """Show a video's motion as a picture: frames, flow as colours, the camera's motion, trajectories."""
+    from m3flow.dataset import Outputs
+    from m3flow.settings import FlowSettings
+
+    settings = FlowSettings(estimator=estimator, camera=camera)  # type: ignore[arg-type]
+    outputs = None if output is None else Outputs(output)
+    one = _video(video, root, parts, outputs)
+    clip = _stored(one, outputs, length)
+    if clip is None:
+        clip = _computed(one, settings, backend, device, length)
+    path = to or Path(_file_name(one.name) + (".mp4" if mp4 else ".png"))
+    if mp4 or path.suffix.lower() == ".mp4":
+        from m3flow.report.film import write_film
+
+        write_film(path, clip, start=start, seconds=seconds)
+    else:
+        from m3flow.atomic import complete_or_absent
+        from m3flow.report.sheet import contact_sheet, encoded
+
+        picture = encoded(contact_sheet(clip, columns))
+        with complete_or_absent(path) as (temporary,):
+            temporary.write_bytes(picture)
+    made = "computed for it" if clip.computed else f"stored in {output}"
+    typer.echo(f"{path}: {one.name}, {made}", err=True)
+
+
+def _video(what: str, root: Path, parts: int, outputs: Outputs | None) -> Video:
+    from m3flow.dataset import Video, videos_of
+
+    if outputs is not None and outputs.flow(what).is_dir() and not (root / what).exists():
+        return Video("", what)
+    videos = videos_of(what, root, parts)
+    if len(videos) != 1:
+        raise UsageError(f"{what} is a list of {len(videos)} videos; show takes one of them")
+    return videos[0]
+
+
+def _stored(video: Video, outputs: Outputs | None, length: int) -> Clip | None:
+    from m3flow.flowfile import COMPONENTS
+    from m3flow.report.clip import CodecClip, StoredClip
+
+    if outputs is None:
+        return None
+    if (outputs.flow(video.name) / COMPONENTS[0]).is_file():
+        return StoredClip(video, outputs, length)
+    if outputs.trajectories(video.name, length).is_file():
+        return CodecClip(video, outputs, length)
+    return None
+
+
+def _computed(video: Video, settings: FlowSettings, backend: str, device: str, length: int) -> Clip:
+    from m3flow.flow import estimator
+    from m3flow.motion import MotionEstimator
+    from m3flow.report.clip import ComputedClip
+
+    if not video.source:
+        raise BadInput(f"{video.name}: no flow is stored")
+    chosen = estimator(settings.estimator, backend=backend, device=device)
+    return ComputedClip(video, MotionEstimator(chosen, camera=settings.camera), settings, length)
+
+
+def _file_name(name: str) -> str:
+    """The video's own name without its extension, as a file name that no shell stumbles over."""
+    return re.sub(r"[^\w.+-]+", "_", Path(name).stem).strip("._") or "video"

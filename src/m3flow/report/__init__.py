@@ -1,0 +1,1 @@
+"""Pictures and the page by which people judge what came out."""

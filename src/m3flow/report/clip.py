@@ -1,0 +1,256 @@
+"""What a picture of a video shows: moments of it, from stored results or computed on the spot."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m3flow.camera import camera_flow
+from m3flow.dataset import Outputs, Video
+from m3flow.errors import BadInput
+from m3flow.flow.base import is_tensor
+from m3flow.frames import DEFAULT_RATE, Frames
+from m3flow.levels import quantise, restore
+from m3flow.provenance import StoredFlow, homographies_of, stored_flow
+from m3flow.settings import FlowSettings
+from m3flow.trajectories import GRID, track, window_starts
+from m3flow.trajectoryfile import Trajectories, load_trajectories
+
+if TYPE_CHECKING:
+    from m3flow.motion import MotionEstimator
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The motion from frame `number` on: flow float32 [2, H, W] pixels, and the camera's homography [3, 3]."""
+
+    number: int
+    flow: np.ndarray | None
+    homography: np.ndarray | None = None
+    accepted: bool = False
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is to be seen of one frame.
+
+    Attributes
+    ----------
+    number: of the frame, from 0.
+    frame: uint8 [H, W, 3] RGB; None where the video is not at hand.
+    flow: float32 [2, H, W] pixels, without the camera's motion where that was wanted; None without flow.
+    camera: float32 [2, H, W] pixels, the camera's motion that was taken out; None where none was looked for.
+    accepted: whether a homography was found for the camera.
+    points: float32 [L + 1, H//8, W//8, 2], (x, y) in pixels: the trajectories that start here.
+    inside: bool [H//8, W//8], whether they stay inside the frame.
+    """
+
+    number: int
+    frame: np.ndarray | None
+    flow: np.ndarray | None
+    camera: np.ndarray | None
+    accepted: bool
+    points: np.ndarray
+    inside: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        if self.frame is not None:
+            return self.frame.shape[:2]
+        if self.flow is not None:
+            return self.flow.shape[1:]
+        return self.inside.shape[0] * GRID, self.inside.shape[1] * GRID
+
+
+class Clip(ABC):
+    """A video with its motion.
+
+    Attributes
+    ----------
+    video: the video; its source is "" where only the results are at hand.
+    settings: of the flow, as `FlowSettings.identity` writes them; {} for files that do not say.
+    length: steps of the trajectories.
+    rate: frames a second. starts: the frames at which trajectories start.
+    computed: whether the motion was computed for the picture, and is not what is stored.
+    """
+
+    computed = False
+    rate: Fraction = DEFAULT_RATE
+    starts: Sequence[int] = ()
+
+    def __init__(self, video: Video, settings: dict[str, Any], length: int) -> None:
+        self.video = video
+        self.settings = settings
+        self.length = length
+        self.step = int(settings.get("step", 1))
+
+    @abstractmethod
+    def pairs(self, wanted: Collection[int]) -> Iterator[Pair]:
+        """The motion of the wanted frames, in order."""
+
+    def windows(self, start: int, flows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The points float32 [L + 1, rows, columns, 2] and inside bool [rows, columns] from a start frame on."""
+        del start
+        features, inside = (np.asarray(a) for a in track(np.stack(flows), length=len(flows)))
+        height, width = flows[0].shape[1:]
+        return _points(Trajectories(features, inside, len(flows)), height, width)
+
+    def spread(self, count: int) -> list[int]:
+        """Up to `count` start frames, evenly over the video."""
+        return sorted({self.starts[int((i + 0.5) * len(self.starts) / count)] for i in range(count)})
+
+    def moments(self, starts: Sequence[int]) -> Iterator[Moment]:
+        """What is to be seen at these start frames, which are in order."""
+        frames = self._frames(starts)
+        reach = range(0, self.length * self.step, self.step)
+        waiting = deque(starts)
+        held: dict[int, Pair] = {}
+        for pair in self.pairs({start + ahead for start in starts for ahead in reach}):
+            held[pair.number] = pair
+            while waiting and pair.number >= waiting[0] + reach[-1]:
+                yield self._moment(waiting.popleft(), held, next(frames, None))
+                held = {number: pair for number, pair in held.items() if waiting and number >= waiting[0]}
+        # A video shorter than a trajectory shows as much of one as there is.
+        while waiting and waiting[0] in held:
+            yield self._moment(waiting.popleft(), held, next(frames, None))
+
+    def _moment(self, start: int, held: dict[int, Pair], frame: np.ndarray | None) -> Moment:
+        chain = [held[n] for n in range(start, start + self.length * self.step, self.step) if n in held]
+        first = chain[0]
+        points, inside = self.windows(start, [pair.flow for pair in chain if pair.flow is not None])
+        camera = None
+        if first.flow is not None and first.homography is not None:
+            camera = camera_flow(first.homography, *first.flow.shape[1:])
+        return Moment(start, frame, first.flow, camera, first.accepted, points, inside)
+
+    def _frames(self, wanted: Sequence[int]) -> Iterator[np.ndarray]:
+        """The wanted frames in colour; none where the video is not at hand."""
+        if not self.video.source:
+            return
+        numbers = set(wanted)
+        frames = Frames(self.video.source, int(self.settings.get("short_side", 0)), colour=True)
+        for number, frame in enumerate(frames):
+            if number in numbers:
+                yield frame
+
+
+class StoredClip(Clip):
+    """A video whose flow is in the output folder, with its stored trajectories where there are some.
+
+    Raises BadInput where there is no readable flow.
+    """
+
+    def __init__(self, video: Video, outputs: Outputs, length: int) -> None:
+        self._folder = outputs.flow(video.name)
+        self._flow = stored_flow(self._folder)
+        super().__init__(video, self._flow.settings, length)
+        source = self._flow.source
+        self.rate = Fraction(source.get("rate", DEFAULT_RATE))
+        path = outputs.trajectories(video.name, length)
+        self._stored = load_trajectories(path) if path.is_file() else None
+        count = _flow_frames(self._flow)
+        job = "trajs_dense"
+        if self._stored is not None:
+            job = self._stored.made.get("settings", {}).get("job", job)
+        if job == "mvs":
+            # These trajectories follow the codec's vectors, not the flow that is shown beside them.
+            self._stored, job = None, "trajs_dense"
+        self._windows = window_starts(count, length, job, self.step)
+        self.starts = self._windows or range(min(count, 1))
+
+    def pairs(self, wanted: Collection[int]) -> Iterator[Pair]:
+        camera = homographies_of(self._folder)
+        number = 0
+        for piece in self._flow.levels():
+            for levels in piece:
+                if number in wanted:
+                    flow = restore(levels, self._flow.bound)
+                    if camera is None:
+                        yield Pair(number, flow)
+                    else:
+                        yield Pair(number, flow, camera[0][number], bool(camera[1][number]))
+                number += 1
+
+    def windows(self, start: int, flows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        if self._stored is None or start not in self._windows:
+            return super().windows(start, flows)
+        window = self._windows.index(start)
+        if window >= self._stored.traj_type.shape[0]:
+            return super().windows(start, flows)
+        one = slice(window, window + 1)
+        single = Trajectories(self._stored.traj_feat[:, one], self._stored.traj_type[one], self.length)
+        return _points(single, *flows[0].shape[1:])
+
+
+class CodecClip(Clip):
+    """A video whose stored trajectories come from the codec's motion vectors: there is no flow to show."""
+
+    def __init__(self, video: Video, outputs: Outputs, length: int) -> None:
+        self._stored = load_trajectories(outputs.trajectories(video.name, length))
+        super().__init__(video, {}, length)
+        self.rate = Fraction(self._stored.made.get("source", {}).get("rate", DEFAULT_RATE))
+        self.starts = range(len(self._stored.traj_type))
+
+    def pairs(self, wanted: Collection[int]) -> Iterator[Pair]:
+        return (Pair(number, None) for number in sorted(wanted))
+
+    def windows(self, start: int, flows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        del flows
+        one = slice(start, start + 1)
+        single = Trajectories(
+            self._stored.traj_feat[:, one], self._stored.traj_type[one], self.length, self._stored.made
+        )
+        return single.positions()[:, 0], single.traj_type[0] > 0
+
+
+class ComputedClip(Clip):
+    """A video whose motion is computed here, and only where it is looked at."""
+
+    computed = True
+
+    def __init__(self, video: Video, motion: MotionEstimator, flow: FlowSettings, length: int) -> None:
+        super().__init__(video, flow.identity(), length)
+        self._motion, self._flow_settings = motion, flow
+        frames = Frames(video.source, flow.short_side)
+        self.rate = frames.info.rate
+        # A header's count of frames is often wrong; decoding is quick beside the rest.
+        count = sum(1 for _ in frames) - self.step
+        if count < 1:
+            raise BadInput(f"{video.source}: only {count + self.step} frame(s) decode; flow needs more")
+        self.starts = window_starts(count, length, "trajs_dense", self.step) or range(1)
+
+    def pairs(self, wanted: Collection[int]) -> Iterator[Pair]:
+        flow = self._flow_settings
+        earlier: deque[np.ndarray] = deque(maxlen=flow.step + 1)
+        for last, frame in enumerate(Frames(self.video.source, flow.short_side)):
+            earlier.append(frame)
+            number = last - flow.step
+            if number not in wanted:
+                continue
+            motion = self._motion(np.stack([earlier[0], frame]))
+            # As it would be stored: what saturates or is lost to the levels shows.
+            levels: Any = quantise(motion.flow, flow.bound)
+            pixels = restore(levels.cpu().numpy() if is_tensor(levels) else levels, flow.bound)[0]
+            if motion.homographies is None or motion.accepted is None:
+                yield Pair(number, pixels)
+            else:
+                yield Pair(number, pixels, motion.homographies[0], bool(motion.accepted[0]))
+
+
+def _points(single: Trajectories, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The points and the inside mask of the one window of `single`."""
+    single.made = {"source": {"height": height, "width": width}}
+    return single.positions()[:, 0], single.traj_type[0] > 0
+
+
+def _flow_frames(flow: StoredFlow) -> int:
+    if "frames" in flow.source:
+        return int(flow.source["frames"]) - flow.step
+    return sum(len(piece) for piece in flow.levels())

@@ -1,0 +1,73 @@
+"""The single pictures that contact sheets and films are put together from. All are uint8 [H, W, 3], RGB."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from m3flow.report import wheel
+from m3flow.report.clip import Moment
+
+DIMMED = 0.5  # the frame behind the trajectories
+LEAVES = np.array([215.0, 215.0, 215.0])  # a trajectory that leaves the frame
+STAYS = np.array([105.0, 105.0, 105.0])  # one that does not move
+EDGE = (205, 211, 219)
+SUBPIXEL = 4  # bits of a pixel that lines are placed by
+DOT = 20  # radius of a start, in these parts of a pixel
+
+
+def frame(moment: Moment, height: int, width: int) -> np.ndarray:
+    """The video's frame, or dark grey where the video is not at hand."""
+    if moment.frame is None:
+        return np.full((height, width, 3), 40, np.uint8)
+    return resized(moment.frame, height, width)
+
+
+def flow(field: np.ndarray, largest: float, height: int, width: int) -> np.ndarray:
+    """A flow [2, H, W] by the colour wheel whose edge is `largest` pixels."""
+    return resized(wheel.colours(field, largest), height, width)
+
+
+def trajectories(moment: Moment, largest: float, height: int, width: int) -> np.ndarray:
+    """The trajectories from their start (a dot) to their end, coloured by where they go, over the dimmed frame.
+
+    A trajectory `largest` pixels long gets the pure colour; one that leaves the frame is grey.
+    """
+    picture = frame(moment, height, width)
+    picture = (picture * DIMMED).astype(np.uint8)
+    scale = np.array([width / moment.size[1], height / moment.size[0]])
+    # The centre of the first pixel is (0, 0) in the video and here.
+    places = ((moment.points + 0.5) * scale - 0.5).reshape(len(moment.points), -1, 2)
+    fixed = np.rint(places * 2**SUBPIXEL).astype(np.int32).swapaxes(0, 1).copy()
+    displacement = (moment.points[-1] - moment.points[0]).reshape(-1, 2)
+    colours = _line_colours(displacement, moment.inside.reshape(-1), largest).tolist()
+    thickness = 1 if scale.min() < 2 else 2
+    # The long ones last, so that they lie on top.
+    for index in np.argsort(np.hypot(*displacement.T), kind="stable"):
+        line, colour = fixed[index], colours[index]
+        cv2.polylines(picture, [line], False, colour, thickness, cv2.LINE_AA, SUBPIXEL)
+        cv2.circle(picture, line[0].tolist(), DOT, colour, -1, cv2.LINE_AA, SUBPIXEL)
+    return picture
+
+
+def _line_colours(displacement: np.ndarray, inside: np.ndarray, largest: float) -> np.ndarray:
+    """Colours [N, 3] of displacements [N, 2]: the wheel's pure ones, fading to grey where little moves."""
+    length = np.hypot(*displacement.T)[:, None]
+    pure = wheel.colours((displacement / np.maximum(length, 1e-6)).T, 1)
+    strength = np.sqrt(np.clip(length / largest, 0, 1))
+    colours = STAYS + strength * (np.where(inside[:, None], pure, LEAVES) - STAYS)
+    return np.rint(colours).astype(np.uint8)
+
+
+def framed(picture: np.ndarray) -> np.ndarray:
+    """The picture with a thin grey edge, so that a white one is seen on a white page."""
+    picture = picture.copy()
+    cv2.rectangle(picture, (0, 0), (picture.shape[1] - 1, picture.shape[0] - 1), EDGE, 1)
+    return picture
+
+
+def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    if picture.shape[:2] == (height, width):
+        return picture
+    smaller = picture.shape[0] > height
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
