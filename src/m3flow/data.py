@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from m3flow.dataset import IMAGE_SUFFIXES, Outputs, Video, read_list
+from m3flow.dataset import Outputs, Video, read_list
 from m3flow.errors import BadInput, UsageError
+from m3flow.source import image_names
 from m3flow.trajectories import GRID
 from m3flow.trajectoryfile import Trajectories, load_trajectories
 
@@ -299,7 +300,7 @@ def read_frames(source: str, numbers: list[int], size: tuple[int, int]) -> np.nd
 def _pictures(source: str, numbers: list[int]) -> Iterator[np.ndarray]:
     """The frames that there are, uint8 [H, W, 3], BGR."""
     if Path(source).is_dir():
-        paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        paths = [Path(source) / name for name in image_names(Path(source))]
         for number in numbers:
             if number >= len(paths):
                 return

@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from m3flow.dataset import IMAGE_SUFFIXES
 from m3flow.errors import BadInput
+from m3flow.source import image_names
 
 DEFAULT_RATE = Fraction(25)
 # The MPEG-4 time base has 16 bits.
@@ -128,7 +128,7 @@ def _captured(capture: cv2.VideoCapture, colour: bool) -> Iterator[np.ndarray]:
 
 
 def _image_folder(folder: Path, colour: bool) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
-    names = sorted(name for name in os.listdir(folder) if Path(name).suffix.lower() in IMAGE_SUFFIXES)
+    names = image_names(folder)
     if not names:
         raise BadInput(f"no frame images in the folder {os.fspath(folder)!r}")
     return _images(folder, names, colour), DEFAULT_RATE, len(names), "images", 0

@@ -27,9 +27,7 @@ def identity(path: str | Path) -> dict[str, Any]:
     try:
         if path.is_dir():
             size = 0
-            for name in sorted(
-                name for name in os.listdir(path) if Path(name).suffix.lower() in IMAGE_SUFFIXES
-            ):
+            for name in image_names(path):
                 part = _hash_parts(path / name, digest)
                 digest.update(f"{name}\0{part}\0".encode(errors="surrogateescape"))
                 size += part
@@ -40,6 +38,12 @@ def identity(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise BadInput(f"cannot read {os.fspath(path)!r}: {error.strerror}") from error
     return {"bytes": size, "sha256": digest.hexdigest()[:32]}
+
+
+def image_names(folder: Path) -> list[str]:
+    """The frame images of a folder, sorted by name; hidden files (other systems' "._" doubles) are none."""
+    names = (name for name in os.listdir(folder) if not name.startswith("."))
+    return sorted(name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _hash_parts(path: Path, digest: hashlib._Hash) -> int:
