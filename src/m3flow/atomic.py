@@ -46,6 +46,14 @@ def _temporary(final: Path) -> Path:
     return final.parent / f".{owner}{TEMPORARY_SUFFIX}"
 
 
+def owner_of(temporary: Path) -> tuple[str, int]:
+    """The host and the process that a temporary file belongs to; ("", 0) for a name that is not ours."""
+    host, _, rest = (
+        temporary.name.removesuffix(TEMPORARY_SUFFIX).removeprefix(".").rpartition("-")[0].rpartition("-")
+    )
+    return (host, int(rest)) if rest.isdecimal() else ("", 0)
+
+
 def _flush_to_disk(path: Path) -> None:
     # A write error of a network file system shows here at the latest, before the file is called complete.
     descriptor = os.open(path, os.O_RDWR)

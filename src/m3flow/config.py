@@ -146,7 +146,12 @@ class Experiment:
 
     def list_videos(self) -> list[Video]:
         """The videos of the list; raises UsageError with every problem of the list, a line each."""
-        return read_list(self.videos, self.root, self.parts)
+        videos = read_list(self.videos, self.root, self.parts)
+        if self.exclude is None:
+            return videos
+        from m3flow.inventory import without_excluded
+
+        return without_excluded(videos, self.exclude, self.parts)
 
 
 @dataclass(frozen=True, kw_only=True)

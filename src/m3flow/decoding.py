@@ -50,6 +50,16 @@ class Limits:
                 raise UsageError(f"limits.{name} is {value}; it must be more than 0")
 
 
+def shortfall(frames: int, claimed: int) -> str:
+    """What to say of a video whose header claims clearly more frames than decode, else "".
+
+    Headers are often off by a frame or two; a video that stops in the middle is worth a word.
+    """
+    if claimed and frames < claimed - max(2, claimed // 50):
+        return f"{frames} of the {claimed} frames that the header claims decode"
+    return ""
+
+
 @dataclass
 class Decoded:
     """A video whose frames are on their way: what it is, its blocks, and, after them, how it ended.
@@ -74,6 +84,7 @@ class Decoder:
         self.limits = limits or Limits()
         self._threads = threads
         self._child: subprocess.Popen[bytes] | None = None
+        self._in_hand = False
 
     def __enter__(self) -> Decoder:
         return self
@@ -84,6 +95,7 @@ class Decoder:
     def close(self) -> None:
         """End the process, whatever it is doing."""
         child, self._child = self._child, None
+        self._in_hand = False
         if child is None:
             return
         child.kill()
@@ -101,6 +113,7 @@ class Decoder:
         self._child = subprocess.Popen(
             [
                 sys.executable,
+                "-P",  # a file of the current folder called like a module is none
                 "-m",
                 "m3flow.decode_child",
                 str(int(self.limits.memory_gb * 2**30)),
@@ -119,7 +132,12 @@ class Decoder:
             fcntl.fcntl(self._pipe(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def open(self, path: str, short_side: int = 0) -> Decoded:
-        """Begin to decode a video; see `m3flow.frames.Frames` for what is delivered and what is rejected."""
+        """Begin to decode a video; see `m3flow.frames.Frames` for what is delivered and what is rejected.
+
+        It ends the video before, if that was left in the middle.
+        """
+        if self._in_hand:
+            self.close()
         self.start()
         assert self._child is not None and self._child.stdin is not None
         request = json.dumps({"path": path, "short_side": short_side}) + "\n"
@@ -137,15 +155,19 @@ class Decoder:
                 f"frames of {info.width}x{info.height} are larger than limits.megapixels "
                 f"({self.limits.megapixels:g}) allows"
             )
+        self._in_hand = True
         decoded = Decoded(info, iter(()))
         decoded.blocks = self._blocks(decoded)
         return decoded
 
     def _blocks(self, decoded: Decoded) -> Iterator[np.ndarray]:
         shape = (decoded.info.height, decoded.info.width)
+        child = self._child
         ended = False
         try:
             while True:
+                if self._child is not child:
+                    raise RuntimeError("another video was opened before this one was read to its end")
                 count = COUNT.unpack(self._read(COUNT.size, decoded.frames))[0]
                 if count == 0:
                     break
@@ -157,8 +179,9 @@ class Decoder:
                 yield block
             ending = self._message(decoded.frames)
             ended = True
+            self._in_hand = False
         finally:
-            if not ended:
+            if not ended and self._child is child:
                 # Left in the middle: the process still has frames of this video to deliver.
                 self.close()
         if "rejected" in ending:

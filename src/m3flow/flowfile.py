@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -71,8 +71,8 @@ class FlowWriter:
         finals = [self.folder / name for name in COMPONENTS]
         with complete_or_absent(*finals) as temporaries:
             for encoder, temporary, name in zip(self._encoders, temporaries, COMPONENTS, strict=True):
-                tag = json.dumps({"component": name[0], **provenance}, separators=(",", ":"))
-                encoder.save(temporary, tag)
+                about = {"component": name[0], **provenance, "packets": encoder.digest()}
+                encoder.save(temporary, json.dumps(about, separators=(",", ":")))
 
 
 class _Encoder:
@@ -107,11 +107,15 @@ class _Encoder:
         self._container.mux(self._stream.encode(None))
         self._container.close()
 
+    def digest(self) -> str:
+        self._spool.seek(0)
+        return _digest(self._spool)
+
     def save(self, path: Path, comment: str) -> None:
         self._spool.seek(0)
         with ExitStack() as files:
             source = files.enter_context(av.open(self._spool, "r", format="mp4"))
-            target = files.enter_context(av.open(os.fspath(path), "w", format="mp4"))
+            target = files.enter_context(av.open(_location(path), "w", format="mp4"))
             target.metadata["comment"] = comment
             stream = target.add_stream_from_template(source.streams.video[0])
             for packet in source.demux(video=0):
@@ -121,6 +125,32 @@ class _Encoder:
 
     def discard(self) -> None:
         self._spool.close()
+
+
+def _location(path: Path | str) -> str:
+    # FFmpeg takes "a:b" for a protocol; an absolute path is always a file.
+    return str(Path(path).absolute())
+
+
+def _digest(file: str | IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    with av.open(file, "r", format="mp4") as container:
+        for packet in container.demux(video=0):
+            digest.update(bytes(packet))
+    return digest.hexdigest()[:32]
+
+
+def packet_digest(path: Path | str) -> str:
+    """The hash of a flow file's encoded frames, which its provenance has as "packets"; without decoding.
+
+    It tells of a single wrong byte, which a decoder would make into motion that never was.
+
+    Raises BadInput if the file cannot be opened as a video.
+    """
+    try:
+        return _digest(_location(path))
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise BadInput(f"{path}: not a readable flow file ({error})") from error
 
 
 def _video_frame(plane: np.ndarray, width: int, height: int, pix_fmt: str) -> av.VideoFrame:
@@ -142,7 +172,7 @@ def read_levels(path: Path | str) -> Iterator[np.ndarray]:
     """
     path = Path(path)
     try:
-        with av.open(os.fspath(path)) as container:
+        with av.open(_location(path)) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             count = 0
@@ -169,7 +199,7 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
     Raises BadInput if the file cannot be opened as a video.
     """
     try:
-        with av.open(os.fspath(path)) as container:
+        with av.open(_location(path)) as container:
             comment = container.metadata.get("comment", "")
     except (av.FFmpegError, OSError) as error:
         raise BadInput(f"{path}: not a readable flow file ({error})") from error

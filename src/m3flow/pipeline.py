@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,13 +18,13 @@ import numpy as np
 
 from m3flow.background import Background
 from m3flow.dataset import Outputs, Video
-from m3flow.decoding import Decoded, Decoder, Limits
+from m3flow.decoding import Decoded, Decoder, Limits, shortfall
 from m3flow.errors import BadInput, Interrupted
 from m3flow.flow.base import is_tensor
 from m3flow.flow.batching import batch_size, run_in_batches
 from m3flow.levels import quantise, restore
 from m3flow.provenance import Camera, flow_is_current, made_by, stored_flow, trajectories_are_current
-from m3flow.records import Record
+from m3flow.records import Record, one_line
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.source import identity
 from m3flow.statistics import MotionStatistics
@@ -32,8 +32,6 @@ from m3flow.trajectories import Tracker
 
 if TYPE_CHECKING:
     from m3flow.motion import MotionEstimator
-
-log = logging.getLogger("m3flow")
 
 Progress = Callable[[int], None]
 
@@ -94,12 +92,12 @@ class Extractor:
         try:
             self._make(video, record)
         except BadInput as error:
-            record.status, record.reason = "rejected", _one_line(error)
+            record.status, record.reason = "rejected", one_line(str(error))
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:
-            log.debug("%s", video.name, exc_info=True)
-            record.status, record.reason = "failed", f"{type(error).__name__}: {_one_line(error)}"
+            record.status, record.reason = "failed", f"{type(error).__name__}: {one_line(str(error))}"
+            record.traceback = traceback.format_exc()
         record.seconds = time.perf_counter() - began
         record.time = datetime.now(UTC).isoformat(timespec="seconds")
         return record
@@ -169,7 +167,7 @@ class Extractor:
                 )
             if _stamp(video.source) != stamp:
                 raise RuntimeError("the video changed while it was read; run again")
-            record.reason = _remark(record)
+            record.reason = shortfall(record.frames, record.claimed)
             made = made_by(flow.identity(), source, decoded, self._motion, camera)
             for sink in sinks:
                 sink.close(made)
@@ -307,7 +305,10 @@ class _TrajectorySink(_Sink):
 
     def close(self, made: dict[str, Any]) -> None:
         with _clock(self._record, "track"):
-            self._writer.close({**made, "settings": self._settings.identity(), "flow": made["settings"]})
+            # Without what is of the flow files alone (the camera's homographies are large): a reader finds
+            # out how the file was made from its first bytes.
+            kept: dict[str, Any] = {key: made[key] for key in ("m3flow", "source", "used") if key in made}
+            self._writer.close({**kept, "settings": self._settings.identity(), "flow": made["settings"]})
         if self._points:
             self._record.outside = 1 - self._inside / self._points
         if self._record.windows == 0 and not self._record.reason:
@@ -362,17 +363,6 @@ def _stamp(path: str) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _remark(record: Record) -> str:
-    # Headers are often off by a frame or two; a video that stops in the middle is worth a word.
-    if record.claimed and record.frames < record.claimed - max(2, record.claimed // 50):
-        return f"{record.frames} of the {record.claimed} frames that the header claims decode"
-    return ""
-
-
 def _set(record: Record, values: dict[str, float]) -> None:
     for name, value in values.items():
         setattr(record, name, value)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

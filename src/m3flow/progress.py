@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from m3flow.dataset import Video
-from m3flow.records import Record
+from m3flow.records import Record, one_line
 
 PLAIN_SECONDS = 60.0
 
@@ -99,7 +99,7 @@ class Display:
         self._work.finished(record)
         if record.status in ("rejected", "failed"):
             self._console.print(
-                f"{record.status}: {record.video}: {record.reason}", markup=False, soft_wrap=True
+                f"{record.status}: {one_line(record.video)}: {record.reason}", markup=False, soft_wrap=True
             )
         self._show()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -31,6 +31,7 @@ class Record:
     camera: share of frame pairs with an accepted homography; -1 where none was looked for.
     camera_shift: mean motion of the camera over the frame, in pixels a frame.
     host, device: where it was made. time: when it ended (UTC).
+    traceback: of an unexpected failure; for the log, not stored in the line.
     """
 
     video: str
@@ -57,9 +58,18 @@ class Record:
     host: str = ""
     device: str = ""
     time: str = ""
+    traceback: str = field(default="", metadata={"stored": False}, repr=False)
 
 
-COLUMNS = [field.name for field in fields(Record)]
+def one_line(text: str) -> str:
+    """The text on one line, with nothing in it that a terminal would obey: file names can hold anything."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in " ".join(text.split())
+    )
+
+
+COLUMNS = [item.name for item in fields(Record) if item.metadata.get("stored", True)]
 
 
 class RecordFile:
@@ -82,7 +92,7 @@ class RecordFile:
         self._file.close()
 
     def append(self, record: Record) -> None:
-        self._writer.writerow(_cell(value) for value in asdict(record).values())
+        self._writer.writerow(_cell(getattr(record, name)) for name in COLUMNS)
         self._file.flush()
 
 

@@ -19,7 +19,7 @@ from m3flow.dataset import Video
 from m3flow.errors import Interrupted
 from m3flow.pipeline import Extractor, Work
 from m3flow.progress import Display
-from m3flow.records import STATUSES, Record, RecordFile
+from m3flow.records import STATUSES, Record, RecordFile, one_line
 from m3flow.version import __version__
 
 log = logging.getLogger("m3flow")
@@ -160,8 +160,11 @@ def _log_record(record: Record) -> None:
     log.info(
         "%s %s: %d frames in %.1f s%s",
         record.status,
-        record.video,
+        one_line(record.video),
         record.frames,
         record.seconds,
         f" ({record.reason})" if record.reason else "",
     )
+    if record.traceback:
+        # In the log only: on the terminal the reason's one line is enough.
+        log.debug("%s", record.traceback.rstrip())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -47,6 +48,9 @@ def image_names(folder: Path) -> list[str]:
 
 
 def _hash_parts(path: Path, digest: hashlib._Hash) -> int:
+    if not path.is_file():
+        path.stat()  # says why where it is missing
+        raise OSError(errno.EINVAL, "not a file")  # opening a pipe would wait for a writer
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         for start in (0, (size - PART_BYTES) // 2, size - PART_BYTES):

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from m3flow.cli import extract
+from m3flow.cli import doctor, extract, show, verify
 from m3flow.errors import BadInput, UsageError
 from m3flow.version import __version__
 
@@ -26,6 +26,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 extract.register(app)
+verify.register(app)
+doctor.register(app)
+show.register(app)
 
 
 def _version(wanted: bool) -> None:

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from m3flow.cli.options import Gpus, List, Output, Parts, Root, Workers, checked_output, parameters
+from m3flow.cli.options import (
+    Exclude,
+    Gpus,
+    LimitPairs,
+    List,
+    Output,
+    Parts,
+    Root,
+    Workers,
+    checked_output,
+    limits,
+    listed,
+    parameters,
+)
 
 FLOW_EXAMPLES = """**Examples**
 
@@ -58,6 +71,8 @@ def flow(
         int, typer.Option(help="Resize frames to this short side in pixels first; 0 keeps their size.")
     ] = 0,
     parts: Parts = 3,
+    exclude: Exclude = None,
+    limit: LimitPairs = None,
     workers: Workers = 0,
     gpus: Gpus = 0,
     batch: Annotated[
@@ -68,7 +83,6 @@ def flow(
 
     What is already there, made with the same settings from the same source, is kept.
     """
-    from m3flow.dataset import videos_of
     from m3flow.pipeline import Work
     from m3flow.settings import FlowSettings
 
@@ -83,10 +97,16 @@ def flow(
         short_side=short_side,
     )
     _check_device(settings, backend, device)
-    listed = videos_of(videos, root, parts)
-    outputs = checked_output(output)
-    work = Work(outputs=outputs, flow=settings, backend=backend, device=device, batch=batch)
-    _run("flow", listed, work, workers, gpus)
+    chosen = listed(videos, root, parts, exclude)
+    work = Work(
+        outputs=checked_output(output),
+        flow=settings,
+        backend=backend,
+        device=device,
+        batch=batch,
+        limits=limits(limit),
+    )
+    _run("flow", chosen, work, workers, gpus)
 
 
 def trajectories(
@@ -105,6 +125,8 @@ def trajectories(
         str, typer.Option(help="subpixel, or integer: the original tracker to the bit.")
     ] = "subpixel",
     parts: Parts = 3,
+    exclude: Exclude = None,
+    limit: LimitPairs = None,
     workers: Workers = 0,
     gpus: Gpus = 0,
 ) -> None:
@@ -113,7 +135,6 @@ def trajectories(
     They follow the flow that `m3flow flow` left in the same output folder; job mvs reads the videos instead.
     What is already there, made with the same settings from the same flow, is kept.
     """
-    from m3flow.dataset import videos_of
     from m3flow.pipeline import Work
     from m3flow.settings import TrajectorySettings
 
@@ -122,11 +143,11 @@ def trajectories(
         job=job,  # type: ignore[arg-type]
         tracking=tracking,  # type: ignore[arg-type]
     )
-    listed = videos_of(videos, root, parts)
-    outputs = checked_output(output)
+    chosen = listed(videos, root, parts, exclude)
+    work = Work(outputs=checked_output(output), trajectories=settings, limits=limits(limit))
     # Tracking is a small part of reading the flow; a GPU would wait for the files.
     del gpus
-    _run("trajectories", listed, Work(outputs=outputs, trajectories=settings), workers, 0)
+    _run("trajectories", chosen, work, workers, 0)
 
 
 def _check_device(settings: object, backend: str, device: str) -> None:

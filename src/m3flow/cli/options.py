@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
-from m3flow.dataset import Outputs
+from m3flow.dataset import Outputs, Video, videos_of
 from m3flow.errors import UsageError
+
+if TYPE_CHECKING:
+    from m3flow.decoding import Limits
 
 List = Annotated[
     str,
@@ -33,11 +38,58 @@ Workers = Annotated[
 ]
 Gpus = Annotated[int, typer.Option(min=0, help="GPUs to use; 0 takes all that this job was given.")]
 
+LimitPairs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="NAME=VALUE",
+        help="What decoding one video may cost: seconds (without a frame, 60), frames (2000000), megapixels "
+        "(of a frame, 40), memory_gb (8); more, and it is rejected. May be repeated.",
+    ),
+]
+Exclude = Annotated[
+    Path | None,
+    typer.Option(
+        help="Videos to leave out: a table of `m3flow verify --input` (what it rejects), or a list of videos.",
+        show_default=False,
+    ),
+]
+
+
+def limits(pairs: list[str] | None) -> Limits:
+    """`name=value` texts as the limits of decoding."""
+    from m3flow.decoding import Limits
+
+    values: dict[str, Any] = {}
+    names = [item.name for item in fields(Limits)]
+    for pair in pairs or []:
+        name, _, value = pair.partition("=")
+        if name not in names:
+            raise UsageError(f"--limit {pair!r}: write it as name=value with a name of {', '.join(names)}")
+        try:
+            values[name] = int(value) if name == "frames" else float(value)
+        except ValueError as error:
+            raise UsageError(f"--limit {pair!r}: {value!r} is not a number") from error
+    return Limits(**values)
+
+
+def listed(videos: str, root: Path, parts: int, exclude: Path | None) -> list[Video]:
+    """The videos that a command is to work on."""
+    found = videos_of(videos, root, parts)
+    if exclude is None:
+        return found
+    from m3flow.inventory import without_excluded
+
+    return without_excluded(found, exclude, parts)
+
 
 def checked_output(folder: Path) -> Outputs:
     """The output folder, made if need be; UsageError where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Permissions do not tell (a read-only file system, a quota); writing does.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UsageError(f"--output {folder}: {error.strerror}") from error
     return Outputs(folder)

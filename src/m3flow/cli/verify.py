@@ -1,0 +1,252 @@
+"""`m3flow verify`: the videos before a run, the results after it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from m3flow.cli.options import Exclude, LimitPairs, Parts, Root, Workers, limits, listed, parameters
+from m3flow.errors import UsageError
+
+if TYPE_CHECKING:
+    from m3flow.config import Experiment
+    from m3flow.dataset import Video
+    from m3flow.inventory import Inspected
+    from m3flow.verify import Verified, Wanted
+
+EXAMPLES = """**Examples**
+
+`m3flow verify train.csv --root /data/ucf101 --input --table inventory.csv` — read every video through
+
+`m3flow flow train.csv --root /data/ucf101 --output results --exclude inventory.csv` — leave out what it rejected
+
+`m3flow verify train.csv --root /data/ucf101 --output results --bound 20 --camera warp` — check what a run made
+
+`m3flow verify --config config.yaml --repair` — the same by a configuration, and remove what is wrong
+"""
+
+COMPARED: Any = {
+    "rich_help_panel": "Settings that the results must have (those not given are not compared)",
+    "show_default": False,
+}
+
+
+def register(app: typer.Typer) -> None:
+    app.command("verify", epilog=EXAMPLES)(verify)
+
+
+def verify(
+    videos: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[LIST]",
+            help="A list file or one video; may be left out with --config.",
+            show_default=False,
+        ),
+    ] = None,
+    input_: Annotated[
+        bool, typer.Option("--input", help="Read every video through and write a table of what they are.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Check the results in this folder.", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take list, root, layout, output, settings and limits from this config.yaml.",
+            show_default=False,
+        ),
+    ] = None,
+    root: Root = Path(),
+    parts: Parts = 3,
+    table: Annotated[
+        Path, typer.Option(help="With --input: the table to write, which --exclude takes as it is.")
+    ] = Path("inventory.csv"),
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="With results: remove wrong files and left-over temporary ones; run again then."
+        ),
+    ] = False,
+    estimator: Annotated[str | None, typer.Option(help="The estimator.", **COMPARED)] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the estimator.", **COMPARED),
+    ] = None,
+    camera: Annotated[str | None, typer.Option(help="warp or none.", **COMPARED)] = None,
+    scheme: Annotated[
+        str | None, typer.Option(help="How the camera's motion is taken out.", **COMPARED)
+    ] = None,
+    bound: Annotated[float | None, typer.Option(help="The largest displacement stored.", **COMPARED)] = None,
+    step: Annotated[int | None, typer.Option(help="Frames from one to the other.", **COMPARED)] = None,
+    codec: Annotated[str | None, typer.Option(help="mpeg4 or h264-lossless.", **COMPARED)] = None,
+    short_side: Annotated[
+        int | None, typer.Option(help="The short side frames were resized to.", **COMPARED)
+    ] = None,
+    length: Annotated[
+        int, typer.Option(help="Steps of the trajectories, which are in their names.", **COMPARED)
+    ] = 6,
+    job: Annotated[str | None, typer.Option(help="trajs_dense, trajs or mvs.", **COMPARED)] = None,
+    tracking: Annotated[str | None, typer.Option(help="subpixel or integer.", **COMPARED)] = None,
+    exclude: Exclude = None,
+    limit: LimitPairs = None,
+    workers: Workers = 0,
+) -> None:
+    """Check the videos of a list (`--input`), or the results of a run (`--output`, `--config`).
+
+    Of the input: does each video decode to its end? The table has a row for each, with the verdict ok,
+    damaged (it ends before what its header claims; flow is made of what decodes) or rejected.
+
+    Of the results: is every file there, readable to its end, of the right shape, with the content that was
+    written, from the video that is there now, made with the settings given? Without --config, flow or
+    trajectories are only looked for where the folder has some.
+
+    Exit status: 0 all is well, 3 something is wrong (named, with the reason), 2 wrong usage, 1 a failure of
+    ours.
+    """
+    from m3flow.config import Experiment
+
+    experiment = Experiment.read(config) if config else None
+    if videos is None and experiment is None:
+        raise UsageError("name a list or a video, or a configuration with --config")
+    if input_ and (output is not None or repair):
+        raise UsageError("--input checks the videos; --output and --repair are for the results")
+    if not input_ and output is None and experiment is None:
+        raise UsageError("say what to check: --input, --output DIR or --config FILE")
+    if experiment and videos is None:
+        chosen = experiment.list_videos()
+    else:
+        place = (experiment.root, experiment.parts) if experiment else (root, parts)
+        chosen = listed(str(videos), *place, exclude)
+    bounds = experiment.limits if experiment and not limit else limits(limit)
+    if input_:
+        raise typer.Exit(_input(chosen, table, workers, bounds))
+    flow = {
+        "estimator": estimator,
+        "parameters": parameters(set_ or []) or None,
+        "camera": camera,
+        "scheme": scheme,
+        "bound": bound,
+        "step": step,
+        "codec": codec,
+        "short_side": short_side,
+    }
+    raise typer.Exit(
+        _results(
+            chosen,
+            _wanted_by(experiment, output, bounds)
+            if experiment
+            else _wanted(output, flow, {"length": length, "job": job, "tracking": tracking}, bounds),
+            workers,
+            repair,
+        )
+    )
+
+
+def _wanted_by(experiment: Experiment, output: Path | None, bounds: Any) -> Wanted:
+    from m3flow.dataset import Outputs
+    from m3flow.verify import Wanted
+
+    return Wanted(
+        outputs=Outputs(output) if output else experiment.outputs,
+        flow=experiment.wants_flow and experiment.keep_flow,
+        length=experiment.trajectories.length,
+        flow_settings=experiment.flow.identity() if experiment.wants_flow else {},
+        trajectory_settings=experiment.trajectories.identity(),
+        limits=bounds,
+    )
+
+
+def _wanted(output: Path | None, flow: dict[str, Any], trajectories: dict[str, Any], bounds: Any) -> Wanted:
+    from m3flow.dataset import Outputs
+    from m3flow.verify import Wanted
+
+    assert output is not None
+    kinds = {name: (output / name).is_dir() for name in ("flows", "trajs")}
+    if not any(kinds.values()):
+        raise UsageError(f"--output {output}: has neither flows/ nor trajs/")
+    return Wanted(
+        outputs=Outputs(output),
+        flow=kinds["flows"],
+        trajectories=kinds["trajs"],
+        length=trajectories["length"],
+        flow_settings={name: value for name, value in flow.items() if value is not None},
+        trajectory_settings={name: value for name, value in trajectories.items() if value is not None},
+        limits=bounds,
+    )
+
+
+def _input(videos: Sequence[Video], table: Path, workers: int, bounds: Any) -> int:
+    from m3flow.inventory import inspect_all, write_table
+    from m3flow.progress import Display
+    from m3flow.records import Record
+
+    console = Console(stderr=True)
+    rows: dict[str, Inspected] = {}
+    with Display("verify", videos, console) as display:
+        for row in inspect_all(videos, limits=bounds, workers=workers):
+            rows[row.video] = row
+            display.on_frames(row.frames)
+            status = "rejected" if row.verdict == "rejected" else "done"
+            display.on_record(Record(video=row.video, status=status, frames=row.frames, reason=row.reason))
+            if row.verdict in ("damaged", "failed"):
+                _say(console, f"{row.verdict}: {row.video}: {row.reason}")
+    write_table(table, [rows[video.name] for video in videos])
+    counts = Counter(row.verdict for row in rows.values())
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    _say(console, f"verify: {told} of {len(videos)} videos; the table is {table}")
+    if counts["failed"]:
+        return 1
+    return 0 if counts["ok"] == len(videos) else 3
+
+
+def _results(videos: Sequence[Video], wanted: Wanted, workers: int, repair: bool) -> int:
+    from m3flow.leftovers import leftovers
+    from m3flow.progress import Display
+    from m3flow.records import Record
+    from m3flow.verify import verify_all
+
+    console = Console(stderr=True)
+    counts: Counter[str] = Counter()
+    with Display("verify", videos, console) as display:
+        for found in verify_all(videos, wanted, workers):
+            display.on_record(Record(video=found.video, status="done"))
+            counts[_kind(found)] += 1
+            for problem in found.problems:
+                _say(console, f"wrong: {problem}")
+            if repair:
+                _remove(found.remove, console)
+    for leftover in leftovers(wanted.outputs):
+        counts["left-over"] += 1
+        if repair and leftover.abandoned:
+            _remove([leftover.path], console)
+        else:
+            state = "left by a process that is gone" if leftover.abandoned else "perhaps still in use"
+            _say(console, f"temporary file, {state}: {leftover.path}")
+    told = ", ".join(f"{counts[kind]} {kind}" for kind in ("ok", "wrong", "missing") if counts[kind])
+    again = "; run again to make what is missing" if repair and len(videos) != counts["ok"] else ""
+    _say(console, f"verify: {told} of {len(videos)} videos{again}")
+    return 0 if counts["ok"] == len(videos) else 3
+
+
+def _kind(found: Verified) -> str:
+    if not found.problems:
+        return "ok"
+    return "missing" if found.missing else "wrong"
+
+
+def _remove(paths: Sequence[Path], console: Console) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+        _say(console, f"removed: {path}")
+
+
+def _say(console: Console, text: str) -> None:
+    from m3flow.records import one_line
+
+    console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)

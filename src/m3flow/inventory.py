@@ -1,0 +1,142 @@
+"""What the videos of a list are: each read through once, before anything is made of them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from m3flow.atomic import complete_or_absent
+from m3flow.dataset import Video, read_list
+from m3flow.decoding import Decoder, Limits, shortfall
+from m3flow.errors import BadInput, UsageError
+from m3flow.records import one_line
+from m3flow.sidebyside import decoded_side_by_side
+
+Verdict = Literal["ok", "damaged", "rejected", "failed"]
+
+
+@dataclass(kw_only=True)
+class Inspected:
+    """One video's row of the table.
+
+    Attributes
+    ----------
+    video: its output name.
+    frames, claimed: frames that decode, and that the header claims (0 if it claims none).
+    width, height: of the frames as they are used (after the rotation in the metadata), in pixels.
+    rate: frames a second, as a fraction.
+    codec: its four-character code; "images" for a folder of images.
+    rotation: the rotation in the metadata in degrees, already applied to width and height.
+    verdict: "ok"; "damaged": flow is made of what decodes, but the file ends before what its header claims;
+        "rejected": no flow can be made of it; "failed": it could not be read by no fault of its own (the
+        system was short of memory): run again.
+    reason: why it is not "ok".
+    """
+
+    video: str
+    frames: int = 0
+    claimed: int = 0
+    width: int = 0
+    height: int = 0
+    rate: str = ""
+    codec: str = ""
+    rotation: int = 0
+    verdict: Verdict = "ok"
+    reason: str = ""
+
+
+COLUMNS = [field.name for field in fields(Inspected)]
+
+
+def inspect(decoder: Decoder, video: Video, step: int = 1) -> Inspected:
+    """Read one video through; never raises for a video that cannot be used, the row says so."""
+    row = Inspected(video=video.name)
+    try:
+        decoded = decoder.open(video.source)
+        info = decoded.info
+        row.claimed, row.width, row.height = info.claimed, info.width, info.height
+        row.rate, row.codec, row.rotation = str(info.rate), info.codec, info.rotation
+        try:
+            for _ in decoded.blocks:
+                pass
+        finally:
+            row.frames = decoded.frames
+    except BadInput as error:
+        row.verdict, row.reason = "rejected", one_line(str(error))
+        return row
+    except RuntimeError as error:
+        row.verdict, row.reason = "failed", one_line(str(error))
+        return row
+    if row.frames <= step:
+        row.verdict = "rejected"
+        row.reason = f"only {row.frames} frame(s) decode; flow over {step} needs {step + 1}"
+    elif missing := shortfall(row.frames, row.claimed):
+        row.verdict, row.reason = "damaged", missing
+    return row
+
+
+def inspect_all(
+    videos: Sequence[Video],
+    *,
+    limits: Limits | None = None,
+    workers: int = 0,
+    step: int = 1,
+    on_row: Callable[[Inspected], None] = lambda row: None,
+) -> Iterator[Inspected]:
+    """`inspect` for every video, side by side, as they are done."""
+
+    def work(decoder: Decoder, video: Video) -> Inspected:
+        return inspect(decoder, video, step)
+
+    for row in decoded_side_by_side(videos, work, limits=limits or Limits(), workers=workers):
+        on_row(row)
+        yield row
+
+
+def write_table(path: Path, rows: Sequence[Inspected]) -> None:
+    """The table as a CSV file, complete or not at all; `exclude` takes it as it is."""
+    with (
+        complete_or_absent(path) as (temporary,),
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(asdict(row).values() for row in rows)
+
+
+def without_excluded(videos: list[Video], exclude: Path, parts: int = 3) -> list[Video]:
+    """The videos that the file `exclude` does not name.
+
+    It is a table that `write_table` wrote, whose videos with the verdict "rejected" are left out, or any list
+    of videos in a form that `m3flow.dataset.read_list` reads, all of which are left out.
+
+    Raises UsageError where the file cannot be read, or leaves no video.
+    """
+    excluded = excluded_names(exclude, parts)
+    left = [video for video in videos if video.name not in excluded]
+    if videos and not left:
+        raise UsageError(f"{exclude}: leaves none of the {len(videos)} videos of the list")
+    return left
+
+
+def excluded_names(exclude: Path, parts: int = 3) -> set[str]:
+    """The output names that the file `exclude` names; see `without_excluded`."""
+    excluded = _rejected_in(exclude)
+    return {video.name for video in read_list(exclude, parts=parts)} if excluded is None else excluded
+
+
+def _rejected_in(path: Path) -> set[str] | None:
+    """The names that a table rejects; None for a file that is no such table."""
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            if file.readline().strip().split(",") != COLUMNS:
+                return None
+            file.seek(0)
+            return {row["video"] for row in csv.DictReader(file) if row["verdict"] == "rejected"}
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the list of what to leave out: {error.strerror}") from error
+    except csv.Error as error:
+        raise UsageError(f"{path}: not a table of videos: {error}") from error

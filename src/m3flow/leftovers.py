@@ -1,0 +1,57 @@
+"""Temporary files that killed processes left behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from m3flow.atomic import TEMPORARY_SUFFIX, owner_of
+from m3flow.dataset import Outputs
+
+# On another machine nobody can see whether the process lives; no file is written to for so long.
+SILENT_SECONDS = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A temporary file, and whether the process that wrote it is gone."""
+
+    path: Path
+    abandoned: bool
+
+
+def leftovers(outputs: Outputs) -> Iterator[Leftover]:
+    """The temporary files in the folders of the results."""
+    now = _time_there(outputs.folder)
+    for folder in (outputs.folder / "flows", outputs.folder / "trajs"):
+        for where, _, names in os.walk(folder):
+            for name in names:
+                if name.endswith(TEMPORARY_SUFFIX):
+                    path = Path(where, name)
+                    yield Leftover(path, _abandoned(path, now))
+
+
+def _time_there(folder: Path) -> float:
+    """The time by the clock that stamps the files of the folder, which need not be this machine's."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as probe:
+            return os.fstat(probe.fileno()).st_mtime
+    except OSError:
+        # Nothing can be written there, so nothing will be removed there either.
+        return 0.0
+
+
+def _abandoned(path: Path, now: float) -> bool:
+    host, process = owner_of(path)
+    if host == socket.gethostname()[:40]:
+        return not psutil.pid_exists(process)
+    try:
+        return now - path.stat().st_mtime > SILENT_SECONDS
+    except FileNotFoundError:
+        return False

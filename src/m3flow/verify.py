@@ -1,0 +1,229 @@
+"""Whether a run's files are all there, whole, and made with the settings that are wanted; and their repair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m3flow.dataset import Outputs, Video
+from m3flow.decoding import Decoder, Limits
+from m3flow.errors import BadInput
+from m3flow.flowfile import COMPONENTS, packet_digest, read_provenance
+from m3flow.provenance import same_source
+from m3flow.records import one_line, read_records
+from m3flow.sidebyside import decoded_side_by_side
+from m3flow.source import identity
+from m3flow.trajectories import GRID, LARGEST, window_starts
+from m3flow.trajectoryfile import load_trajectories
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a run should have left for each video.
+
+    Attributes
+    ----------
+    outputs: the output folder.
+    flow, trajectories: whether there should be flow files, and a trajectory file.
+    length: steps of a trajectory, which are in the file's name.
+    flow_settings, trajectory_settings: what the files should say of how they were made, as
+        `FlowSettings.identity` has it; keys that are absent are not compared.
+    limits: of decoding a flow file.
+    """
+
+    outputs: Outputs
+    flow: bool = True
+    trajectories: bool = True
+    length: int = 6
+    flow_settings: dict[str, Any] = field(default_factory=dict)
+    trajectory_settings: dict[str, Any] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass
+class Verified:
+    """What is wrong with one video's files.
+
+    Attributes
+    ----------
+    video: its output name.
+    problems: a line each; none where all is well.
+    missing: whether all that is wrong is that files are not there.
+    remove: the files that must go so that the next run makes them again.
+    """
+
+    video: str
+    problems: list[str] = field(default_factory=list)
+    missing: bool = True
+    remove: list[Path] = field(default_factory=list)
+
+    def wrong(self, problem: str, *files: Path) -> None:
+        self.problems.append(one_line(problem))
+        self.missing = False
+        self.remove += [file for file in files if file not in self.remove]
+
+
+def verify_all(videos: Sequence[Video], wanted: Wanted, workers: int = 0) -> Iterator[Verified]:
+    """Check every video's files, side by side, as they are done."""
+    rejected = rejected_before(wanted.outputs)
+
+    def work(decoder: Decoder, video: Video) -> Verified:
+        return verify(decoder, video, wanted, rejected.get(video.name, ""))
+
+    yield from decoded_side_by_side(videos, work, limits=wanted.limits, workers=workers)
+
+
+def rejected_before(outputs: Outputs) -> dict[str, str]:
+    """The reason of each video that was rejected, and not made since."""
+    reasons: dict[str, str] = {}
+    for record in read_records(sorted(outputs.records.rglob("*.csv"))):
+        if record.status in ("done", "kept"):
+            reasons.pop(record.video, None)
+        if record.status == "rejected":
+            # The first says why; later ones only that what it would have made is not there.
+            reasons.setdefault(record.video, record.reason)
+    return reasons
+
+
+def verify(decoder: Decoder, video: Video, wanted: Wanted, rejected: str = "") -> Verified:
+    """Check one video's files; `rejected` is the reason for which a run could not make them."""
+    found = Verified(video.name)
+    source = _source_now(video)
+    made: dict[str, Any] = {}
+    if wanted.flow:
+        made = _verify_flow(decoder, wanted, source, found)
+    if wanted.trajectories:
+        _verify_trajectories(wanted, source, made, found)
+    if rejected and found.missing and found.problems:
+        found.problems = [one_line(f"{video.name}: not made, the video was rejected: {rejected}")]
+    return found
+
+
+def _source_now(video: Video) -> dict[str, Any]:
+    """The identity of the video as it is now; {} where it is gone: its results may well outlive it."""
+    try:
+        return identity(video.source)
+    except BadInput:
+        return {}
+
+
+def _missing(found: Verified, path: Path) -> None:
+    found.problems.append(one_line(f"{path}: missing"))
+
+
+def _verify_flow(decoder: Decoder, wanted: Wanted, source: dict[str, Any], found: Verified) -> dict[str, Any]:
+    """Check x.mp4 and y.mp4; returns what they say of how they were made."""
+    folder = wanted.outputs.flow(found.video)
+    paths = [folder / name for name in COMPONENTS]
+    there = [path for path in paths if path.is_file()]
+    for path in paths:
+        if path not in there:
+            _missing(found, path)
+    made: list[dict[str, Any]] = []
+    for path in there:
+        try:
+            made.append(_readable_flow(decoder, path))
+        except BadInput as error:
+            found.wrong(str(error), *there)
+    if len(made) < len(COMPONENTS):
+        if made and not found.remove:
+            # One without the other is of no use, and would be taken for the rest of a run.
+            found.remove += there
+        return {}
+    x, y = made
+    if x.get("settings") != y.get("settings") or not same_source(x, y.get("source", {})):
+        found.wrong(f"{folder}: x.mp4 and y.mp4 were not made together", *there)
+    for problem in _differences(x, wanted.flow_settings, source):
+        found.wrong(f"{folder}: {problem}", *there)
+    return x
+
+
+def _readable_flow(decoder: Decoder, path: Path) -> dict[str, Any]:
+    """What a flow file says of itself; raises BadInput unless it holds all that it says."""
+    made = read_provenance(path)
+    if not made:
+        raise BadInput(f"{path}: does not say how it was made")
+    about, settings = made.get("source", {}), made.get("settings", {})
+    if "packets" in made and made["packets"] != packet_digest(path):
+        raise BadInput(f"{path}: damaged (its content is not what was written)")
+    try:
+        decoded = decoder.open(str(path.absolute()))
+        for _ in decoded.blocks:
+            pass
+    except BadInput as error:
+        raise BadInput(f"{path}: damaged ({error})") from error
+    expected = about.get("frames", 0) - settings.get("step", 1)
+    if decoded.frames != expected:
+        raise BadInput(f"{path}: damaged ({decoded.frames} of {expected} frames decode)")
+    size, stated = (decoded.info.width, decoded.info.height), (about.get("width"), about.get("height"))
+    if size != stated:
+        raise BadInput(f"{path}: frames of {size[0]}x{size[1]} where the video has {stated[0]}x{stated[1]}")
+    return made
+
+
+def _verify_trajectories(
+    wanted: Wanted, source: dict[str, Any], flow_made: dict[str, Any], found: Verified
+) -> None:
+    path = wanted.outputs.trajectories(found.video, wanted.length)
+    if not path.is_file():
+        _missing(found, path)
+        return
+    try:
+        trajectories = load_trajectories(path)
+    except BadInput as error:
+        found.wrong(str(error), path)
+        return
+    made = trajectories.made
+    if not made:
+        found.wrong(f"{path}: does not say how it was made", path)
+        return
+    problems = _differences(made, wanted.trajectory_settings, source)
+    if made.get("flow"):
+        problems += _differences({"settings": made["flow"], "source": source}, wanted.flow_settings, source)
+    if flow_made and made.get("flow"):
+        if made["flow"] != flow_made.get("settings"):
+            problems.append("made from flow with other settings than the flow that is there")
+        elif not same_source(made, flow_made.get("source", {})):
+            problems.append("made from another video than the flow that is there")
+    feat, inside = trajectories.traj_feat, trajectories.traj_type
+    shape = _expected_shape(made)
+    if feat.dtype != np.int8 or inside.dtype != np.uint8:
+        problems.append(f"holds {feat.dtype} and {inside.dtype} where int8 and uint8 are meant")
+    elif feat.shape != shape:
+        problems.append(f"traj_feat is {list(feat.shape)} where {list(shape)} is meant")
+    elif feat.size and (max(-int(feat.min()), int(feat.max())) > LARGEST or int(inside.max()) > 1):
+        problems.append("holds values that no trajectory has")
+    for problem in problems:
+        found.wrong(f"{path}: {problem}", path)
+
+
+def _expected_shape(made: dict[str, Any]) -> tuple[int, int, int, int]:
+    """The shape of traj_feat by what the file says of its settings and its video."""
+    settings, about = made.get("settings", {}), made.get("source", {})
+    length, step = settings.get("length", 0), made.get("flow", {}).get("step", 1)
+    # The codec's motion vectors have a window at every frame, as trajs_dense has.
+    job = "trajs" if settings.get("job") == "trajs" else "trajs_dense"
+    windows = len(window_starts(about.get("frames", 0) - step, length, job, step))
+    return 2 * length, windows, about.get("height", 0) // GRID, about.get("width", 0) // GRID
+
+
+def _differences(made: dict[str, Any], wanted: dict[str, Any], source: dict[str, Any]) -> list[str]:
+    """How a file was made otherwise than wanted, a line each."""
+    settings = made.get("settings", {})
+    problems = []
+    for key, value in wanted.items():
+        stored = settings.get(key)
+        same = (
+            value.items() <= stored.items()
+            if isinstance(value, dict) and isinstance(stored, dict)
+            else stored == value
+        )
+        if not same:
+            problems.append(f"made with {key} {stored!r}, wanted is {value!r}")
+    if source and not same_source(made, source):
+        problems.append("made from another video than the one that is there now")
+    return problems
