@@ -180,6 +180,9 @@ def test_a_codec_without_vectors_is_refused(panning: Scene, tmp_path: Path) -> N
     nothing.write_bytes(b"not a video")
     with pytest.raises(BadInput, match="cannot be decoded"):
         motion_vectors(nothing)
+    tiny = encode(tmp_path / "tiny.mp4", panning.frames[:3, :6, :32].copy(), "mpeg4")
+    with pytest.raises(BadInput, match="32x6 are smaller than a grid cell"):
+        motion_vectors(tiny)
     one = motion_vectors(encode(tmp_path / "one.mp4", panning.frames[:1], "mpeg4"))
     assert one.vectors.shape == (0, 2, 12, 16)
     assert trajectories_from_motion_vectors(one)[0].shape == (12, 0, 12, 16)
