@@ -13,6 +13,7 @@ from matplotlib.textpath import TextPath
 
 DPI = 100
 POINT = DPI / 72  # pixels
+ASCENT, LINE = 0.93, 1.35  # of a line of text, in parts of its size
 INK, FAINT = "#1c2430", "#5d6875"
 FAMILY = "DejaVu Sans"  # comes with Matplotlib: the same everywhere
 
@@ -36,18 +37,20 @@ class Canvas:
     def text(
         self, x: float, y: float, text: str, size: float, colour: str = INK, weight: str = "normal"
     ) -> None:
-        """Write text of `size` points with the upper left corner of its first line at (x, y)."""
+        """Write text of `size` points, a letter's upper left corner at (x, y); line breaks are followed."""
         height, width = self._pixels.shape[:2]
-        self._texts.append(
-            {
-                "x": x / width,
-                "y": 1 - y / height,
-                "s": printable(text),
-                "fontsize": size,
-                "color": colour,
-                "fontweight": weight,
-            }
-        )
+        for number, line in enumerate(printable(text).split("\n")):
+            baseline = y + size * POINT * (ASCENT + number * LINE)
+            self._texts.append(
+                {
+                    "x": x / width,
+                    "y": 1 - baseline / height,
+                    "s": line,
+                    "fontsize": size,
+                    "color": colour,
+                    "fontweight": weight,
+                }
+            )
 
     def shortened(self, text: str, size: float, margin: int = 28) -> str:
         """The text with its middle left out where it is wider than the page."""
@@ -66,7 +69,7 @@ class Canvas:
         canvas = FigureCanvasAgg(figure)
         figure.figimage(self._pixels, origin="upper")
         for text in self._texts:
-            figure.text(**text, va="top", family=FAMILY, linespacing=1.3, parse_math=False)
+            figure.text(**text, va="baseline", family=FAMILY, parse_math=False)
         with warnings.catch_warnings():
             # A name in a script that the font lacks is drawn as boxes; that is no matter for a warning.
             warnings.filterwarnings("ignore", message="Glyph .* missing")

@@ -61,7 +61,7 @@ def _pictures(
         largest = {"Flow": scales[0], "Trajectories": scales[1]}.get(title, 0.0)
         if largest:
             canvas.paste(wheel.legend(WHEEL), x + width - WHEEL, HEADER - WHEEL - 6)
-            canvas.text(x + width - WHEEL - 66, HEADER - 28, f"{largest:g} px", 10, FAINT)
+            canvas.text(x + width - WHEEL - 62, HEADER - 26, f"{largest:g} px", 9.5, FAINT)
     page = canvas.picture()
     for moment in clip.moments(numbers):
         panels = [drawing.frame(moment, height, width)]
