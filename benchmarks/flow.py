@@ -6,6 +6,7 @@
 Every estimator, backend and device that is present runs on the same frames in the same run: OpenCV on one
 core and on all of them (a pair on each core), torch in batches of several sizes. The floor is the time that
 the bytes which a perfectly fused version would have to move need at this device's measured bandwidth.
+Rows of one core count processor time, which other work on the machine disturbs less.
 
 Needs torch, NumPy and OpenCV only. Writes benchmarks/results/flow-<cpu or the GPU's name>.json.
 """
@@ -108,13 +109,14 @@ class Bench:
         cores = machine.describe()["cores"]
         one = estimator(name, backend="opencv")
         reference = np.asarray(one(frames[:4], frames[1:5]))
-        seconds = self.repeat(lambda: one(frames[:1], frames[1:2]))
+        seconds = self.repeat(lambda: one(frames[:1], frames[1:2]), time.process_time)
         self.add(name, "opencv, 1 core", frames, 1, seconds)
         # An OpenCV algorithm object is not to be shared between threads.
         workers = [estimator(name, backend="opencv") for _ in range(cores)]
         with ThreadPoolExecutor(cores) as pool:
             seconds = self.repeat(
-                lambda: list(pool.map(lambda worker: worker(frames[:1], frames[1:2]), workers))
+                lambda: list(pool.map(lambda worker: worker(frames[:1], frames[1:2]), workers)),
+                time.perf_counter,
             )
         self.add(name, f"opencv, {cores} cores", frames, cores, seconds)
         return reference
@@ -129,6 +131,7 @@ class Bench:
     ) -> None:
         """One torch version in all batch sizes."""
         call, pair_seconds = build(), 0.0
+        clock = time.perf_counter if self.device.startswith("cuda") else time.process_time
         for batch in self.batches:
             label = f"{name} {frames.shape[2]}x{frames.shape[1]} {how} batch {batch}"
             if time.monotonic() > self.end:
@@ -142,7 +145,7 @@ class Bench:
                 with peak_memory(self.device) as peak:
                     call(stretch)  # compiles, fills the allocator's cache
                     self.wait()
-                seconds = self.repeat(lambda: call(stretch))  # noqa: B023
+                seconds = self.repeat(lambda: call(stretch), clock)  # noqa: B023
             except torch.OutOfMemoryError:
                 self.left_out.append(f"{label}: out of memory")
                 break
@@ -153,14 +156,14 @@ class Bench:
                 agreement = compare(call(first).cpu().numpy(), reference)
             self.add(name, how, frames, batch, seconds, self.device, peak["mib"], agreement)
 
-    def repeat(self, call: Callable[[], Any]) -> float:
+    def repeat(self, call: Callable[[], Any], clock: Callable[[], float]) -> float:
         """Median seconds of a call, repeated for the time that a measurement gets, at least once."""
         times: list[float] = []
         while not times or sum(times) < self.seconds:
-            start = time.perf_counter()
+            start = clock()
             call()
             self.wait()
-            times.append(time.perf_counter() - start)
+            times.append(clock() - start)
         return float(np.median(times))
 
     def wait(self) -> None:
