@@ -17,10 +17,18 @@ validate(config, "workflow/schemas/config.schema.yaml")
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/video.smk"
+
+
+if experiment.granularity == "shard":
+
+    include: "workflow/rules/shard.smk"
+
+else:
+
+    include: "workflow/rules/video.smk"
 
 
 rule all:
     default_target: True
     input:
-        targets(),
+        targets,

@@ -45,7 +45,8 @@ class Video:
 class Outputs:
     """The folder that a run writes into, and the name of every file in it.
 
-    The layout: `flows/<name>/x.mp4` and `y.mp4`, `trajs/<name>_<length>.gz`, `records/`, `logs/`.
+    The layout: `flows/<name>/x.mp4` and `y.mp4`, `trajs/<name>_<length>.gz`, `records/`, `logs/`,
+    and `shards/` where jobs work on shards.
     """
 
     folder: Path
@@ -60,6 +61,11 @@ class Outputs:
     @property
     def records(self) -> Path:
         return self.folder / "records"
+
+    @property
+    def shards(self) -> Path:
+        """What shard jobs say of themselves, and the plans that they are cut from; see `m3flow.plan`."""
+        return self.folder / "shards"
 
     @property
     def logs(self) -> Path:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -76,6 +77,30 @@ def read_entries(
             yield from _csv_entries(lines, columns, problems, beside)
         else:
             yield from _plain_entries(lines, labelled=beside == "label")
+
+
+def sample_entries(list_file: Path, count: int) -> list[Entry]:
+    """About `count` entries spread evenly over a list; the list is not read as a whole.
+
+    The same list gives the same entries. Lines that cannot be read are left out.
+    """
+    columns = columns_of(list_file)
+    found: dict[int, Entry] = {}
+    with _opened(list_file) as file:
+        header = len(file.readline()) if columns else 0
+        size = file.seek(0, os.SEEK_END)
+        for number in range(count):
+            offset = header + (size - header) * number // count
+            if number:
+                # Somewhere within a line: the next one is whole.
+                file.seek(offset - 1)
+                offset += len(file.readline()) - 1
+            file.seek(offset)
+            line = file.readline()
+            with suppress(UsageError):
+                for entry in read_entries(list_file, [], Part(offset, len(line), 1, columns)):
+                    found[entry.offset] = entry
+    return list(found.values())
 
 
 @contextmanager

@@ -26,4 +26,7 @@ def exit_with_parent() -> None:
 
 def available_cores() -> int:
     """The CPU cores that this process may use (a Slurm job's share, a taskset), not the machine's."""
-    return len(os.sched_getaffinity(0))
+    bound = len(os.sched_getaffinity(0))
+    # Not every Slurm binds a job to its cores; the job must keep to them all the same.
+    given = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return max(1, min(bound, int(given))) if given.isdecimal() else bound

@@ -2,11 +2,17 @@ from snakemake.exceptions import WorkflowError
 
 from m3flow.config import Experiment
 from m3flow.errors import BadInput, UsageError
+from m3flow.estimate import jobs_of
+from m3flow.plan import plan_of
 from m3flow.source import identity
 
 try:
     experiment = Experiment.of(config)
-    videos = {video.name: video for video in experiment.list_videos()}
+    # Every job reads the Snakefile again, and must not pay for the whole list: with shards, the plan suffices.
+    if experiment.granularity == "shard":
+        plan, videos = plan_of(experiment), {}
+    else:
+        videos = {video.name: video for video in experiment.list_videos()}
 except UsageError as error:
     raise WorkflowError(str(error))
 
@@ -23,8 +29,12 @@ def literal(path):
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def targets():
-    """The trajectories of every video, and its flow where it is kept."""
+def targets(wildcards):
+    """The trajectories of every video, and its flow where it is kept; or what says that a shard is done."""
+    if experiment.granularity == "shard":
+        return expand(
+            f"{shards}/{jobs_of(experiment)[-1]}/{{shard}}.json", shard=plan.names
+        )
     wanted = []
     for name in videos:
         wanted.append(

@@ -1,0 +1,88 @@
+"""One shard as a job: its videos done by processes that stay warm, its records kept whatever happens."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+from m3flow.atomic import write_text
+from m3flow.config import Experiment
+from m3flow.errors import UsageError
+from m3flow.pipeline import Work
+from m3flow.plan import plan_of, shard_folder, shard_videos
+from m3flow.records import STATUSES, Record, read_records
+from m3flow.session import ALL_DONE, SOME_REJECTED, execute
+
+
+def run_shard(experiment: Experiment, kind: str, name: str, log_file: Path | str) -> int:
+    """Do what is missing of one shard ("flow", "trajectories", or "motion": both in one pass).
+
+    Each video's record is appended to the shard's records as it ends. The one file that says that the shard
+    is done is written last, and only when no video failed: rejected ones are no failure. Everything else that
+    the job makes stays when it is killed, and the next attempt goes on from there.
+
+    Returns the exit status of the job: 0 done, 1 not.
+    """
+    plan = plan_of(experiment)
+    shard = plan[name]
+    videos = shard_videos(experiment, shard, plan.columns)
+    records = records_path(experiment, kind, name)
+    status = execute(
+        f"{kind} of shard {name}",
+        videos,
+        work_of(experiment, kind),
+        records=records,
+        log_file=Path(log_file),
+        workers=experiment.run.workers,
+        gpus=experiment.run.gpus if kind != "trajectories" else 0,
+    )
+    if status not in (ALL_DONE, SOME_REJECTED):
+        return 1
+    last = {record.video: record for record in read_records([records])}
+    summary = _summary([last[video.name] for video in videos if video.name in last])
+    write_text(done_path(experiment, kind, name), json.dumps({"videos": len(videos), **summary}) + "\n")
+    return 0
+
+
+def work_of(experiment: Experiment, kind: str) -> Work:
+    """What a job of this kind makes of each video."""
+    run = experiment.run
+    if kind == "trajectories":
+        return Work(
+            outputs=experiment.outputs, trajectories=experiment.trajectories, limits=experiment.limits
+        )
+    if kind not in ("flow", "motion"):
+        raise UsageError(f"unknown kind of shard job {kind!r}; choose from flow, trajectories, motion")
+    return Work(
+        outputs=experiment.outputs,
+        flow=experiment.flow,
+        trajectories=experiment.trajectories if kind == "motion" else None,
+        keep_flow=kind == "flow" or experiment.keep_flow,
+        backend=run.backend,
+        device=run.device,
+        batch=run.batch,
+        limits=experiment.limits,
+    )
+
+
+def records_path(experiment: Experiment, kind: str, name: str) -> Path:
+    """The records of a shard; all of its attempts append to it."""
+    return experiment.outputs.records / experiment.videos.name / f"{kind}-{name}.csv"
+
+
+def done_path(experiment: Experiment, kind: str, name: str) -> Path:
+    """The file that says that a shard is done."""
+    return shard_folder(experiment) / kind / f"{name}.json"
+
+
+def _summary(records: list[Record]) -> dict[str, object]:
+    counts = Counter(record.status for record in records)
+    return {
+        **{status: counts[status] for status in STATUSES},
+        "frames": sum(record.frames for record in records),
+        "host": socket.gethostname(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

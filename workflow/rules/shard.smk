@@ -1,0 +1,94 @@
+# One job for each shard of the list, for a cluster. Only the small file that a job writes last is declared:
+# Snakemake deletes declared outputs of a job that fails or runs again, and nothing that is good may go.
+import signal
+
+from m3flow.estimate import time_limit
+from m3flow.plan import shard_folder
+from m3flow.processes import available_cores
+
+# A job is asked to stop by SIGTERM or SIGUSR1, which Slurm sends to all of its processes. Snakemake and the
+# shell between Slurm and our process must outlive them, so that it can end well.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+shell.prefix("trap : TERM; ")
+
+shards = literal(shard_folder(experiment))
+shard_logs = literal(outputs.logs / experiment.videos.name)
+
+
+def shard_digest(wildcards):
+    return plan[wildcards.shard].digest
+
+
+def run_minutes(kind):
+    """The time limit of a job: from the calibration, or four times `shard.minutes`; more at each attempt."""
+
+    def minutes(wildcards, attempt):
+        expected = plan.minutes(kind, plan[wildcards.shard].videos)
+        return time_limit(
+            4 * experiment.shard.minutes if expected is None else expected, attempt
+        )
+
+    return minutes
+
+
+wildcard_constraints:
+    shard=r"\d+",
+
+
+rule flow_shard:
+    output:
+        f"{shards}/flow/{{shard}}.json",
+    log:
+        f"{shard_logs}/flow-{{shard}}.log",
+    # On this machine a job takes all cores; profiles/slurm says how many a job gets on a cluster.
+    threads: available_cores()
+    resources:
+        runtime=run_minutes("flow"),
+    params:
+        kind="flow",
+        root=str(experiment.root),
+        digest=shard_digest,
+        settings=experiment.flow.identity(),
+    script:
+        "../scripts/shard.py"
+
+
+rule trajectories_shard:
+    input:
+        f"{shards}/flow/{{shard}}.json" if "flow" in jobs_of(experiment) else [],
+    output:
+        f"{shards}/trajectories/{{shard}}.json",
+    log:
+        f"{shard_logs}/trajectories-{{shard}}.log",
+    threads: available_cores()
+    resources:
+        runtime=run_minutes("trajectories"),
+    params:
+        kind="trajectories",
+        root=str(experiment.root),
+        digest=shard_digest,
+        settings=experiment.trajectories.identity(),
+    script:
+        "../scripts/shard.py"
+
+
+# Both in one pass: the flow is never read back, and stored only where it is kept.
+rule motion_shard:
+    output:
+        f"{shards}/motion/{{shard}}.json",
+    log:
+        f"{shard_logs}/motion-{{shard}}.log",
+    threads: available_cores()
+    resources:
+        runtime=run_minutes("motion"),
+    params:
+        kind="motion",
+        root=str(experiment.root),
+        digest=shard_digest,
+        settings=[
+            experiment.flow.identity(),
+            experiment.trajectories.identity(),
+            experiment.keep_flow,
+        ],
+    script:
+        "../scripts/shard.py"

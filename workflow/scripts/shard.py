@@ -1,0 +1,19 @@
+"""The flow, the trajectories or both of one shard of the list."""
+
+import sys
+
+from m3flow.config import Experiment
+from m3flow.shardjob import run_shard
+
+# Worker processes import this file again.
+if __name__ == "__main__":
+    snakemake = globals()["snakemake"]
+    experiment = Experiment.of(snakemake.config)
+    sys.exit(
+        run_shard(
+            experiment,
+            snakemake.params.kind,
+            snakemake.wildcards.shard,
+            snakemake.log[0],
+        )
+    )
