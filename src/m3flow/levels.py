@@ -10,7 +10,7 @@ other level is read back as level · 2 bound / 255 − bound, within bound / 255
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,15 +21,21 @@ if TYPE_CHECKING:
 
 
 def quantise(flow: Array, bound: float) -> Array:
-    """float32 [...] in pixels -> uint8 [...] levels; of the kind (NumPy, torch) of `flow`, on its device."""
-    scaled = flow * (255 / (2 * bound)) + 127.5
-    if is_tensor(scaled):
+    """float32 [T, ...] in pixels -> uint8 [T, ...] levels; of the kind (NumPy, torch) of `flow`, on its device."""
+    scale = 255 / (2 * bound)
+    if is_tensor(flow):
         import torch
 
+        scaled: Any = flow * scale + 127.5
         return scaled.round_().clamp_(0, 255).to(torch.uint8)
-    np.rint(scaled, out=scaled)
-    np.clip(scaled, 0, 255, out=scaled)
-    return scaled.astype(np.uint8)
+    levels = np.empty(flow.shape, np.uint8)
+    # Frame by frame, so that the intermediate values stay in the cache.
+    for frame, target in zip(np.asarray(flow), levels, strict=True):
+        values = frame * np.float32(scale) + np.float32(127.5)
+        np.rint(values, out=values)
+        np.clip(values, 0, 255, out=values)
+        target[...] = values
+    return levels
 
 
 def table(bound: float) -> np.ndarray:

@@ -22,7 +22,7 @@ from m3flow.decoding import Decoded, Decoder, Limits, shortfall
 from m3flow.errors import BadInput, Interrupted
 from m3flow.flow.base import is_tensor
 from m3flow.flow.batching import batch_size, run_in_batches
-from m3flow.levels import quantise, restore
+from m3flow.levels import quantise, table
 from m3flow.provenance import Camera, flow_is_current, made_by, stored_flow, trajectories_are_current
 from m3flow.records import Record, one_line
 from m3flow.settings import FlowSettings, TrajectorySettings
@@ -273,9 +273,13 @@ class _TrajectorySink(_Sink):
     def __init__(
         self, path: Path, settings: TrajectorySettings, bound: float, step: int, record: Record
     ) -> None:
-        self._path, self._settings, self._bound, self._record = path, settings, bound, record
+        self._path, self._settings, self._record = path, settings, record
         self._tracker = Tracker(
-            length=settings.length, job=settings.job, tracking=settings.tracking, step=step
+            length=settings.length,
+            job=settings.job,
+            tracking=settings.tracking,
+            step=step,
+            table=table(bound),
         )
         self._writer: Any = None
         self._inside = self._points = 0
@@ -289,7 +293,7 @@ class _TrajectorySink(_Sink):
         from m3flow.trajectoryfile import TrajectoryWriter
 
         with _clock(self._record, "track"):
-            features, inside = self._tracker.push(restore(levels, self._bound))
+            features, inside = self._tracker.push(levels)
             if self._writer is None:
                 self.size = levels.shape[2:]
                 self._writer = TrajectoryWriter(

@@ -26,6 +26,7 @@ def track(
     job: str = "trajs_dense",
     tracking: str = "subpixel",
     step: int = 1,
+    table: np.ndarray | None = None,
 ) -> tuple[Array, Array]:
     """Follow every grid point for `length` steps, from every start frame; all windows at once.
 
@@ -39,6 +40,8 @@ def track(
     tracking: "subpixel" integrates real-valued positions with bilinear reads of the flow; "integer"
         truncates each displacement toward zero to whole pixels.
     step: the step of the flow in frames.
+    table: float32 [256], the displacement that each level stands for, where `flow` is uint8 levels: then
+        only what is read is restored.
 
     Returns
     -------
@@ -79,16 +82,15 @@ def track(
         return xp.broadcast_to(values.reshape([-1 if a == axis else 1 for a in range(3)]), shape)
 
     x, y = along(2, columns, OFFSET, GRID), along(1, rows, OFFSET, GRID)
-    spacing = starts.step
-    read = _read_nearest if tracking == "integer" else _read_bilinear
+    field = _Field(xp, flow, table, starts.step)
+    read = field.nearest if tracking == "integer" else field.bilinear
     for j in range(length):
-        inside &= (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-        x, y = xp.clip(x, 0, width - 1), xp.clip(y, 0, height - 1)
-        dx, dy = read(xp, flow, j * step, spacing, x, y)
-        next_x, next_y = x + dx, y + dy
-        features[j] = _whole_step(xp, x, next_x)
-        features[length + j] = _whole_step(xp, y, next_y)
-        x, y = next_x, next_y
+        x_inside, y_inside = xp.clip(x, 0, width - 1), xp.clip(y, 0, height - 1)
+        inside &= (x == x_inside) & (y == y_inside)
+        dx, dy = read(j * step, x_inside, y_inside)
+        x, y = x_inside + dx, y_inside + dy
+        features[j] = _whole_step(xp, x_inside, x)
+        features[length + j] = _whole_step(xp, y_inside, y)
     return features, xp.asarray(inside, dtype=xp.uint8)
 
 
@@ -103,41 +105,54 @@ def _whole_step(xp: Any, start: Array, end: Array) -> Array:
     return xp.asarray(xp.clip(whole, -LARGEST, LARGEST), dtype=xp.int8)
 
 
-def _read_nearest(xp: Any, flow: Array, first: int, spacing: int, x: Array, y: Array) -> tuple[Array, Array]:
-    """The flow truncated to whole pixels, at positions that are whole."""
-    base, plane, width = _base(xp, flow, first, spacing, len(x))
-    index = base + xp.asarray(y, dtype=xp.int64) * width + xp.asarray(x, dtype=xp.int64)
-    flat = flow.reshape(-1)
-    return xp.trunc(xp.take(flat, index)), xp.trunc(xp.take(flat, index + plane))
+class _Field:
+    """The flow of every window's current frame, read at one position for each of its points."""
+
+    def __init__(self, xp: Any, flow: Array, table: np.ndarray | None, spacing: int) -> None:
+        _, _, self._height, self._width = flow.shape
+        self._plane = self._height * self._width
+        self._xp, self._flat, self._table, self._spacing = xp, flow.reshape(-1), table, spacing
+
+    def nearest(self, first: int, x: Array, y: Array) -> tuple[Array, Array]:
+        """The flow truncated to whole pixels, at positions [N, h, w] that are whole and inside.
+
+        Window n reads frame `first` + n · spacing.
+        """
+        index = self._index(first, x, y)
+        return self._xp.trunc(self._take(index, 0)), self._xp.trunc(self._take(index, self._plane))
+
+    def bilinear(self, first: int, x: Array, y: Array) -> tuple[Array, Array]:
+        """The flow between the four pixels around each position [N, h, w], which lies inside."""
+        xp = self._xp
+        left = xp.clip(xp.floor(x), 0, max(self._width - 2, 0))
+        top = xp.clip(xp.floor(y), 0, max(self._height - 2, 0))
+        right, below = x - left, y - top
+        index = self._index(first, left, top)
+        over, down = min(1, self._width - 1), self._width * min(1, self._height - 1)
+
+        def between(channel: int) -> Array:
+            upper, lower = (
+                _blend(self._take(index, channel + row), self._take(index, channel + row + over), right)
+                for row in (0, down)
+            )
+            return _blend(upper, lower, below)
+
+        return between(0), between(self._plane)
+
+    def _index(self, first: int, x: Array, y: Array) -> Array:
+        xp = self._xp
+        frames = xp.arange(len(x), dtype=xp.int64, device=x.device) * self._spacing + first
+        pixels = xp.asarray(y, dtype=xp.int64) * self._width + xp.asarray(x, dtype=xp.int64)
+        return pixels + (frames * (2 * self._plane)).reshape(-1, 1, 1)
+
+    def _take(self, index: Array, shift: int) -> Array:
+        values = self._xp.take(self._flat[shift:], index)
+        return values if self._table is None else np.take(self._table, values)
 
 
-def _read_bilinear(xp: Any, flow: Array, first: int, spacing: int, x: Array, y: Array) -> tuple[Array, Array]:
-    """The flow between the four pixels around each position, which lies inside the frame."""
-    base, plane, width = _base(xp, flow, first, spacing, len(x))
-    height = plane // width
-    left = xp.clip(xp.floor(x), 0, max(width - 2, 0))
-    top = xp.clip(xp.floor(y), 0, max(height - 2, 0))
-    right, below = x - left, y - top
-    index = base + xp.asarray(top, dtype=xp.int64) * width + xp.asarray(left, dtype=xp.int64)
-    over, down = min(1, width - 1), width * min(1, height - 1)
-    weights = ((1 - below) * (1 - right), (1 - below) * right, below * (1 - right), below * right)
-    flat = flow.reshape(-1)
-    dx, dy = (
-        sum(
-            xp.take(flat, index + (channel + shift)) * weight
-            for shift, weight in zip((0, over, down, down + over), weights, strict=True)
-        )
-        for channel in (0, plane)
-    )
-    return dx, dy
-
-
-def _base(xp: Any, flow: Array, first: int, spacing: int, windows: int) -> tuple[Array, int, int]:
-    """Where each window's current frame begins in the flattened flow, [N, 1, 1]; size of a plane, of a row."""
-    _, _, height, width = flow.shape
-    plane = height * width
-    frames = xp.arange(windows, dtype=xp.int64, device=flow.device) * spacing + first
-    return (frames * (2 * plane)).reshape(-1, 1, 1), plane, width
+def _blend(start: Array, end: Array, share: Array) -> Array:
+    # In this form a constant field is read back exactly.
+    return start + (end - start) * share
 
 
 def _namespace(array: Array) -> Any:
@@ -151,15 +166,30 @@ def _namespace(array: Array) -> Any:
 class Tracker:
     """`track` for a flow that arrives in pieces: the same windows, in the same order, in bounded memory."""
 
-    def __init__(self, *, length: int, job: str, tracking: str, step: int = 1) -> None:
-        self._how = {"length": length, "job": job, "tracking": tracking, "step": step}
+    def __init__(
+        self, *, length: int, job: str, tracking: str, step: int = 1, table: np.ndarray | None = None
+    ) -> None:
+        self._how: dict[str, Any] = {
+            "length": length,
+            "job": job,
+            "tracking": tracking,
+            "step": step,
+            "table": table,
+        }
         self._spacing = 1 if job == "trajs_dense" else length * step
         self._held: Array | None = None
+        # Frames still to come that lie between two windows (where windows are further apart than they are long).
+        self._skip = 0
 
     def push(self, flow: Array) -> tuple[Array, Array]:
         """The windows that the piece float32 [n, 2, H, W] completes: traj_feat and traj_type as of `track`."""
         if self._held is not None and len(self._held):
             flow = _namespace(flow).concatenate((self._held, flow))
+        skipped = min(self._skip, len(flow))
+        self._skip -= skipped
+        flow = flow[skipped:]
         features, inside = track(flow, **self._how)
-        self._held = flow[len(inside) * self._spacing :]
+        done = len(inside) * self._spacing
+        self._skip += max(0, done - len(flow))
+        self._held = flow[done:]
         return features, inside
