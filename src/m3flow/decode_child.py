@@ -79,7 +79,7 @@ def answer(request: dict[str, Any], out: IO[bytes]) -> None:
     except BrokenPipeError:
         raise
     except unusable as error:
-        ending = {"rejected": f"{_reason(error)} (after {count} frames)"}
+        ending: dict[str, Any] = {"rejected": f"{_reason(error)} (after {count} frames)"}
     else:
         ending = {"end": {"frames": count, "seconds": seconds}}
     out.write(END_OF_BLOCKS)

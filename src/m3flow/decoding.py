@@ -156,6 +156,7 @@ class Decoder:
                 f"({self.limits.megapixels:g}) allows"
             )
         self._in_hand = True
+        self._in_hand = True
         decoded = Decoded(info, iter(()))
         decoded.blocks = self._blocks(decoded)
         return decoded
@@ -172,7 +173,7 @@ class Decoder:
                 if count == 0:
                     break
                 block = np.empty((count, *shape), np.uint8)
-                self._read_into(memoryview(block).cast("B"), decoded.frames)
+                self._read_into(block.data.cast("B"), decoded.frames)
                 decoded.frames += count
                 if decoded.frames > self.limits.frames:
                     raise BadInput(f"more than {self.limits.frames} frames, which limits.frames allows")

@@ -156,7 +156,7 @@ def packet_digest(path: Path | str) -> str:
 def _video_frame(plane: np.ndarray, width: int, height: int, pix_fmt: str) -> av.VideoFrame:
     frame = av.VideoFrame(width, height, pix_fmt)
     for index, target in enumerate(frame.planes):
-        pixels = np.frombuffer(target, np.uint8).reshape(target.height, target.line_size)
+        pixels = np.frombuffer(memoryview(target), np.uint8).reshape(target.height, target.line_size)
         if index == 0:
             pixels[:, :width] = plane
         else:
@@ -190,7 +190,7 @@ def _luma(frame: av.VideoFrame) -> np.ndarray:
         # Not one of ours: OpenCV's writer stores limited range, which the conversion to grey stretches back.
         return frame.to_ndarray(format="gray")
     plane = frame.planes[0]
-    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : frame.width]
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : frame.width]
 
 
 def read_provenance(path: Path | str) -> dict[str, Any]:

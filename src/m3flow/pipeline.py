@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -32,6 +33,9 @@ from m3flow.trajectories import Tracker
 
 if TYPE_CHECKING:
     from m3flow.motion import MotionEstimator
+
+# Errors of writing that no other video would be spared.
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 Progress = Callable[[int], None]
 
@@ -98,6 +102,7 @@ class Extractor:
         except Exception as error:
             record.status, record.reason = "failed", f"{type(error).__name__}: {one_line(str(error))}"
             record.traceback = traceback.format_exc()
+            record.ends_run = getattr(error, "errno", None) in NO_PLACE
         record.seconds = time.perf_counter() - began
         record.time = datetime.now(UTC).isoformat(timespec="seconds")
         return record
@@ -305,7 +310,7 @@ class _TrajectorySink(_Sink):
             self._writer.write(features, inside)
             self._record.windows += len(inside)
             self._inside += int(np.count_nonzero(inside))
-            self._points += inside.size
+            self._points += int(np.size(inside))
 
     def close(self, made: dict[str, Any]) -> None:
         with _clock(self._record, "track"):

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
 import os
-import queue
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-from pebble import ProcessExpired, ProcessPool
+from datetime import UTC, datetime
 
 from m3flow.dataset import Video
 from m3flow.errors import Interrupted, UsageError
@@ -23,11 +17,7 @@ from m3flow.flow.device import gpu_count
 from m3flow.pipeline import Extractor, Work, limit_threads
 from m3flow.processes import available_cores, exit_with_parent
 from m3flow.records import Record
-
-if TYPE_CHECKING:
-    from multiprocessing.sharedctypes import Synchronized
-
-log = logging.getLogger("m3flow")
+from m3flow.workers import Channel, Workers
 
 POLL_SECONDS = 0.2
 # Asked to stop, a worker may finish the video in hand for so long; then it is dropped.
@@ -90,7 +80,7 @@ def run(
 
     Raises
     ------
-    Interrupted: the run was stopped; all records so far were delivered.
+    Interrupted: the run was stopped, or cannot go on; all records so far were delivered.
     UsageError: the estimator cannot be set up as asked (found before any video is begun).
     """
     work = replace(work, threads=team.threads, device=team.devices[0])
@@ -108,9 +98,11 @@ def _run_here(
 ) -> None:
     with _stop_signals() as stopped, Extractor(work, on_frames) as extractor:
         for video in videos:
-            on_record(extractor(video))
+            record = extractor(video)
+            on_record(record)
+            _end_where_useless(record)
             if stopped():
-                raise Interrupted("stopped by a signal")
+                raise Interrupted("by a signal")
 
 
 def _run_in_processes(
@@ -120,70 +112,40 @@ def _run_in_processes(
     on_record: Callable[[Record], None],
     on_frames: Callable[[int], None],
 ) -> None:
-    # A fresh interpreter for each worker: a GPU cannot be used in a forked process.
-    context = multiprocessing.get_context("spawn")
-    frames = context.Value("q", 0)
-    turn = context.Value("i", 0)
-    finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    with _stop_signals() as stopped:
-        pool = ProcessPool(
-            max_workers=team.workers,
-            context=context,
-            initializer=_start_worker,
-            initargs=(work, team.devices, turn, frames),
-        )
-        with pool:
-            waiting = {}
-            for video in videos:
-                future = pool.schedule(_extract, args=(video,))
-                waiting[future] = video
-                future.add_done_callback(finished.put)
-            counted = 0
-            deadline = 0.0
-            while waiting:
-                try:
-                    future = finished.get(timeout=POLL_SECONDS)
-                except queue.Empty:
-                    future = None
-                counted, new = frames.value, frames.value - counted
-                if new:
-                    on_frames(new)
-                if future is not None and (video := waiting.pop(future, None)) is not None:
-                    record = _outcome(future, video)
-                    if record is not None:
-                        on_record(record)
-                if stopped() and not deadline:
-                    deadline = time.monotonic() + GRACE_SECONDS
-                    for future in list(waiting):
-                        if not future.running():
-                            waiting.pop(future)
-                            future.cancel()
-                if deadline and time.monotonic() > deadline:
-                    break
-            if deadline:
-                pool.stop()
-                pool.join()
-                raise Interrupted("stopped by a signal")
+    deadline = 0.0
+    with _stop_signals() as stopped, Workers(videos, team.workers, _serve, (work, team.devices)) as workers:
+        while workers.left:
+            for event in workers.events(POLL_SECONDS):
+                if event.death:
+                    on_record(_lost(event.item, f"the worker died ({event.death})"))
+                elif event.last:
+                    on_record(event.message)
+                    _end_where_useless(event.message)
+                else:
+                    on_frames(event.message)
+            if stopped() and not deadline:
+                deadline = time.monotonic() + GRACE_SECONDS
+                workers.begin_no_more()
+            if deadline and time.monotonic() > deadline:
+                break
+        if deadline:
+            raise Interrupted("by a signal")
 
 
-def _outcome(future: Any, video: Video) -> Record | None:
-    """The record of a finished future; None for a video that was not begun."""
-    try:
-        return future.result()
-    except CancelledError:
-        return None
-    except ProcessExpired as error:
-        reason = f"the worker died ({_cause(error.exitcode)})"
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return Record(video=video.name, status="failed", reason=reason, host=socket.gethostname())
+def _lost(video: Video, reason: str) -> Record:
+    return Record(
+        video=video.name,
+        status="failed",
+        reason=reason,
+        host=socket.gethostname(),
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
-def _cause(status: int | None) -> str:
-    if status is not None and status < 0:
-        name = signal.Signals(-status).name
-        return f"{name}; out of memory?" if name == "SIGKILL" else name
-    return f"status {status}"
+def _end_where_useless(record: Record) -> None:
+    """End the run where a failure would meet every other video too."""
+    if record.ends_run:
+        raise Interrupted(record.reason)
 
 
 @contextmanager
@@ -199,31 +161,21 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-_extractor: Extractor | None = None
-
-
-def _start_worker(
-    work: Work, devices: tuple[str, ...], turn: Synchronized[int], frames: Synchronized[int]
-) -> None:
-    global _extractor
+def _serve(channel: Channel, slot: int, work: Work, devices: tuple[str, ...]) -> None:
+    """What a worker process does."""
     # The parent decides when to stop; an interrupt of the terminal reaches the workers too.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     exit_with_parent()
-    with turn.get_lock():
-        device = devices[turn.value % len(devices)]
-        turn.value += 1
-
-    def count(done: int) -> None:
-        with frames.get_lock():
-            frames.value += done
-
+    work = replace(work, device=devices[slot % len(devices)])
     limit_threads(work.threads)
     os.environ["OMP_NUM_THREADS"] = str(work.threads)
-    _extractor = Extractor(replace(work, device=device), count)
-    _extractor.__enter__()
-
-
-def _extract(video: Video) -> Record:
-    assert _extractor is not None
-    return _extractor(video)
+    try:
+        extractor = Extractor(work, channel.note)
+    except UsageError as error:
+        return channel.unusable(str(error))
+    with extractor:
+        # After a failure on it a GPU may be of no more use to this process; a new one begins afresh.
+        return channel.work(
+            extractor, until=lambda record: record.status == "failed" and extractor.device.startswith("cuda")
+        )

@@ -109,7 +109,7 @@ class _Field:
     """The flow of every window's current frame, read at one position for each of its points."""
 
     def __init__(self, xp: Any, flow: Array, table: np.ndarray | None, spacing: int) -> None:
-        _, _, self._height, self._width = flow.shape
+        self._height, self._width = int(flow.shape[2]), int(flow.shape[3])
         self._plane = self._height * self._width
         self._xp, self._flat, self._table, self._spacing = xp, flow.reshape(-1), table, spacing
 

@@ -11,6 +11,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -103,27 +104,22 @@ class TrajectoryWriter:
 
     def close(self, made: dict[str, Any]) -> None:
         """Write the file, with `made` (plain JSON values) inside."""
-        from isal import igzip
-
         windows = self.windows
-        with complete_or_absent(self.path) as (temporary,), temporary.open("wb") as raw:
-            with igzip.IGzipFile(
-                filename="", mode="wb", fileobj=raw, compresslevel=COMPRESSION_LEVEL, mtime=0
-            ) as file:
-                pickle_file = _DictPickle(file)
-                pickle_file.plain("made", json.dumps(made, separators=(",", ":")))
-                pickle_file.plain("length", self.length)
-                channels = 2 * self.length
-                pickle_file.array("traj_feat", "int8", (channels, windows, *self._grid))
-                for channel in range(channels):
-                    self._copy(channel, file)
-                pickle_file.end_array()
-                pickle_file.array("traj_type", "uint8", (windows, *self._grid))
-                self._copy(channels, file)
-                pickle_file.end_array()
-                pickle_file.end()
+        with complete_or_absent(self.path) as (temporary,), _compressed(temporary) as file:
+            pickle_file = _DictPickle(file)
+            pickle_file.plain("made", json.dumps(made, separators=(",", ":")))
+            pickle_file.plain("length", self.length)
+            channels = 2 * self.length
+            pickle_file.array("traj_feat", "int8", (channels, windows, *self._grid))
+            for channel in range(channels):
+                self._copy(channel, file)
+            pickle_file.end_array()
+            pickle_file.array("traj_type", "uint8", (windows, *self._grid))
+            self._copy(channels, file)
+            pickle_file.end_array()
+            pickle_file.end()
 
-    def _copy(self, channel: int, target: IO[bytes]) -> None:
+    def _copy(self, channel: int, target: Any) -> None:
         """The bytes of one channel of all pieces, in order; the mask is the channel after the last."""
         plane = self._grid[0] * self._grid[1]
         offset = 0
@@ -137,6 +133,20 @@ class TrajectoryWriter:
             offset += (2 * self.length + 1) * windows * plane
 
 
+@contextmanager
+def _compressed(path: Path) -> Iterator[Any]:
+    """A gzip file to write; the same content gives the same bytes (no name and no time in it)."""
+    from isal import igzip
+
+    with (
+        path.open("wb") as raw,
+        igzip.IGzipFile(
+            filename="", mode="wb", fileobj=raw, compresslevel=COMPRESSION_LEVEL, mtime=0
+        ) as file,
+    ):
+        yield file
+
+
 class _DictPickle:
     """Writes the pickle of a dict of plain values and arrays, without holding the arrays in memory.
 
@@ -144,7 +154,7 @@ class _DictPickle:
     NumPy, while NumPy's own pickles name a module that changed in NumPy 2, which older ones cannot import.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Any) -> None:
         self._file = file
         file.write(pickle.PROTO + bytes([5]) + pickle.EMPTY_DICT)
 

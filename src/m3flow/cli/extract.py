@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,11 @@ from m3flow.cli.options import (
     listed,
     parameters,
 )
+
+if TYPE_CHECKING:
+    from m3flow.dataset import Video
+    from m3flow.pipeline import Work
+    from m3flow.settings import FlowSettings
 
 FLOW_EXAMPLES = """**Examples**
 
@@ -150,22 +155,18 @@ def trajectories(
     _run("trajectories", chosen, work, workers, 0)
 
 
-def _check_device(settings: object, backend: str, device: str) -> None:
+def _check_device(settings: FlowSettings, backend: str, device: str) -> None:
     """Refuse an estimator, backend or device that cannot be had before anything is started."""
     from m3flow.flow import ESTIMATORS
     from m3flow.flow.device import choose
-    from m3flow.settings import FlowSettings
 
-    assert isinstance(settings, FlowSettings)
     choose(settings.estimator, tuple(ESTIMATORS[settings.estimator].backends), backend, device)
 
 
-def _run(title: str, videos: list, work: object, workers: int, gpus: int) -> None:  # type: ignore[type-arg]
-    from m3flow.pipeline import Work
+def _run(title: str, videos: list[Video], work: Work, workers: int, gpus: int) -> None:
     from m3flow.records import new_record_path
     from m3flow.session import execute
 
-    assert isinstance(work, Work)
     records = new_record_path(work.outputs.records, title)
     status = execute(
         title,

@@ -29,7 +29,8 @@ class OpenCVEstimator(Estimator):
         if is_tensor(previous):
             import torch
 
-            return torch.from_numpy(self._pairs(previous.cpu().numpy(), current.cpu().numpy()))
+            one, two = torch.as_tensor(previous), torch.as_tensor(current)
+            return torch.from_numpy(self._pairs(one.cpu().numpy(), two.cpu().numpy()))
         previous, current = np.ascontiguousarray(previous), np.ascontiguousarray(current)  # DIS insists
         flow = np.empty((len(previous), 2, *previous.shape[1:]), np.float32)
         for index, (one, two) in enumerate(zip(previous, current, strict=True)):
@@ -45,6 +46,7 @@ class Farneback(OpenCVEstimator):
     """`cv2.calcOpticalFlowFarneback`."""
 
     name = "farneback"
+    parameters: FarnebackParameters
 
     def __init__(self, parameters: FarnebackParameters) -> None:
         self.parameters = parameters

@@ -33,10 +33,11 @@ def _check(estimator: str, name: str, value: Any, kind: Any) -> None:
             allowed = ", ".join(map(str, get_args(kind)))
             raise UsageError(f"estimator {estimator!r}: {name} is {value!r}; allowed: {allowed}")
         return
-    allowed_types = {bool: (bool,), int: (int,), float: (int, float)}[kind]
+    accepted: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
+    allowed_types = accepted[kind]
     if not isinstance(value, allowed_types) or (kind is not bool and isinstance(value, bool)):
         raise UsageError(f"estimator {estimator!r}: {name} is {value!r}; it must be of type {kind.__name__}")
-    if kind is not bool and value < 0:
+    if kind is not bool and float(str(value)) < 0:
         raise UsageError(f"estimator {estimator!r}: {name} is {value!r}; it must not be negative")
 
 
