@@ -124,6 +124,7 @@ class MotionEstimator:
             "match_radius": rules.MATCH_RADIUS,
             "margin": rules.MARGIN,
             "still": rules.STILL,
+            "still_cost": rules.STILL_COST,
             "seed": self.seed,
         }
 

@@ -236,6 +236,42 @@ def unrelated():
     return np.random.default_rng(9).integers(0, 256, (2, HEIGHT, WIDTH)).astype(np.uint8)
 
 
+def crowd(seed=0):
+    """A quiet background behind 60 patches of which each goes its own way."""
+    random = np.random.default_rng(seed)
+    frame = camera_pair(1, 3.0).frames[0]
+    frames = np.stack([frame, frame])
+    patches = random.integers(0, 256, (60, 20, 20)).astype(np.uint8)
+    for patch in patches:
+        patch = cv2.GaussianBlur(patch, (0, 0), 1.2)
+        x, y = random.integers(10, (WIDTH - 40, HEIGHT - 40))
+        dx, dy = random.integers(-5, 6, 2)
+        frames[0, y : y + 20, x : x + 20] = patch
+        frames[1, y + dy : y + dy + 20, x + dx : x + dx + 20] = patch
+    return frames
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_camera_stands_still_behind_a_crowd(seed):
+    frames = crowd(seed)
+    found, accepted = opencv.find_homography(*frames)
+    in_torch, also = homography.find_homographies(*stacked([frames]))
+    assert accepted and also.all()
+    np.testing.assert_array_equal(found, np.eye(3))
+    np.testing.assert_array_equal(in_torch[0].numpy(), np.eye(3))
+
+
+@pytest.mark.parametrize("reach", [0.3, 1.0])
+def test_slow_camera_is_still_found(reach):
+    scenes = [camera_pair(seed, reach, noise=0.5) for seed in range(4)]
+    found, _ = homography.find_homographies(*stacked([scene.frames for scene in scenes]))
+    for scene, in_torch in zip(scenes, found.numpy(), strict=True):
+        on_cpu, _ = opencv.find_homography(*scene.frames)
+        for h in (on_cpu, in_torch):
+            assert mean_error(h, scene.homographies[0]) < 0.1
+            assert (h != np.eye(3)).any()
+
+
 def too_far():
     """Everything moves by 40 px, which no match may."""
     frame = camera_pair(1, 3.0).frames[0]

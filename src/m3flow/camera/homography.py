@@ -40,7 +40,7 @@ def find_homographies(previous: Tensor, current: Tensor, *, seed: int = 0) -> tu
     -------
     (float32 [B, 3, 3], bool [B] whether it was accepted): the identity where it was refused (more than 50
     matches and 25 inliers are needed, and a frame that is not turned inside out), and exactly the identity
-    where the camera stands still.
+    where the camera stands still (`m3flow.camera.rules`).
     """
     height, width = previous.shape[1:]
     points, valid = corners(previous)
@@ -54,7 +54,10 @@ def find_homographies(previous: Tensor, current: Tensor, *, seed: int = 0) -> tu
 
     motion, in_front = frame_motion(homographies, height, width)
     accepted = (valid.sum(1) > rules.MATCHES_NEEDED) & (inliers > rules.INLIERS_NEEDED) & in_front
-    kept = accepted & (motion >= rules.STILL)
+    limit = (rules.INLIER_DISTANCE / scale) ** 2
+    still = cost((start - end).square().sum(-1), valid, limit)
+    moving = still > rules.STILL_COST * cost(_squared_error(fitted, start, end), valid, limit)
+    kept = accepted & (motion >= rules.STILL) & moving
     identity = torch.eye(3, device=previous.device)
     return torch.where(kept[:, None, None], homographies, identity), accepted
 
@@ -128,13 +131,17 @@ def fit(start: Tensor, end: Tensor, valid: Tensor, threshold: float, seed: int) 
 
     squared = _squared_error(hypotheses, start[:, None], end[:, None])
     limit = threshold * threshold
-    cost = (squared.clamp(max=limit) * valid[:, None]).sum(2)
-    best = cost.argmin(1)
+    best = cost(squared, valid[:, None], limit).argmin(1)
     homography = hypotheses[torch.arange(batch, device=start.device), best]
     for _ in range(REFINEMENTS):
         homography = _refine(homography, start, end, valid, limit)
     inliers = ((_squared_error(homography, start, end) <= limit) & valid).sum(1)
     return homography, inliers
+
+
+def cost(squared_errors: Tensor, valid: Tensor, limit: float) -> Tensor:
+    """The sum over the matches of their squared errors, each counted up to `limit`."""
+    return (squared_errors.clamp(max=limit) * valid).sum(-1)
 
 
 @lru_cache(maxsize=16)

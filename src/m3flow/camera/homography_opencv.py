@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from m3flow.camera import rules
-from m3flow.camera.geometry import camera_motion, is_plausible
+from m3flow.camera.geometry import camera_motion, is_plausible, transform
 
 WINDOW = (9, 9)
 LEVELS = 3  # beyond the frame itself: reaches motion of about 30 px
@@ -31,7 +31,8 @@ def find_homography(previous: np.ndarray, current: np.ndarray) -> tuple[np.ndarr
     -------
     (float64 [3, 3], whether it was accepted). Identity where it was refused (more than 50 matches and 25
     inliers are needed, and a frame that is not turned inside out), and exactly the identity where the
-    camera stands still. The same frames give the same result: OpenCV's RANSAC starts from a fixed seed.
+    camera stands still (`m3flow.camera.rules`). The same frames give the same result: OpenCV's RANSAC
+    starts from a fixed seed.
     """
     refused = np.eye(3), False
     start, end = track(previous, current, corners(previous))
@@ -44,9 +45,15 @@ def find_homography(previous: np.ndarray, current: np.ndarray) -> tuple[np.ndarr
         return refused
     if not is_plausible(homography, *previous.shape):
         return refused
-    if camera_motion(homography, *previous.shape) < rules.STILL:
+    barely = camera_motion(homography, *previous.shape) < rules.STILL
+    if barely or cost(start, end) <= rules.STILL_COST * cost(transform(homography, start), end):
         return np.eye(3), True
     return homography, True
+
+
+def cost(predicted: np.ndarray, end: np.ndarray) -> float:
+    """The sum of the matches' squared errors, each counted up to the inliers' distance: px²."""
+    return float(np.minimum(((predicted - end) ** 2).sum(1), rules.INLIER_DISTANCE**2).sum())
 
 
 def corners(frame: np.ndarray) -> np.ndarray:

@@ -19,6 +19,11 @@ INLIERS_NEEDED = 25  # and more inliers than these
 # level of the stored flow is 0.157 px, so a smaller motion could not be told from the homography's noise.
 STILL = 0.05  # px
 
+# It also stands still if no motion explains the matches nearly as well as the homography does, by the sum of
+# the squared errors, each counted up to the inliers' distance: where half of the picture moves by itself,
+# a homography always finds something to follow.
+STILL_COST = 1.1  # times the homography's
+
 MARGIN = 5.0  # px: a resampled frame is trusted where it comes from this far inside the current frame
 
 
