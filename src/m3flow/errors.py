@@ -10,4 +10,7 @@ class BadInput(Exception):
 
 
 class Interrupted(Exception):
-    """The run was asked to stop (a signal); what was in hand was dropped, what is final is whole."""
+    """The run ends before its videos do, for the reason given (a signal, a full disk).
+
+    What was in hand is dropped, what is final is whole; running again goes on. Exit status 1.
+    """

@@ -32,6 +32,7 @@ class Record:
     camera_shift: mean motion of the camera over the frame, in pixels a frame.
     host, device: where it was made. time: when it ended (UTC).
     traceback: of an unexpected failure; for the log, not stored in the line.
+    ends_run: whether that failure would meet every other video too; not stored either.
     """
 
     video: str
@@ -59,6 +60,7 @@ class Record:
     device: str = ""
     time: str = ""
     traceback: str = field(default="", metadata={"stored": False}, repr=False)
+    ends_run: bool = field(default=False, metadata={"stored": False}, repr=False)
 
 
 def one_line(text: str) -> str:

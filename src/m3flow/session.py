@@ -62,12 +62,14 @@ def execute(
         _log_record(record)
         display.on_record(record)
 
-    stopped = False
+    stopped = ""
     with RecordFile(records) as record_file, Display(title, videos, console) as display:
         try:
             pool.run(videos, work, team, on_record, display.on_frames)
-        except (Interrupted, KeyboardInterrupt):
-            stopped = True
+        except KeyboardInterrupt:
+            stopped = "by the keyboard"
+        except Interrupted as reason:
+            stopped = str(reason)
     seconds = time.monotonic() - began
     summary = _summary(title, counts, len(videos), frames, seconds, stopped)
     log.info("%s", summary)
@@ -79,9 +81,7 @@ def execute(
     return SOME_REJECTED if counts["rejected"] else ALL_DONE
 
 
-def _summary(
-    title: str, counts: Counter[str], videos: int, frames: int, seconds: float, stopped: bool
-) -> str:
+def _summary(title: str, counts: Counter[str], videos: int, frames: int, seconds: float, stopped: str) -> str:
     parts = [f"{counts[status]} {status}" for status in STATUSES if counts[status]]
     left = videos - counts.total()
     if left:
@@ -89,7 +89,7 @@ def _summary(
     text = f"{title}: {', '.join(parts) or 'nothing'} of {videos} videos"
     if frames:
         text += f"; {frames} frames in {seconds:.1f} s ({frames / max(seconds, 1e-9):.0f} frames/s)"
-    return text + ("; stopped before the end, run again to go on" if stopped else "")
+    return text + (f"; stopped before the end ({stopped}), run again to go on" if stopped else "")
 
 
 def describe_run(title: str, work: Work, team: pool.Crew, videos: int) -> None:

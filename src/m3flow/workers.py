@@ -1,0 +1,201 @@
+"""Processes with one item in hand each, and a pipe to each: one that dies takes its own item along, nothing else.
+
+There is no lock and no queue that workers share: a process killed in the middle of anything (the kernel short of
+memory, an operator) cannot hold what the others wait for.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar
+
+from m3flow.errors import Interrupted, UsageError
+
+Item = TypeVar("Item")
+
+# A worker that dies before it has taken an item costs none; so many in a row, and no more are started.
+FAILED_STARTS = 3
+LEAVE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Event(Generic[Item]):
+    """Something that happened to an item.
+
+    Attributes
+    ----------
+    item: the item.
+    message: what its worker sent.
+    last: whether the worker has no more to do for the item.
+    death: why the worker died with the item in its hands; "" where it did not.
+    """
+
+    item: Item
+    message: Any = None
+    last: bool = False
+    death: str = ""
+
+
+@dataclass(eq=False)
+class _Worker(Generic[Item]):
+    process: Any
+    connection: Connection
+    slot: int
+    ready: bool = False
+    items: list[Item] = field(default_factory=list)
+
+
+class Workers(Generic[Item]):
+    """Does items in processes; iterate over `events`.
+
+    Parameters
+    ----------
+    items: what is to be done, in the order in which it is begun.
+    count: how many processes.
+    serve: called in each process as `serve(channel, slot, *arguments)` with a `Channel` to work for and the
+        process's number from 0; must be importable, as the arguments must be picklable.
+
+    Use as a context manager: leaving it ends the processes, whatever they are doing.
+    """
+
+    def __init__(
+        self, items: Sequence[Item], count: int, serve: Callable[..., None], arguments: tuple[Any, ...]
+    ) -> None:
+        # A fresh interpreter for each worker: a GPU cannot be used in a forked process.
+        self._context = multiprocessing.get_context("spawn")
+        self._waiting = deque(items)
+        self._count = min(count, len(self._waiting))
+        self._serve, self._arguments = serve, arguments
+        self._team: list[_Worker[Item]] = []
+        self._failed_starts = 0
+
+    def __enter__(self) -> Workers[Item]:
+        for slot in range(self._count):
+            self._start(slot)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._team:
+            idle = worker.ready and not worker.items
+            worker.connection.close()
+            if not idle:
+                worker.process.kill()
+        for worker in self._team:
+            worker.process.join(LEAVE_SECONDS)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+    @property
+    def busy(self) -> bool:
+        return any(worker.items for worker in self._team)
+
+    @property
+    def left(self) -> bool:
+        """Whether there is anything in hand or waiting."""
+        return bool(self._waiting) or self.busy
+
+    def begin_no_more(self) -> None:
+        """Drop what waits; what is in hand goes on."""
+        self._waiting.clear()
+
+    def events(self, timeout: float) -> Iterator[Event[Item]]:
+        """What happened since the last call; waits up to `timeout` seconds for something to happen.
+
+        Raises
+        ------
+        UsageError: a worker says that it cannot be set up as asked.
+        Interrupted: workers die as they start.
+        """
+        ready: list[Any] = wait([worker.connection for worker in self._team], timeout)
+        for worker in [worker for worker in self._team if worker.connection in ready]:
+            try:
+                kind, message = worker.connection.recv()
+            except (EOFError, OSError):
+                yield from self._died(worker)
+                continue
+            if kind == "unusable":
+                raise UsageError(message)
+            if kind == "ready":
+                worker.ready, self._failed_starts = True, 0
+            else:
+                item = worker.items[0]
+                if kind == "done":
+                    worker.items.clear()
+                yield Event(item, message, last=kind == "done")
+            if not worker.items:
+                self._hand_out(worker)
+
+    def _start(self, slot: int) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=self._serve, args=(Channel(theirs), slot, *self._arguments), daemon=True
+        )
+        process.start()
+        # Theirs alone from now on: when they die, reading finds the end.
+        theirs.close()
+        self._team.append(_Worker(process, ours, slot))
+
+    def _hand_out(self, worker: _Worker[Item]) -> None:
+        if not self._waiting:
+            return
+        worker.items.append(self._waiting.popleft())
+        try:
+            worker.connection.send(worker.items[0])
+        except OSError:
+            # It died idle; nothing was begun.
+            self._waiting.appendleft(worker.items.pop())
+
+    def _died(self, worker: _Worker[Item]) -> Iterator[Event[Item]]:
+        worker.connection.close()
+        worker.process.join()
+        self._team.remove(worker)
+        cause = _cause(worker.process.exitcode)
+        if not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= FAILED_STARTS:
+                raise Interrupted(f"the workers die as they start ({cause})")
+        if self._waiting:
+            self._start(worker.slot)
+        for item in worker.items:
+            yield Event(item, last=True, death=cause)
+
+
+class Channel:
+    """A worker's end of its pipe: `start` once, then `work` until there is no more."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def unusable(self, reason: str) -> None:
+        """Say that this worker, and so any other, cannot be set up as asked."""
+        self._connection.send(("unusable", reason))
+
+    def note(self, message: Any) -> None:
+        """Tell something about the item in hand."""
+        self._connection.send(("note", message))
+
+    def work(self, do: Callable[[Any], Any], until: Callable[[Any], bool] = lambda result: False) -> None:
+        """Do one item after the other and send its result, until there are no more or one says to end."""
+        try:
+            self._connection.send(("ready", None))
+            while True:
+                result = do(self._connection.recv())
+                self._connection.send(("done", result))
+                if until(result):
+                    return
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            # The run is over, or gone.
+            return
+
+
+def _cause(status: int | None) -> str:
+    if status is not None and status < 0:
+        name = signal.Signals(-status).name
+        return f"{name}; out of memory?" if name == "SIGKILL" else name
+    return f"status {status}"
