@@ -101,6 +101,14 @@ def test_a_result_depends_on_its_pair_alone():
     np.testing.assert_array_equal(batch, ours()(previous, current))
 
 
+def test_makes_every_tensor_on_its_device():
+    """On torch's device without data an operation with a tensor left on the CPU is an error, as on a GPU."""
+    frames = torch.zeros(2, 64, 81, dtype=torch.uint8, device="meta")
+    flow = estimator("dis", backend="torch", device="meta")(frames, frames)
+    assert flow.device.type == "meta"
+    assert flow.shape == (2, 2, 64, 81)
+
+
 def test_no_motion_is_exactly_zero():
     frame = moved_texture(64, 80, TRANSLATION).previous
     both = np.concatenate((frame, np.full_like(frame, 200)))
