@@ -157,6 +157,7 @@ class Decoder:
             )
         self._in_hand = True
         self._in_hand = True
+        self._in_hand = True
         decoded = Decoded(info, iter(()))
         decoded.blocks = self._blocks(decoded)
         return decoded

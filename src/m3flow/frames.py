@@ -98,6 +98,10 @@ def _video_file(path: str, colour: bool) -> tuple[Iterator[np.ndarray], Fraction
         raise BadInput(f"not a file: {path!r}")
     if not os.access(path, os.R_OK):
         raise BadInput(f"no permission to read {path!r}")
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"the name {path!r} is not UTF-8 text, which OpenCV needs; rename it") from error
     # FFmpeg takes what looks like an option, a protocol or a pattern in a name at its word; an absolute path
     # to a file is none of these.
     capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)  # noqa: PTH100

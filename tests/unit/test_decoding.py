@@ -1,0 +1,255 @@
+"""Decoding in a process of its own: what it delivers, its limits, and what a bad video does to the next one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from clips import clip, image_folder, moving_frames, write_video
+from m3flow.decoding import Decoder, Limits
+from m3flow.errors import BadInput, UsageError
+from m3flow.frames import Frames
+
+
+@pytest.fixture(scope="module")
+def shared_decoder() -> Iterator[Decoder]:
+    with Decoder() as decoder:
+        yield decoder
+
+
+def pid(decoder: Decoder) -> int:
+    assert decoder._child is not None
+    return decoder._child.pid
+
+
+def everything(decoder: Decoder, path: Path, short_side: int = 0) -> np.ndarray:
+    return np.concatenate(list(decoder.open(str(path), short_side).blocks))
+
+
+def stop(process: int) -> None:
+    """Stop a process and wait until it stands: what a decoder in an endless loop looks like from outside."""
+    os.kill(process, signal.SIGSTOP)
+    while psutil.Process(process).status() != psutil.STATUS_STOPPED:
+        os.sched_yield()
+
+
+class TestDelivery:
+    @pytest.mark.parametrize("count", [1, 2, 8, 9, 10, 25])
+    def test_all_frames_as_they_are(self, shared_decoder: Decoder, tmp_path: Path, count: int) -> None:
+        frames = moving_frames(count, 33, 47)
+        decoded = shared_decoder.open(str(write_video(tmp_path / "a.mkv", frames)))
+        assert np.array_equal(np.concatenate(list(decoded.blocks)), frames)
+        assert decoded.frames == count and decoded.seconds > 0
+        assert (decoded.info.width, decoded.info.height, decoded.info.rate) == (47, 33, Fraction(25))
+
+    def test_the_same_as_without_a_process(self, shared_decoder: Decoder, shared_data: Path) -> None:
+        path = shared_data / "odd/nasa_13013_rotated.mp4"
+        frames = Frames(path, 100)
+        decoded = shared_decoder.open(str(path), 100)
+        assert np.array_equal(np.concatenate(list(decoded.blocks)), np.stack(list(frames)))
+        assert decoded.info == frames.info
+
+    def test_one_process_for_many_videos_rejected_ones_among_them(
+        self, shared_decoder: Decoder, tmp_path: Path
+    ) -> None:
+        good = clip(tmp_path / "good.mkv")
+        first = everything(shared_decoder, good)
+        process = pid(shared_decoder)
+        (tmp_path / "bad.mp4").write_bytes(b"no video")
+        for name in ("bad.mp4", "missing.mp4", "."):
+            with pytest.raises(BadInput) as caught:
+                shared_decoder.open(str(tmp_path / name))
+            assert "\n" not in str(caught.value)
+            assert np.array_equal(everything(shared_decoder, good), first)
+        assert pid(shared_decoder) == process
+
+    def test_names_with_line_breaks_and_bytes_that_are_no_text(
+        self, shared_decoder: Decoder, tmp_path: Path
+    ) -> None:
+        for name in ("two\nlines.mkv", "q\"'é.mkv"):
+            clip(tmp_path / "a.mkv", 3).rename(tmp_path / name)
+            assert len(everything(shared_decoder, tmp_path / name)) == 3
+        no_text = clip(tmp_path / "a.mkv", 3).rename(tmp_path / os.fsdecode(b"latin\xe9.mkv"))
+        with pytest.raises(BadInput, match=r"the name '.*latin\\udce9.mkv' is not UTF-8 text"):
+            shared_decoder.open(str(no_text))
+
+    def test_the_reason_says_how_far_it_came(self, shared_decoder: Decoder, tmp_path: Path) -> None:
+        folder = image_folder(tmp_path / "clip", moving_frames(12))
+        (folder / "frame_00010.png").write_bytes(b"damaged")
+        decoded = shared_decoder.open(str(folder))
+        with pytest.raises(BadInput, match=r"not a readable image: .*frame_00010\.png.* \(after 9 frames\)"):
+            list(decoded.blocks)
+        assert len(everything(shared_decoder, clip(tmp_path / "good.mkv", 4))) == 4
+
+    def test_a_module_of_the_users_folder_is_not_taken_for_ours(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = clip(tmp_path / "a.mkv", 3)
+        for name in ("json", "cv2", "statistics", "m3flow"):
+            (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+        monkeypatch.chdir(tmp_path)
+        with Decoder() as decoder:
+            assert len(everything(decoder, path)) == 3
+
+
+class TestLeftInTheMiddle:
+    def test_the_next_video_is_not_disturbed(self, tmp_path: Path) -> None:
+        long = write_video(tmp_path / "long.mkv", moving_frames(120, 64, 64))
+        short = clip(tmp_path / "short.mkv", 5)
+        with Decoder() as decoder:
+            blocks = decoder.open(str(long)).blocks
+            next(blocks)
+            # Held on to, as an error's traceback does: nothing has closed it.
+            assert np.array_equal(everything(decoder, short), moving_frames(5))
+            process = pid(decoder)
+            with pytest.raises(RuntimeError, match="another video was opened"):
+                next(blocks)
+            del blocks
+            assert len(everything(decoder, short)) == 5
+            assert pid(decoder) == process
+
+    def test_closing_it_while_the_next_is_read(self, tmp_path: Path) -> None:
+        long = write_video(tmp_path / "long.mkv", moving_frames(120, 64, 64))
+        with Decoder() as decoder:
+            left = decoder.open(str(long)).blocks
+            next(left)
+            second = decoder.open(str(long)).blocks
+            frames = [next(second)]
+            left.close()  # type: ignore[attr-defined]
+            frames += second
+            assert sum(map(len, frames)) == 120
+
+    def test_opened_and_never_read(self, tmp_path: Path) -> None:
+        path = clip(tmp_path / "a.mkv", 5)
+        with Decoder() as decoder:
+            for _ in range(3):
+                decoder.open(str(path))
+            assert len(everything(decoder, path)) == 5
+
+
+class TestLimits:
+    def test_a_decoder_that_hangs_is_ended(self, tmp_path: Path) -> None:
+        path = clip(tmp_path / "a.mkv")
+        with Decoder() as decoder:
+            everything(decoder, path)
+            process = pid(decoder)
+            stop(process)
+            decoder.limits = Limits(seconds=0.3)  # now that starting is over
+            with pytest.raises(BadInput, match=r"hangs: no frame for 0\.3 s after 0 frames"):
+                decoder.open(str(path))
+            assert not psutil.pid_exists(process)
+
+    def test_a_file_that_never_gives_its_data(self, tmp_path: Path) -> None:
+        folder = image_folder(tmp_path / "clip", moving_frames(12))
+        (folder / "frame_00010.png").unlink()
+        os.mkfifo(folder / "frame_00010.png")  # reading it waits for ever
+        path = clip(tmp_path / "a.mkv", 4)
+        with Decoder() as decoder:
+            everything(decoder, path)
+            decoder.limits = Limits(seconds=1)
+            with pytest.raises(BadInput, match="hangs: no frame for 1 s after 9 frames"):
+                everything(decoder, folder)
+            decoder.limits = Limits()
+            assert len(everything(decoder, path)) == 4
+
+    def test_more_frames_than_allowed(self, tmp_path: Path) -> None:
+        path = clip(tmp_path / "a.mkv", 20)
+        with Decoder(Limits(frames=19)) as decoder, pytest.raises(BadInput, match="more than 19 frames"):
+            everything(decoder, path)
+        with Decoder(Limits(frames=20)) as decoder:
+            assert len(everything(decoder, path)) == 20
+
+    def test_larger_frames_than_allowed(self, tmp_path: Path) -> None:
+        large, small = clip(tmp_path / "large.mkv", 3, 120, 160), clip(tmp_path / "small.mkv", 3)
+        with Decoder(Limits(megapixels=0.01)) as decoder:
+            with pytest.raises(BadInput, match=r"160x120 are larger than limits\.megapixels"):
+                decoder.open(str(large))
+            assert len(everything(decoder, small)) == 3
+
+    def test_more_memory_than_allowed(self, tmp_path: Path) -> None:
+        large = write_video(tmp_path / "large.mkv", np.zeros((1, 5000, 5000), np.uint8))
+        small = clip(tmp_path / "small.mkv", 3)
+        with Decoder(Limits(memory_gb=0.55)) as decoder:
+            with pytest.raises(BadInput):
+                everything(decoder, large)
+            assert len(everything(decoder, small)) == 3
+
+    @pytest.mark.parametrize("name", ["seconds", "frames", "megapixels", "memory_gb"])
+    @pytest.mark.parametrize("value", [0, -1, float("nan")])
+    def test_limits_that_allow_nothing(self, name: str, value: float) -> None:
+        with pytest.raises(UsageError, match=rf"limits\.{name} is"):
+            Limits(**{name: value})
+
+
+class TestDeath:
+    @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
+    def test_a_crash_rejects_the_video_and_the_next_gets_a_new_process(
+        self, tmp_path: Path, number: signal.Signals
+    ) -> None:
+        path = write_video(tmp_path / "a.mkv", moving_frames(400, 64, 64))
+        with Decoder() as decoder:
+            decoded = decoder.open(str(path))
+            next(decoded.blocks)
+            process = pid(decoder)
+            os.kill(process, number)
+            with pytest.raises(BadInput, match=rf"the decoder crashed \({number.name}\) after \d+ frames"):
+                list(decoded.blocks)
+            assert len(everything(decoder, path)) == 400
+            assert pid(decoder) != process
+
+    def test_killed_from_outside_is_our_failure_and_not_the_videos(self, tmp_path: Path) -> None:
+        path = write_video(tmp_path / "a.mkv", moving_frames(400, 64, 64))
+        with Decoder() as decoder:
+            decoded = decoder.open(str(path))
+            next(decoded.blocks)
+            os.kill(pid(decoder), signal.SIGKILL)
+            with pytest.raises(RuntimeError, match=r"the decoding process ended \(status -9\)"):
+                list(decoded.blocks)
+            assert len(everything(decoder, path)) == 400
+
+    def test_killed_between_two_videos_costs_nothing(self, tmp_path: Path) -> None:
+        path = clip(tmp_path / "a.mkv", 5)
+        with Decoder() as decoder:
+            everything(decoder, path)
+            child = psutil.Process(pid(decoder))
+            child.kill()
+            while child.status() != psutil.STATUS_ZOMBIE:
+                os.sched_yield()
+            assert len(everything(decoder, path)) == 5
+
+    def test_closing_leaves_no_process(self, tmp_path: Path) -> None:
+        with Decoder() as decoder:
+            next(decoder.open(str(clip(tmp_path / "a.mkv", 200))).blocks)
+            process = pid(decoder)
+        assert not psutil.pid_exists(process)
+
+    def test_it_ends_with_its_parent_even_inside_a_library(self, tmp_path: Path) -> None:
+        folder = image_folder(tmp_path / "clip", moving_frames(3))
+        (folder / "frame_00000.png").unlink()
+        os.mkfifo(folder / "frame_00000.png")
+        program = (
+            "import sys; from m3flow.decoding import Decoder\n"
+            "decoder = Decoder(); decoder.start(); print(decoder._child.pid, flush=True)\n"
+            "decoder.open(sys.argv[1])"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True
+        ) as parent:
+            assert parent.stdout is not None
+            child = psutil.Process(int(parent.stdout.readline()))
+            # Opening the pipe for writing succeeds once the child is reading from it, deep in its work.
+            with (folder / "frame_00000.png").open("wb"):
+                parent.kill()
+                parent.wait()
+                _, alive = psutil.wait_procs([child], timeout=20)
+                left = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        assert not left
