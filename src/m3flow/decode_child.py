@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import struct
 import sys
 import time
@@ -37,6 +38,9 @@ END_OF_BLOCKS = COUNT.pack(0)
 
 def main() -> None:
     exit_with_parent()
+    # Slurm sends these to every process of a job; the parent decides whether the video in hand is finished.
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     # Read by OpenCV when it opens a file: one thread, and no lines of FFmpeg's on our standard error.
     os.environ["OPENCV_FFMPEG_THREADS"] = sys.argv[2]
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")

@@ -110,13 +110,14 @@ def describe_run(title: str, work: Work, team: pool.Crew, videos: int) -> None:
         work.limits,
     )
     log.info(
-        "python %s, numpy %s, opencv %s%s; CUDA_VISIBLE_DEVICES=%s, Slurm job %s",
+        "python %s, numpy %s, opencv %s%s; CUDA_VISIBLE_DEVICES=%s, Slurm job %s on node %s",
         platform.python_version(),
         np.__version__,
         cv2.__version__,
         _torch_version(),
         os.environ.get("CUDA_VISIBLE_DEVICES", "(not set)"),
         os.environ.get("SLURM_JOB_ID", "(none)"),
+        os.environ.get("SLURMD_NODENAME", "(none)"),
     )
 
 
@@ -128,10 +129,17 @@ def _torch_version() -> str:
     return f", torch {torch.__version__} ({', '.join(names) or 'no GPU'})"
 
 
+class _LogFile(logging.FileHandler):
+    """Ends with its first error (a full disk): the work goes on, and the terminal is not flooded."""
+
+    def handleError(self, _: logging.LogRecord) -> None:
+        log.removeHandler(self)
+
+
 def log_to(path: Path) -> None:
     """Append the package's log to a file, one line an event."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8", errors="surrogateescape")
+    handler = _LogFile(path, encoding="utf-8", errors="surrogateescape")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)

@@ -16,6 +16,16 @@ try:
 except UsageError as error:
     raise WorkflowError(str(error))
 
+if (
+    experiment.granularity == "video"
+    and "flow_shard" in workflow.resource_settings.overwrite_resources
+):
+    # A list of a cluster's size would become hundreds of thousands of jobs.
+    raise WorkflowError(
+        "this profile is for shards, but granularity is video: --config on the command line takes the place "
+        "of the profile's; add granularity=shard to it"
+    )
+
 outputs = experiment.outputs
 folder = str(outputs.folder).replace("{", "{{").replace("}", "}}")
 

@@ -1,5 +1,6 @@
 # One job for each shard of the list, for a cluster. Only the small file that a job writes last is declared:
 # Snakemake deletes declared outputs of a job that fails or runs again, and nothing that is good may go.
+import math
 import signal
 
 from m3flow.estimate import time_limit
@@ -24,9 +25,9 @@ def run_minutes(kind):
 
     def minutes(wildcards, attempt):
         expected = plan.minutes(kind, plan[wildcards.shard].videos)
-        return time_limit(
-            4 * experiment.shard.minutes if expected is None else expected, attempt
-        )
+        if expected is None:
+            return math.ceil(4 * experiment.shard.minutes) * attempt
+        return time_limit(expected, attempt)
 
     return minutes
 
@@ -40,7 +41,7 @@ rule flow_shard:
         f"{shards}/flow/{{shard}}.json",
     log:
         f"{shard_logs}/flow-{{shard}}.log",
-    # On this machine a job takes all cores; profiles/slurm says how many a job gets on a cluster.
+    # On one machine a job takes all cores; on a cluster the profile's `cpus_per_task` says how many it gets.
     threads: available_cores()
     resources:
         runtime=run_minutes("flow"),
