@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
+
+from m3flow.errors import Interrupted
 
 STATUSES = ("done", "kept", "rejected", "failed")
 
@@ -75,17 +78,18 @@ COLUMNS = [item.name for item in fields(Record) if item.metadata.get("stored", T
 
 
 class RecordFile:
-    """A records file that grows by a line for each video."""
+    """A records file that grows by a line for each video; each line is a single write.
+
+    Raises Interrupted where nothing can be written any more: results without records are not to be had.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         _end_last_line(path)
-        self._file = path.open("a", newline="", encoding="utf-8", errors="surrogateescape")
-        self._writer = csv.writer(self._file)
+        self._file = path.open("ab", buffering=0)
         if path.stat().st_size == 0:
-            self._writer.writerow(COLUMNS)
-            self._file.flush()
+            self._write(COLUMNS)
 
     def __enter__(self) -> RecordFile:
         return self
@@ -94,8 +98,18 @@ class RecordFile:
         self._file.close()
 
     def append(self, record: Record) -> None:
-        self._writer.writerow(_cell(getattr(record, name)) for name in COLUMNS)
-        self._file.flush()
+        self._write([_cell(getattr(record, name)) for name in COLUMNS])
+
+    def _write(self, cells: Sequence[object]) -> None:
+        text = io.StringIO()
+        csv.writer(text).writerow(cells)
+        line = text.getvalue().encode(errors="surrogateescape")
+        try:
+            written = self._file.write(line)
+        except OSError as error:
+            raise Interrupted(f"cannot write {self.path}: {error.strerror}") from error
+        if written < len(line):
+            raise Interrupted(f"cannot write {self.path}: no space left")
 
 
 def new_record_path(folder: Path, kind: str) -> Path:
@@ -138,10 +152,13 @@ def _cell(value: object) -> object:
 
 
 def _end_last_line(path: Path) -> None:
-    """Close a line that a kill cut off, so that the next one does not continue it."""
+    """Close a line that a kill or a full disk cut off, so that the next one does not continue it."""
     if not path.exists() or path.stat().st_size == 0:
         return
     with path.open("rb+") as file:
         file.seek(-1, os.SEEK_END)
-        if file.read(1) != b"\n":
-            file.write(b"\n")
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        inside_quotes = file.read().count(b'"') % 2
+        file.write(b'"\n' if inside_quotes else b"\n")

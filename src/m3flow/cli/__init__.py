@@ -7,8 +7,8 @@ import sys
 import typer
 from rich.console import Console
 
-from m3flow.cli import doctor, extract, show, verify
-from m3flow.errors import BadInput, UsageError
+from m3flow.cli import doctor, extract, report, show, verify
+from m3flow.errors import BadInput, Interrupted, UsageError
 from m3flow.version import __version__
 
 HELP = """Turn videos into motion data for training: dense optical flow with the camera's own motion removed,
@@ -28,6 +28,7 @@ app = typer.Typer(
 extract.register(app)
 verify.register(app)
 doctor.register(app)
+report.register(app)
 show.register(app)
 
 
@@ -56,6 +57,9 @@ def main() -> None:
     except BadInput as error:
         _complain(str(error))
         sys.exit(3)
+    except Interrupted as error:
+        _complain(str(error))
+        sys.exit(1)
     except OSError as error:
         _complain(f"{error.filename or 'the system'}: {error.strerror or error}")
         sys.exit(1)
