@@ -1,0 +1,59 @@
+"""`m3flow report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from m3flow.cli.options import Parts, Root
+
+EXAMPLES = """**Examples**
+
+`m3flow report --output results` — the page results/report.html, from the records of all runs so far
+
+`m3flow report train.csv --root /data/ucf101 --output results` — with the frames on the contact sheets
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("report", epilog=EXAMPLES)(report)
+
+
+def report(
+    output: Annotated[Path, typer.Option(help="The folder that the results are in.", show_default=False)],
+    videos: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[LIST]",
+            help="The list file or one video; without it the contact sheets show motion alone.",
+            show_default=False,
+        ),
+    ] = None,
+    root: Root = Path(),
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="The page to write; by default report.html in the output folder.", show_default=False
+        ),
+    ] = None,
+    sheets: Annotated[
+        int, typer.Option(min=0, max=50, help="Contact sheets, of videos drawn at random.")
+    ] = 6,
+    length: Annotated[int, typer.Option(min=1, max=999, help="Steps of the trajectories on them.")] = 6,
+    parts: Parts = 3,
+) -> None:
+    """Make one HTML page by which to judge what came out: problems, distributions, outliers, clips, throughput.
+
+    It stands alone, needs no network, and stays small however many videos there are.
+    """
+    from m3flow.dataset import Outputs, videos_of
+    from m3flow.report.page import write_report
+
+    outputs = Outputs(output)
+    listed = videos_of(videos, root, parts) if videos is not None else []
+    path = to or outputs.folder / "report.html"
+    table = write_report(path, outputs, listed, length=length, sheets=sheets)
+    counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
+    typer.echo(f"{path}: {len(table)} videos ({counts}), {path.stat().st_size / 1e6:.1f} MB", err=True)

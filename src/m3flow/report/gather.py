@@ -1,0 +1,114 @@
+"""All records of an output folder as one table: a row a video."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from m3flow.records import COLUMNS, read_records
+
+CHUNK = 20_000
+TIMES = ("seconds", "wait", "decode", "flow", "encode", "track")
+# What is measured while flow is made, and while trajectories are.
+OF_FLOW = ("speed", "speed_p95", "saturated", "still", "camera", "camera_shift")
+OF_TRAJECTORIES = ("windows", "outside")
+OF_BOTH = ("frames", "claimed", "width", "height", "host", "device", "time")
+STATUSES = ("done", "rejected", "failed")
+
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|(?<!\w)/[^\s:,;]+")
+NUMBER = re.compile(r"\d+(\.\d+)?")
+
+
+def read_lines(folder: Path) -> pd.DataFrame:
+    """Every line of the records in `folder`, in the order in which they were written.
+
+    Returns
+    -------
+    A frame with the fields of `m3flow.records.Record`, and `kind`: "flow" for a run that made flow (and perhaps
+    the trajectories in the same pass), "trajectories" for one that made trajectories alone.
+    """
+    pieces = [pd.DataFrame({name: [] for name in [*COLUMNS, "kind"]})]
+    for path in sorted(folder.rglob("*.csv")):
+        kind = "trajectories" if "traj" in str(path.relative_to(folder)) else "flow"
+        lines = (vars(record) for record in read_records([path]))
+        while chunk := list(islice(lines, CHUNK)):
+            pieces.append(pd.DataFrame(chunk, columns=COLUMNS).assign(kind=kind))
+    filled = [piece for piece in pieces if len(piece)] or pieces
+    return pd.concat(filled, ignore_index=True).sort_values("time", kind="stable", ignore_index=True)
+
+
+def videos_of(lines: pd.DataFrame) -> pd.DataFrame:
+    """The state of every video, from its latest lines.
+
+    A video whose flow and trajectories were made by two runs has the worse status of the two. Its numbers are
+    those of the latest line that made something: a later one that found the files there ("kept") leaves them.
+
+    Returns
+    -------
+    A frame indexed by the video's name: `status` ("done", "rejected" or "failed"), `reason`, and the other
+    fields of `m3flow.records.Record`, NaN where nothing was measured. Seconds are summed over both runs.
+    """
+    lines = _without_superseded(lines)
+    by_kind = lines.groupby(["video", "kind"], sort=False)
+    latest = lines.loc[by_kind.tail(1).index]
+    latest = latest.assign(status=latest["status"].replace("kept", "done"))
+    # The worse status first; of two equal ones the flow's, which the other one follows from.
+    latest = latest.assign(rank=-latest["status"].map({name: rank for rank, name in enumerate(STATUSES)}))
+    latest = latest.sort_values(["rank", "kind"], kind="stable")
+    state = latest.groupby("video")[["status", "reason"]].first()
+    done = lines[lines["status"] == "done"]
+    done = done.loc[done.groupby(["video", "kind"], sort=False).tail(1).index]
+    return state.join(_numbers(done)).sort_index()
+
+
+def _without_superseded(lines: pd.DataFrame) -> pd.DataFrame:
+    """Without the lines on trajectories that came before a run that made flow and trajectories in one pass."""
+    both = lines[(lines["kind"] == "flow") & (lines["status"] == "done") & (lines["windows"] > 0)]
+    last = pd.Series(both.index, index=both["video"]).groupby(level=0).max()
+    superseded = (lines["kind"] == "trajectories") & (lines.index < lines["video"].map(last).fillna(-1))
+    return lines[~superseded]
+
+
+def _numbers(done: pd.DataFrame) -> pd.DataFrame:
+    """A row a video from the lines that made something."""
+    measured = done["windows"] > 0
+    numbers = done.assign(
+        windows=done["windows"].where(measured),
+        outside=done["outside"].where(measured),
+        camera=done["camera"].where(done["camera"] >= 0),
+        camera_shift=done["camera_shift"].where(done["camera"] >= 0),
+    )
+    without_flow = (done["speed"] == 0) & (done["still"] == 0)
+    for name in ("speed", "speed_p95", "saturated", "still"):
+        numbers[name] = done[name].mask(without_flow)
+    # "flow" sorts before "trajectories"; `first` takes the first value that is there.
+    numbers = numbers.sort_values("kind", kind="stable")
+    grouped = numbers.groupby("video")
+    return grouped[list(TIMES)].sum().join(grouped[[*OF_BOTH, *OF_FLOW, *OF_TRAJECTORIES]].first())
+
+
+def busy_seconds(lines: pd.DataFrame) -> float:
+    """For how long at least one video was in hand: the union of all lines' times, in seconds."""
+    end = end_seconds(lines)
+    begin = end - lines["seconds"].to_numpy()
+    order = np.argsort(begin)
+    begin, end = begin[order], np.maximum.accumulate(end[order])
+    # From each beginning, or from the latest end so far where that is later, to the end.
+    covered = np.maximum(begin, np.concatenate([begin[:1], end[:-1]]))
+    return float(np.maximum(end - covered, 0).sum())
+
+
+def end_seconds(lines: pd.DataFrame) -> np.ndarray:
+    """When each line was written, in seconds since 1970."""
+    times = pd.to_datetime(lines["time"], utc=True, errors="coerce", format="ISO8601")
+    seconds = (times - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
+    return seconds.fillna(0.0).to_numpy()
+
+
+def reason_kind(reason: str) -> str:
+    """A reason without what is the one video's own: names and numbers."""
+    return NUMBER.sub("N", QUOTED.sub("…", reason))
