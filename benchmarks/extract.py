@@ -1,0 +1,333 @@
+"""The whole extraction: against a plain loop over OpenCV, against the floor, split by stage.
+
+    python benchmarks/extract.py [CLIPS…] [--output FILE]
+
+Each case runs in a process of its own, whose processor time (children included) is the figure that other
+work on the machine disturbs least; wall times are told too. Without CLIPS the clips of `make demo` are
+taken. On a machine with a GPU the GPU's cases are added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+REPOSITORY = Path(__file__).parent.parent
+
+
+def cpu_seconds() -> float:
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def peak_mib() -> float:
+    return (
+        max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        / 1024
+    )
+
+
+def measured(work: Callable[[], int]) -> dict[str, float]:
+    """Frames, wall and processor seconds of `work`, which returns how many frames it had."""
+    cpu, wall = cpu_seconds(), time.perf_counter()
+    frames = work()
+    return {
+        "frames": frames,
+        "wall": time.perf_counter() - wall,
+        "cpu": cpu_seconds() - cpu,
+        "peak_mib": peak_mib(),
+    }
+
+
+# The cases. Each returns what `measured` does, with more where there is more to tell.
+
+
+def estimator_alone(clips: list[Path], name: str) -> dict[str, float]:
+    from m3flow.flow import estimator
+    from m3flow.frames import Frames
+
+    chosen = estimator(name, backend="opencv")
+    videos = [np.stack(list(Frames(clip))) for clip in clips]
+    return measured(lambda: sum(len(chosen.sequence(frames)) + 1 for frames in videos))
+
+
+def decode_alone(clips: list[Path]) -> dict[str, float]:
+    from m3flow.frames import Frames
+
+    return measured(lambda: sum(1 for clip in clips for _ in Frames(clip)))
+
+
+def encode_alone(clips: list[Path], folder: Path) -> dict[str, float]:
+    from fractions import Fraction
+
+    from m3flow.flow import estimator
+    from m3flow.flowfile import FlowWriter
+    from m3flow.frames import Frames
+    from m3flow.levels import quantise
+
+    quick = estimator("dis", backend="opencv", preset="ultrafast")
+    videos = [quantise(quick.sequence(np.stack(list(Frames(clip)))), 20) for clip in clips]
+
+    def encode() -> int:
+        for index, levels in enumerate(videos):
+            height, width = levels.shape[2:]
+            target = folder / str(index)
+            with FlowWriter(target, codec="mpeg4", rate=Fraction(25), width=width, height=height) as writer:
+                writer.write(levels)
+                writer.close({})
+        return sum(len(levels) for levels in videos)
+
+    return measured(encode)
+
+
+def plain(clips: list[Path], folder: Path, name: str, camera: str) -> dict[str, float]:
+    import plain_loop
+
+    return measured(
+        lambda: sum(plain_loop.extract(clip, folder / clip.name, name, camera == "warp") for clip in clips)
+    )
+
+
+def ours(
+    clips: list[Path],
+    folder: Path,
+    name: str,
+    camera: str,
+    workers: int,
+    kind: str = "both",
+    keep: bool = True,
+) -> dict[str, Any]:
+    """m3flow over the clips: `kind` is both (one pass), flow, trajectories, or two-jobs."""
+    from m3flow.dataset import Outputs, Video
+    from m3flow.pipeline import Work
+    from m3flow.session import execute
+    from m3flow.settings import FlowSettings, TrajectorySettings
+
+    flow = FlowSettings(estimator=name, camera=camera)  # type: ignore[arg-type]
+    track = TrajectorySettings()
+    outputs = Outputs(folder)
+    both = Work(outputs=outputs, flow=flow, trajectories=track, keep_flow=keep)
+    steps = {
+        "both": [both],
+        "flow": [Work(outputs=outputs, flow=flow)],
+        "trajectories": [Work(outputs=outputs, trajectories=track)],
+        "two-jobs": [Work(outputs=outputs, flow=flow), Work(outputs=outputs, trajectories=track)],
+    }[kind]
+    videos = [Video(str(clip.resolve()), f"{index}/{clip.name}") for index, clip in enumerate(clips)]
+    records = folder / "records" / "benchmark.csv"
+
+    def run() -> int:
+        for work in steps:
+            status = execute("benchmark", videos, work, records=records, workers=workers)
+            assert status == 0, f"exit status {status}"
+        return 0
+
+    result: dict[str, Any] = measured(run)
+    with records.open() as file:
+        rows = list(csv.DictReader(file))[-len(videos) :]
+    result["frames"] = sum(int(row["frames"]) for row in rows)
+    stages = ("seconds", "wait", "decode", "flow", "encode", "track")
+    result["stages"] = {stage: sum(float(row[stage]) for row in rows) for stage in stages}
+    return result
+
+
+def read_flow(clips: list[Path], folder: Path) -> dict[str, float]:
+    from m3flow.flowfile import read_level_pairs
+
+    folders = [folder / "flows" / str(index) / clip.name for index, clip in enumerate(clips)]
+    return measured(lambda: sum(len(piece) + 0 for one in folders for piece in read_level_pairs(one)))
+
+
+def compress(clips: list[Path], folder: Path) -> dict[str, float]:
+    import gzip
+
+    from isal import igzip
+
+    from m3flow.trajectoryfile import COMPRESSION_LEVEL
+
+    raw = [
+        gzip.decompress((folder / "trajs" / str(index) / f"{clip.name}_6.gz").read_bytes())
+        for index, clip in enumerate(clips)
+    ]
+    return measured(lambda: sum(len(igzip.compress(data, COMPRESSION_LEVEL)) * 0 for data in raw))
+
+
+CASES: dict[str, Callable[..., dict[str, Any]]] = {
+    function.__name__: function
+    for function in (estimator_alone, decode_alone, encode_alone, plain, ours, read_flow, compress)
+}
+
+
+def in_process(case: str, clips: list[Path], **arguments: Any) -> dict[str, Any]:
+    """A case in a fresh process, with one thread for the libraries."""
+    text = json.dumps([case, [str(clip) for clip in clips], arguments], default=str)
+    done = subprocess.run(
+        [sys.executable, __file__, "--case", text],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENCV_FFMPEG_THREADS": "1"},
+    )
+    if done.returncode:
+        sys.exit(f"{case} {arguments}: {done.stderr}")
+    result = json.loads(done.stdout.splitlines()[-1])
+    result["cpu_ms_a_frame"] = 1000 * result["cpu"] / max(result["frames"], 1)
+    print(
+        f"{case} {arguments}: {result['wall']:.1f} s wall, {result['cpu']:.1f} s cpu",
+        file=sys.stderr,
+        flush=True,
+    )
+    return result
+
+
+def run_case(text: str) -> None:
+    cv2.setNumThreads(1)
+    case, clips, arguments = json.loads(text)
+    if "folder" in arguments:
+        arguments["folder"] = Path(arguments["folder"])
+    print(json.dumps(CASES[case]([Path(clip) for clip in clips], **arguments)))
+
+
+def generated(folder: Path, count: int, frames: int, side: int = 64) -> list[Path]:
+    """`count` links to one small clip of a moving texture."""
+    sys.path.insert(0, str(REPOSITORY / "tests"))
+    from clips import moving, write_clip
+
+    clip = write_clip(folder / f"clip-{frames}.mp4", np.resize(moving(50, side, side), (frames, side, side)))
+    links = [folder / f"{frames}-{index:05d}.mp4" for index in range(count)]
+    for link in links:
+        link.hardlink_to(clip)
+    return links
+
+
+def benchmark(clips: list[Path], many: int, long: int) -> dict[str, Any]:
+    import machine
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        cases: dict[str, dict[str, Any]] = {
+            "decode alone": in_process("decode_alone", clips),
+            "encode alone": in_process("encode_alone", clips, folder=folder / "e"),
+        }
+        for name in ("farneback", "dis"):
+            cases[f"{name} estimator alone"] = in_process("estimator_alone", clips, name=name)
+            for camera in ("none", "warp"):
+                title = f"{name} camera {camera}"
+                target = folder / f"{name}-{camera}"
+                cases[f"{title}: plain loop"] = in_process(
+                    "plain", clips, folder=target / "plain", name=name, camera=camera
+                )
+                for workers in (1, 2):
+                    cases[f"{title}: {workers} worker"] = in_process(
+                        "ours", clips, folder=target / str(workers), name=name, camera=camera, workers=workers
+                    )
+        common: dict[str, Any] = {"name": "dis", "camera": "none", "workers": 2}
+        cases["flow job"] = in_process("ours", clips, folder=folder / "two", kind="flow", **common)
+        cases["trajectory job"] = in_process(
+            "ours", clips, folder=folder / "two", kind="trajectories", **common
+        )
+        cases["one pass, flow not kept"] = in_process(
+            "ours", clips, folder=folder / "nokeep", keep=False, **common
+        )
+        cases["flow read alone"] = in_process("read_flow", clips, folder=folder / "two")
+        cases["compression alone"] = in_process("compress", clips, folder=folder / "two")
+        for count in (many // 10, many):
+            small = generated(folder / f"many-{count}", count, 16)
+            cases[f"{count} small clips"] = in_process(
+                "ours", small, folder=folder / f"out-{count}", **common
+            )
+        for frames in (long // 20, long):
+            one = generated(folder / f"long-{frames}", 1, frames)
+            cases[f"one clip of {frames} frames"] = in_process(
+                "ours", one, folder=folder / f"long-out-{frames}", **{**common, "workers": 1}
+            )
+        return {
+            "machine": machine.describe(),
+            "clips": len(clips),
+            "cases": cases,
+            "ratios": ratios(cases, many, long),
+        }
+
+
+def ratios(cases: dict[str, dict[str, Any]], many: int, long: int) -> dict[str, float]:
+    """What the cases say, as ratios within this run."""
+
+    def cpu(name: str) -> float:
+        return cases[name]["cpu"]
+
+    def wall(name: str) -> float:
+        return cases[name]["wall"]
+
+    farneback, dis = "farneback camera none", "dis camera none"
+    return {
+        "farneback, camera none: core-seconds over the estimator's own": cpu(f"{farneback}: 1 worker")
+        / cpu("farneback estimator alone"),
+        "farneback, camera none: plain loop's wall time over ours on 2 workers": wall(
+            f"{farneback}: plain loop"
+        )
+        / wall(f"{farneback}: 2 worker"),
+        "farneback, camera warp: plain loop's core-seconds over ours": cpu(
+            "farneback camera warp: plain loop"
+        )
+        / cpu("farneback camera warp: 1 worker"),
+        "dis on 2 workers over the farneback plain loop, frames/s": wall(f"{farneback}: plain loop")
+        / wall(f"{dis}: 2 worker"),
+        "dis, camera none: plain loop's wall time over ours on 2 workers": wall(f"{dis}: plain loop")
+        / wall(f"{dis}: 2 worker"),
+        "trajectory job over reading the flow alone, core-seconds": cpu("trajectory job")
+        / cpu("flow read alone"),
+        "compression over reading the flow, core-seconds": cpu("compression alone") / cpu("flow read alone"),
+        "two jobs over one pass, core-seconds": (cpu("flow job") + cpu("trajectory job"))
+        / cpu(f"{dis}: 2 worker"),
+        "two jobs over one pass, wall": (wall("flow job") + wall("trajectory job"))
+        / wall(f"{dis}: 2 worker"),
+        "1 worker over 2 workers, wall (farneback)": wall(f"{farneback}: 1 worker")
+        / wall(f"{farneback}: 2 worker"),
+        f"{many} small clips over {many // 10}, wall": wall(f"{many} small clips")
+        / wall(f"{many // 10} small clips"),
+        f"{long} frames over {long // 20}, peak memory": cases[f"one clip of {long} frames"]["peak_mib"]
+        / cases[f"one clip of {long // 20} frames"]["peak_mib"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("clips", nargs="*", type=Path, help="real clips; by default those of `make demo`")
+    parser.add_argument("--output", type=Path, default=RESULTS / "extract-cpu.json")
+    parser.add_argument("--many", type=int, default=1000, help="small clips in the scaling case")
+    parser.add_argument("--long", type=int, default=20_000, help="frames of the long clip")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.case:
+        return run_case(options.case)
+    clips = options.clips or sorted((REPOSITORY / "demo" / "clips").glob("*/*.mp4"))
+    if not clips:
+        parser.error("no clips: name some, or run `make demo` first")
+    result = benchmark(clips, options.many, options.long)
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    for name, value in result["ratios"].items():
+        print(f"{value:8.2f}  {name}")
+    return None
+
+
+if __name__ == "__main__":
+    main()
