@@ -1,0 +1,172 @@
+"""Clips, runs and faults for the tests of what goes wrong."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+
+from m3flow.atomic import TEMPORARY_SUFFIX
+from m3flow.dataset import Outputs, read_list
+from m3flow.errors import BadInput
+from m3flow.flowfile import packet_digest, read_provenance
+from m3flow.trajectoryfile import load_trajectories
+from m3flow.verify import Wanted, verify_all
+
+# What makes runs short: the cheapest estimator, and no search for the camera.
+QUICK = ("--estimator", "dis", "--set", "preset=ultrafast", "--camera", "none")
+COMMAND = (sys.executable, "-c", "from m3flow.cli import main; main()")
+
+
+def encode(
+    path: Path,
+    *,
+    frames: int = 10,
+    width: int = 48,
+    height: int = 32,
+    codec: str = "mpeg4",
+    seed: int = 0,
+    container: str = "",
+) -> Path:
+    """A clip of a textured picture that moves by (2, 1) pixels a frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(seed).integers(0, 256, (height // 4 + 12, width // 4 + 12), np.uint8)
+    texture = np.kron(small, np.ones((4, 4), np.uint8))
+    options = {"libx265": {"x265-params": "log-level=none"}}.get(codec, {})
+    with path.open("wb") as file, av.open(file, "w", format=container or "mp4") as target:
+        stream = target.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for t in range(frames):
+            x, y = (2 * t) % 40, t % 40
+            picture = np.repeat(texture[y : y + height, x : x + width, None], 3, axis=2)
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        target.mux(stream.encode(None))
+    return path
+
+
+def data_set(root: Path, count: int, **about: int) -> Path:
+    """A list of `count` clips in three classes, all different; returns the list file."""
+    lines = []
+    for number in range(count):
+        name = f"clips/class{number % 3}/clip{number:03d}.mp4"
+        encode(root / name, seed=number, **about)
+        lines.append(f"{name} {number % 3}\n")
+    list_file = root / "list.csv"
+    list_file.write_text("".join(lines))
+    return list_file
+
+
+def run(*arguments: str | Path, **how: object) -> subprocess.CompletedProcess[str]:
+    """`m3flow …` to its end."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        timeout=240,
+        check=False,
+        **how,
+    )
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    """`m3flow …` in a process group of its own, not waited for."""
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="surrogateescape",
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    """Until the condition holds; fails after a while."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.002)
+
+
+def statuses(output: Path) -> list[tuple[str, str, str]]:
+    """(records file, video, status) of every record line, in the order of the files' names."""
+    lines = []
+    for path in sorted((output / "records").glob("*.csv")):
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            for row in csv.DictReader(file):
+                if row.get("time") is not None:
+                    lines.append((path.name, row["video"], row["status"]))
+    return lines
+
+
+def results(output: Path) -> dict[str, str]:
+    """The hash of each result file by its path in the output folder; temporary files are none."""
+    found = {}
+    for kind in ("flows", "trajs"):
+        for where, _, names in os.walk(output / kind):
+            for name in names:
+                if not name.endswith(TEMPORARY_SUFFIX):
+                    path = Path(where, name)
+                    found[os.fspath(path.relative_to(output))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def temporaries(output: Path) -> list[Path]:
+    return [
+        Path(where, name) for where, _, names in os.walk(output) for name in names if ".m3flow-tmp" in name
+    ]
+
+
+def unfinished(output: Path) -> list[str]:
+    """The result files that do not hold all that was written into them."""
+    wrong = []
+    for name in results(output):
+        path = output / name
+        try:
+            if path.suffix == ".gz":
+                load_trajectories(path)
+            elif read_provenance(path)["packets"] != packet_digest(path):
+                wrong.append(name)
+        except (BadInput, KeyError) as error:
+            wrong.append(f"{name}: {error}")
+    return wrong
+
+
+def damaged(list_file: Path, output: Path) -> list[str]:
+    """What `m3flow verify` has to say of the files of a list."""
+    wanted = Wanted(
+        outputs=Outputs(output), flow=(output / "flows").is_dir(), trajectories=(output / "trajs").is_dir()
+    )
+    videos = read_list(list_file, list_file.parent)
+    return [problem for found in verify_all(videos, wanted, 2) for problem in found.problems]
+
+
+def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The worker processes of a run: not their decoders, not what multiprocessing needs for itself."""
+    found = []
+    for child in descendants(process):
+        try:
+            line = " ".join(child.cmdline())
+        except psutil.Error:
+            continue
+        if "spawn_main" in line:
+            found.append(child)
+    return found
