@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -196,10 +197,11 @@ def _luma(frame: av.VideoFrame) -> np.ndarray:
 def read_provenance(path: Path | str) -> dict[str, Any]:
     """What a flow file says of itself, without decoding it; {} for a file that we did not write.
 
-    Raises BadInput if the file cannot be opened as a video.
+    Raises BadInput if the file cannot be opened as a video, or is cut off.
     """
     try:
         with av.open(_location(path)) as container:
+            _refuse_cut_off(path)
             comment = container.metadata.get("comment", "")
     except (av.FFmpegError, OSError) as error:
         raise BadInput(f"{path}: not a readable flow file ({error})") from error
@@ -208,6 +210,27 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
     except ValueError:
         return {}
     return provenance if isinstance(provenance, dict) else {}
+
+
+def _refuse_cut_off(path: Path | str) -> None:
+    """Raises BadInput where a box of the MP4 file goes on behind its end.
+
+    A decoder does not mind when only the tags at the end are missing; the bound is in them.
+    """
+    with Path(path).open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        box = 0
+        while box < size:
+            file.seek(box)
+            header = file.read(16)
+            length = int.from_bytes(header[:4])
+            if length == 1:  # the length stands behind the box's name, in 64 bits
+                length = int.from_bytes(header[8:16])
+            if length < 8:
+                return  # up to the end of the file, or no MP4
+            box += length
+    if box > size:
+        raise BadInput(f"{path}: the file is cut off")
 
 
 def read_level_pairs(folder: Path | str, frames: int = PIECE_FRAMES) -> Iterator[np.ndarray]:
@@ -246,7 +269,6 @@ def load_flow(folder: Path | str) -> np.ndarray:
     pieces = list(read_level_pairs(folder))
     if not pieces:
         raise BadInput(f"{folder}: the flow files hold no frames")
-    bound = float(
-        read_provenance(Path(folder) / COMPONENTS[0]).get("settings", {}).get("bound", DEFAULT_BOUND)
-    )
+    made, _ = (read_provenance(Path(folder) / name) for name in COMPONENTS)
+    bound = float(made.get("settings", {}).get("bound", DEFAULT_BOUND))
     return restore(np.concatenate(pieces), bound)
