@@ -55,9 +55,9 @@ def histogram(name: str, values: np.ndarray, *, unit: str, share: bool = False) 
     if values.size == 0:
         return ""
     top = 1.0 if share else float(np.percentile(values, SHOWN)) or float(values.max()) or 1.0
-    whole = not share and bool((values == np.rint(values)).all())
+    whole = top > 1 and bool((values == np.rint(values)).all())
     bins = int(np.clip(2 * np.sqrt(values.size), 10, BINS))
-    bins = min(bins, max(1, round(top))) if whole else bins
+    bins = min(bins, round(top)) if whole else bins
     edges = np.linspace(0, top, bins + 1)
     counts, _ = np.histogram(np.minimum(values, top), edges)
 

@@ -92,9 +92,12 @@ def _numbers(done: pd.DataFrame) -> pd.DataFrame:
 
 
 def busy_seconds(lines: pd.DataFrame) -> float:
-    """For how long at least one video was in hand: the union of all lines' times, in seconds."""
-    end = end_seconds(lines)
-    begin = end - lines["seconds"].to_numpy()
+    """For how long at least one video was in hand: the union of all lines' times, in seconds.
+
+    Lines carry whole seconds: a video that ended in one is counted to its end.
+    """
+    ended = end_seconds(lines)
+    begin, end = ended - lines["seconds"].to_numpy(), ended + 1
     order = np.argsort(begin)
     begin, end = begin[order], np.maximum.accumulate(end[order])
     # From each beginning, or from the latest end so far where that is later, to the end.

@@ -26,7 +26,7 @@ from m3flow.report import charts, gather, selection
 from m3flow.report.canvas import printable
 from m3flow.version import __version__
 
-SHEETS_BYTES = 2_000_000
+SHEETS_BYTES = 1_500_000
 LOOKED_AT = 40  # flow files whose settings are read
 MACHINES = 64
 LONGEST_SHEET = 5_000  # frames; reading through longer ones takes a while
@@ -129,7 +129,7 @@ def _tiles(table: pd.DataFrame, made: pd.DataFrame, sources: dict[str, str]) -> 
     """(number, what it counts, a word on its colour) of what the page says first."""
     counts = Counter(table["status"])
     tiles = [
-        (_number(counts["done"]), "videos done", "good"),
+        (_number(counts["done"]), "videos done", "good" if counts["done"] else ""),
         (_number(counts["rejected"]), "rejected", "warn" if counts["rejected"] else ""),
         (_number(counts["failed"]), "failed", "bad" if counts["failed"] else ""),
     ]
@@ -137,10 +137,10 @@ def _tiles(table: pd.DataFrame, made: pd.DataFrame, sources: dict[str, str]) -> 
         left = len(sources.keys() - set(table.index))
         tiles.append((_number(left), "not begun", ""))
     frames = float(table["frames"].sum())
-    tiles.append((_number(frames), "frames", ""))
+    tiles.append((_short(frames), "frames", ""))
     windows = float(table["windows"].sum())
     if windows:
-        tiles.append((_number(windows), "trajectory windows", ""))
+        tiles.append((_short(windows), "trajectory windows", ""))
     busy = gather.busy_seconds(made)
     if busy:
         tiles.append((_duration(busy), "time busy", ""))
@@ -252,6 +252,13 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
+def _short(value: float) -> str:
+    for power, letter in ((1e9, "G"), (1e6, "M")):
+        if value >= power:
+            return f"{value / power:.3g} {letter}"
+    return _number(value)
+
+
 def _share(value: float) -> str:
     return f"{value:.1%}"
 
@@ -259,5 +266,5 @@ def _share(value: float) -> str:
 def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.3g} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60:02d} min"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{_number(minutes / 60)} h"

@@ -11,8 +11,8 @@ import pandas as pd
 from m3flow.report.gather import reason_kind
 
 LISTED = 10  # names under each outlier
-ROWS = 10_000
-ROW_BYTES = 1_800_000
+ROWS = 20_000
+ROW_BYTES = 2_400_000
 REASONS = 40
 
 
