@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import pickle
 import pickletools
@@ -18,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from m3flow import arraypickle
 from m3flow.atomic import complete_or_absent
 from m3flow.errors import BadInput
 from m3flow.trajectories import GRID, OFFSET
@@ -187,28 +187,6 @@ def _body(value: Any) -> bytes:
     return pickle.dumps(value, protocol=3)[2:-1]
 
 
-ALLOWED_GLOBALS = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("_codecs", "encode"),
-}
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    """Admits what a dict of arrays, strings and numbers needs, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED_GLOBALS:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which trajectories do not need")
-        return super().find_class(module, name)
-
-
 def load_trajectories(path: Path | str) -> Trajectories:
     """Read a trajectory file, ours or the original extractor's, without running anything that is in it.
 
@@ -219,7 +197,7 @@ def load_trajectories(path: Path | str) -> Trajectories:
     path = Path(path)
     try:
         data = gzip.decompress(path.read_bytes())
-        content = _RestrictedUnpickler(io.BytesIO(data)).load()
+        content = arraypickle.load(data)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from error
     except (pickle.UnpicklingError, zlib.error, EOFError) as error:

@@ -1,0 +1,106 @@
+"""Pickles of arrays, strings and numbers, read without letting them run or build anything else."""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+PLAIN_DTYPE = re.compile(r"[<>|=]?(?:[iu][1248]|f[248]|b1|u?int(?:8|16|32|64)|float(?:16|32|64)|bool)")
+MOST_DIMENSIONS = 8
+
+
+def load(data: bytes) -> Any:
+    """The value in a pickle; of a dict, NumPy arrays among the values are put together.
+
+    NumPy's own functions are not called with what the file says: the few names that its pickles use, of
+    NumPy 1 and 2, stand for functions of ours, which take plain numbers only, and only as many as there are.
+
+    Raises
+    ------
+    pickle.UnpicklingError: it asks for something else. A damaged pickle can raise nearly any other error.
+    """
+    value = _Unpickler(data).load()
+    if isinstance(value, dict):
+        return {key: item.array if isinstance(item, _Array) else item for key, item in value.items()}
+    return value
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+        self._allowed: dict[tuple[str, str], Callable[..., Any]] = {
+            ("numpy", "ndarray"): self._ndarray,
+            ("numpy", "dtype"): self._dtype,
+            ("_codecs", "encode"): self._encode,
+        }
+        for core in ("numpy.core", "numpy._core"):
+            self._allowed[f"{core}.multiarray", "_reconstruct"] = self._reconstruct
+            self._allowed[f"{core}.multiarray", "scalar"] = self._scalar
+            self._allowed[f"{core}.numeric", "_frombuffer"] = self._frombuffer
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._allowed:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which arrays do not need")
+        return self._allowed[module, name]
+
+    def _ndarray(self, shape: Any, dtype: Any, buffer: Any) -> np.ndarray:
+        return _array(shape, dtype, buffer)
+
+    def _frombuffer(self, buffer: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+        return _array(shape, dtype, buffer, "F" if order == "F" else "C")
+
+    def _reconstruct(self, *_: Any) -> _Array:
+        return _Array()
+
+    def _dtype(self, name: Any, *_: Any) -> _Dtype:
+        return _Dtype(name)
+
+    def _scalar(self, dtype: Any, buffer: Any) -> Any:
+        return _array((), dtype, buffer)[()]
+
+    def _encode(self, text: Any, _: Any) -> bytes:
+        # How the oldest pickles hold bytes.
+        return text.encode("latin-1")
+
+
+class _Array:
+    """An array whose shape and content are still to come."""
+
+    __slots__ = ("array",)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, buffer = state
+        self.array = _array(shape, dtype, buffer, "F" if fortran else "C")
+
+
+class _Dtype:
+    """A type of plain numbers; its byte order is still to come."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, name: Any) -> None:
+        if not (isinstance(name, str) and PLAIN_DTYPE.fullmatch(name)):
+            raise pickle.UnpicklingError(f"it holds {str(name)[:40]!r}, not plain numbers")
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+def _array(shape: Any, dtype: Any, buffer: Any, order: Any = "C") -> np.ndarray:
+    kind = (dtype if isinstance(dtype, _Dtype) else _Dtype(dtype)).dtype
+    sizes = shape if isinstance(shape, tuple) else (None,)
+    if len(sizes) > MOST_DIMENSIONS or not all(type(size) is int and size >= 0 for size in sizes):
+        raise pickle.UnpicklingError(f"{str(shape)[:40]} is not the shape of an array")
+    if not isinstance(buffer, bytes | bytearray) or len(buffer) != math.prod(sizes) * kind.itemsize:
+        raise pickle.UnpicklingError(f"an array of shape {shape} does not have its bytes")
+    # A bytearray is not copied, and can be written to, as an array of a pickle can.
+    content = buffer if isinstance(buffer, bytearray) else bytearray(buffer)
+    return np.ndarray(sizes, kind, content, order=order)
