@@ -1,0 +1,131 @@
+"""Shards on a real Slurm: many videos over several nodes, and what is left after nodes and jobs die."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clips import clip
+from m3flow import load_flow, load_trajectories
+from m3flow.config import Experiment
+from m3flow.session import SOME_REJECTED, execute
+from m3flow.shardjob import work_of
+from slurm.cluster import Cluster
+from slurm.runs import Run, wait_until
+
+FLOW = {"estimator": "dis", "parameters": {"preset": "ultrafast"}}
+CORRUPT = "set/c1/broken.mkv"
+
+
+def test_many_videos_over_the_nodes(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"set/c{number % 4}/v{number:03d}.mkv" for number in range(64)]
+    for number, name in enumerate(names):
+        clip(tmp_path / "data" / name, frames=12, seed=number)
+    broken = tmp_path / "data" / CORRUPT
+    broken.write_bytes((tmp_path / "data" / names[0]).read_bytes()[:200])
+    listed = [*names[:20], CORRUPT, *names[20:]]
+    run = Run(tmp_path, cluster, listed, flow=FLOW, shard={"videos": 13}, run={"workers": 1})
+    assert run.jobs() == {"flow_shard": 5, "trajectories_shard": 5}
+    run.run(gpus=4)
+
+    done = dict.fromkeys(names, 1)
+    for kind in ("flow", "trajectories"):
+        counts = run.counts(kind)
+        assert {video: count for (video, status), count in counts.items() if status == "done"} == done
+        assert counts[CORRUPT, "rejected"] == 1
+    reason = next(record.reason for record in run.records("flow") if record.status == "rejected")
+    assert reason
+
+    logs = run.logs("flow")
+    assert len({re.search(r"on node (node\d)", text)[1] for text in logs}) >= 3  # type: ignore[index]
+    assert all("CUDA_VISIBLE_DEVICES=0,1,2,3," in text for text in logs)
+    # A job that asks for no GPU sees none.
+    assert all("CUDA_VISIBLE_DEVICES=(not set)" in text for text in run.logs("trajectories"))
+
+    # The same on this machine, without Slurm and without shards.
+    monkeypatch.chdir(tmp_path)
+    here = Experiment.of({"videos": "list.txt", "root": "data", "output": "here", "flow": FLOW})
+    for kind in ("flow", "trajectories"):
+        records = tmp_path / f"{kind}.csv"
+        assert (
+            execute(kind, here.list_videos(), work_of(here, kind), records=records, workers=1)
+            == SOME_REJECTED
+        )
+    for name in names:
+        assert np.array_equal(load_flow(run.output / "flows" / name), load_flow(f"here/flows/{name}"))
+        theirs = load_trajectories(run.output / "trajs" / f"{name}_6.gz")
+        ours = load_trajectories(f"here/trajs/{name}_6.gz")
+        assert theirs.traj_feat.shape == (12, 6, 6, 8)
+        assert np.array_equal(theirs.traj_feat, ours.traj_feat)
+        assert np.array_equal(theirs.traj_type, ours.traj_type)
+
+    files = run.files()
+    assert len(files) == 3 * 64
+    assert run.jobs() == {}
+
+
+def test_only_what_is_missing_after_deaths(cluster: Cluster, tmp_path: Path) -> None:
+    """Four shards of long videos: a job reaches its time limit, one is asked to stop by SIGUSR1, one is
+    cancelled, a node dies; the next run makes the rest, and touches nothing that is good."""
+    names = [f"set/c/v{number:02d}.mkv" for number in range(40)]
+    # The first shard lasts longer: Slurm looks for jobs near their time limit twice a minute.
+    for start, frames in ((0, 1500), (10, 800)):
+        source = clip(tmp_path / f"{frames}.mkv", frames=frames)
+        for name in names[start : 10 if start == 0 else None]:
+            (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, tmp_path / "data" / name)
+    shards = [f"{number:05d}" for number in range(4)]
+    shard = {"videos": 10, "one_pass": True}
+    run = Run(
+        tmp_path, cluster, names, flow=FLOW | {"camera": "none"}, shard=shard, run={"workers": 1, "batch": 4}
+    )
+    # Every job has a node to itself; a job whose node dies is not put back into the queue by Slurm itself.
+    process = run.start("--slurm-no-requeue", gpus=4)
+    records = {name: run.output / "records/list.txt" / f"motion-{name}.csv" for name in shards}
+
+    def begun(name: str) -> bool:
+        return records[name].exists() and len(records[name].read_text().splitlines()) > 1
+
+    killed = ""
+    for name, end in zip(shards, ("time", "signal", "cancel", "node"), strict=True):
+        wait_until(lambda name=name: begun(name), f"the first video of shard {name}")  # type: ignore[misc]
+        job = run.job_of(name)
+        if end == "node":
+            killed = run.node_of(job)
+            cluster.kill_node(killed)
+        elif end == "cancel":
+            cluster.command("scancel", job)
+        elif end == "time":
+            # The profile asks for SIGTERM two minutes before the limit: soon, with one of a minute.
+            cluster.command("scontrol", "update", f"job={job}", "TimeLimit=1")
+        else:
+            cluster.command("scancel", "--signal=USR1", job)
+    assert process.wait() == 1, (tmp_path / "snakemake.out").read_text()
+    cluster.revive_node(killed)
+
+    done = {video for (video, status) in run.counts("motion") if status == "done"}
+    assert 4 <= len(done) < len(names)
+    for log in run.logs("motion")[:2]:
+        assert "stopped before the end" in log
+    files = run.files()
+    assert {f"trajs/{video}_6.gz" for video in done} <= set(files)
+    assert run.jobs() == {"motion_shard": 4}
+
+    run.run("--slurm-no-requeue", gpus=4)
+    counts = run.counts("motion")
+    whole = {name.removeprefix("trajs/").removesuffix("_6.gz") for name in files if name.startswith("trajs/")}
+    for name in names:
+        # A video is made once; the node that died may have taken one line of the records with it.
+        assert counts[name, "done"] == 1 or (counts[name, "kept"] == 1 and name in whole)
+        assert counts[name, "kept"] == (name in whole)
+        assert counts[name, "failed"] == counts[name, "rejected"] == 0
+    after = run.files()
+    assert len(after) == 3 * len(names)
+    assert {name: after[name] for name in files} == files
+    assert run.jobs() == {}
