@@ -330,8 +330,9 @@ def motion_estimator(work: Work) -> MotionEstimator:
     from m3flow.motion import MotionEstimator
 
     assert work.flow is not None
-    limit_threads(work.threads)
     chosen = estimator(work.flow.estimator, backend=work.backend, device=work.device, **work.flow.parameters)
+    # Now that the estimator's library is loaded.
+    limit_threads(work.threads)
     return MotionEstimator(chosen, camera=work.flow.camera, scheme=work.flow.scheme)
 
 
