@@ -32,8 +32,9 @@ def read_lines(folder: Path) -> pd.DataFrame:
     the trajectories in the same pass), "trajectories" for one that made trajectories alone.
     """
     pieces = [pd.DataFrame({name: [] for name in [*COLUMNS, "kind"]})]
-    for path in sorted(folder.rglob("*.csv")):
-        kind = "trajectories" if "traj" in str(path.relative_to(folder)) else "flow"
+    # A list's own folder may end in .csv too.
+    for path in sorted(path for path in folder.rglob("*.csv") if path.is_file()):
+        kind = "trajectories" if path.name.startswith("trajectories") else "flow"
         lines = (vars(record) for record in read_records([path]))
         while chunk := list(islice(lines, CHUNK)):
             pieces.append(pd.DataFrame(chunk, columns=COLUMNS).assign(kind=kind))
