@@ -11,8 +11,10 @@ from pathlib import Path
 from m3flow.atomic import write_text
 from m3flow.config import Experiment
 from m3flow.errors import UsageError
+from m3flow.estimate import calibration_of
 from m3flow.pipeline import Work
 from m3flow.plan import plan_of, shard_folder, shard_videos
+from m3flow.processes import available_cores
 from m3flow.records import STATUSES, Record, read_records
 from m3flow.session import ALL_DONE, SOME_REJECTED, execute
 
@@ -36,7 +38,7 @@ def run_shard(experiment: Experiment, kind: str, name: str, log_file: Path | str
         work_of(experiment, kind),
         records=records,
         log_file=Path(log_file),
-        workers=experiment.run.workers,
+        workers=experiment.run.workers or _calibrated_workers(experiment, kind),
         gpus=experiment.run.gpus if kind != "trajectories" else 0,
     )
     if status not in (ALL_DONE, SOME_REJECTED):
@@ -76,6 +78,14 @@ def records_path(experiment: Experiment, kind: str, name: str) -> Path:
 def done_path(experiment: Experiment, kind: str, name: str) -> Path:
     """The file that says that a shard is done."""
     return shard_folder(experiment) / kind / f"{name}.json"
+
+
+def _calibrated_workers(experiment: Experiment, kind: str) -> int:
+    """The best number of workers, where a job with as many cores was calibrated; else 0, for the usual one."""
+    calibration = calibration_of(experiment)
+    if calibration is None or kind == "trajectories" or calibration.cores != available_cores():
+        return 0
+    return calibration.workers
 
 
 def _summary(records: list[Record]) -> dict[str, object]:

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from m3flow.cli import doctor, extract, report, show, verify
+from m3flow.cli import calibrate, doctor, extract, plan, report, show, status, verify
 from m3flow.errors import BadInput, Interrupted, UsageError
 from m3flow.version import __version__
 
@@ -26,6 +26,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 extract.register(app)
+plan.register(app)
+calibrate.register(app)
+status.register(app)
 verify.register(app)
 doctor.register(app)
 report.register(app)

@@ -1,0 +1,245 @@
+"""How fast an experiment's settings are on the machine that will do the work: measured, not guessed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m3flow import pool
+from m3flow.config import Experiment
+from m3flow.dataset import Outputs, Video
+from m3flow.errors import BadInput, UsageError
+from m3flow.estimate import Calibration, Throughput, headers, of_headers, settings_of
+from m3flow.listfile import sample_entries
+from m3flow.pipeline import Extractor, Work
+from m3flow.processes import available_cores
+from m3flow.records import Record
+from m3flow.shardjob import work_of
+from m3flow.version import __version__
+
+# Of the list: so many videos are measured as they are, and none of more frames than a film has in a minute.
+VIDEOS, LONGEST = 4, 1500
+CLIP_FRAMES = 64
+SHORT_SIDES = (120, 240, 480)
+# A job's own beginning: Slurm's step, Snakemake twice, Python's imports; ours is measured and added.
+JOB_START_SECONDS = 5.0
+# Videos that each worker does while the number of workers is tried.
+ROUNDS = 3
+
+
+def calibrate(experiment: Experiment, cluster: str = "local") -> Calibration:
+    """Measure here, with the cores and GPUs that this process may use.
+
+    A few videos of the list are worked on as they are, with different numbers of workers; a clip of theirs,
+    resized, tells how the time depends on the size of the frames. All in a temporary folder.
+
+    Raises UsageError where no video of the list can be opened.
+    """
+    with tempfile.TemporaryDirectory(prefix="m3flow-calibrate-") as name:
+        folder = Path(name)
+        sources = _sources(experiment, folder)
+        seen = of_headers(headers(sources), experiment.flow.short_side)
+        kind = "flow" if experiment.wants_flow else "trajectories"
+        work = work_of(experiment, kind)
+        team = pool.crew(work, 2**20, experiment.run.workers, experiment.run.gpus)
+        rates, start = _try_workers(work, team, sources, folder, experiment.run.workers)
+        best = max(rates, key=lambda workers: rates[workers])
+        own = _one_worker(experiment, sources, folder / "own", (round(seen.width), round(seen.height)))
+        # The single worker measured warm against as many as are best: what a job gains by them.
+        gain = rates[best] / rates[min(rates)]
+        sizes = [own, *_other_sizes(experiment, sources, own, folder)]
+        gpus = sum(device.startswith("cuda") for device in team.devices)
+        cores = available_cores()
+        return Calibration(
+            made={
+                "m3flow": __version__,
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+                "machine": platform.machine(),
+                "cluster": cluster,
+            },
+            settings=settings_of(experiment),
+            cores=cores,
+            gpus=gpus,
+            device=team.devices[0],
+            backend=work.backend,
+            workers=best,
+            rates={str(workers): round(rate, 3) for workers, rate in rates.items()},
+            start=JOB_START_SECONDS + start,
+            sizes=tuple(
+                sorted((_shared(size, gain) for size in sizes), key=lambda size: size.width * size.height)
+            ),
+        )
+
+
+def _sources(experiment: Experiment, folder: Path) -> list[str]:
+    """A few videos of the list, spread over it; of a long one its beginning."""
+    found: list[str] = []
+    for entry in sample_entries(experiment.videos, VIDEOS * 4):
+        source = os.path.join(experiment.root, entry.path)  # noqa: PTH118
+        (header,) = headers([source])
+        if header is not None and header[0] > LONGEST:
+            source = _write_clip(folder / f"long{len(found)}.mp4", _frames(source, CLIP_FRAMES))
+        if header is not None:
+            found.append(os.path.abspath(source))  # noqa: PTH100
+        if len(found) == VIDEOS:
+            break
+    if not found:
+        raise UsageError(
+            f"{experiment.videos}: no video of the list can be opened, so nothing can be measured"
+        )
+    return found
+
+
+def _try_workers(
+    work: Work, team: pool.Crew, sources: Sequence[str], folder: Path, fixed: int
+) -> tuple[dict[int, float], float]:
+    """Frames a second by the number of workers, all of them busy; and the seconds until the first one begins."""
+    cores = available_cores()
+    tried = {fixed} if fixed else {1, team.workers, cores, max(1, cores // 2), len(team.devices)}
+    rates: dict[int, float] = {}
+    start = 0.0
+    for workers in sorted(tried):
+        outputs = Outputs(folder / f"workers{workers}")
+        count = max(workers * (ROUNDS + 1), len(sources))
+        videos = [Video(sources[i % len(sources)], f"try/{i:04d}") for i in range(count)]
+        ends: list[tuple[float, int]] = []
+        began = time.perf_counter()
+        first = 0.0
+
+        def on_record(record: Record, ends: list[tuple[float, int]] = ends) -> None:
+            nonlocal first
+            if record.status != "done":
+                raise BadInput(f"{record.video}: {record.reason}")
+            first = first or time.perf_counter() - record.seconds
+            ends.append((time.perf_counter(), record.frames))
+
+        threads = max(1, cores // workers)
+        pool.run(videos, replace(work, outputs=outputs), pool.Crew(workers, threads, team.devices), on_record)
+        # From the end of each worker's first video, when all are at work and warm.
+        warm = ends[workers - 1][0]
+        rates[workers] = sum(frames for _, frames in ends[workers:]) / max(ends[-1][0] - warm, 1e-9)
+        start = max(0.0, first - began)
+    return rates, start
+
+
+def _one_worker(
+    experiment: Experiment, sources: Sequence[str], folder: Path, size: tuple[int, int]
+) -> Throughput:
+    """What one worker does with the given videos: seconds a frame of each kind of job, and bytes."""
+    outputs = Outputs(folder)
+    records: dict[str, list[Record]] = {}
+    for kind in ("flow", "trajectories", "motion") if experiment.wants_flow else ("trajectories",):
+        work = replace(
+            work_of(experiment, kind), outputs=outputs if kind != "motion" else Outputs(folder / "m")
+        )
+        with Extractor(work) as extractor:
+            if kind != "trajectories" or not experiment.wants_flow:
+                extractor(Video(sources[0], "warm/up"))
+            videos = [Video(source, f"one/{number}") for number, source in enumerate(sources)]
+            records[kind] = [extractor(video) for video in videos]
+    flow = records.get("flow", [])
+    frames = sum(record.frames for record in records["trajectories"]) or 1
+
+    def a_frame(kind: str) -> float:
+        return sum(record.seconds for record in records.get(kind, [])) / frames
+
+    def rate(stage: str, of: Sequence[Record]) -> float:
+        seconds = sum(getattr(record, stage) for record in of)
+        return round(frames / seconds, 2) if seconds else 0.0
+
+    return Throughput(
+        width=size[0],
+        height=size[1],
+        flow=a_frame("flow"),
+        trajectories=a_frame("trajectories"),
+        motion=a_frame("motion"),
+        stages={
+            **{stage: rate(stage, flow) for stage in ("decode", "flow", "encode")},
+            "track": rate("track", records["trajectories"]),
+        },
+        flow_bytes=_bytes(folder / "flows" / "one") / frames,
+        trajectory_bytes=_bytes(folder / "trajs" / "one") / frames,
+    )
+
+
+def _other_sizes(
+    experiment: Experiment, sources: Sequence[str], own: Throughput, folder: Path
+) -> list[Throughput]:
+    """The same at other frame sizes, in proportion to what the clip takes at its own size."""
+    if not experiment.wants_flow:
+        return []
+    frames = _frames(sources[0], CLIP_FRAMES)
+    short = min(frames.shape[1:])
+    measured: dict[int, Throughput] = {}
+    for side in (short, *SHORT_SIDES):
+        if side in measured or (side != short and abs(side / short - 1) < 0.25):
+            continue
+        clip = _resized(frames, side / short)
+        height, width = clip.shape[1:]
+        source = _write_clip(folder / f"clip{side}.mp4", clip)
+        measured[side] = _one_worker(experiment, [source], folder / f"side{side}", (width, height))
+    base = measured.pop(short)
+    return [_in_proportion(other, base, own) for other in measured.values()]
+
+
+def _in_proportion(other: Throughput, base: Throughput, own: Throughput) -> Throughput:
+    def scaled(name: str) -> float:
+        before = getattr(base, name)
+        return getattr(other, name) / before * getattr(own, name) if before else 0.0
+
+    names = ("flow", "trajectories", "motion", "flow_bytes", "trajectory_bytes")
+    values: dict[str, Any] = {name: scaled(name) for name in names}
+    return replace(other, **values)
+
+
+def _shared(size: Throughput, gain: float) -> Throughput:
+    """The seconds a frame of a whole job, from those of one worker."""
+    return replace(
+        size, flow=size.flow / gain, trajectories=size.trajectories / gain, motion=size.motion / gain
+    )
+
+
+def _frames(source: str, count: int) -> np.ndarray:
+    """Up to `count` frames from a video's beginning: uint8 [F, H, W]."""
+    from itertools import islice
+
+    from m3flow.frames import Frames
+
+    return np.stack(list(islice(iter(Frames(source)), count)))
+
+
+def _resized(frames: np.ndarray, scale: float) -> np.ndarray:
+    import cv2
+
+    height, width = (max(16, round(side * scale / 2) * 2) for side in frames.shape[1:])
+    return np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in frames])
+
+
+def _write_clip(path: Path, frames: np.ndarray) -> str:
+    """The frames as an H.264 video, as most data sets have them."""
+    import av
+
+    height, width = (side - side % 2 for side in frames.shape[1:])
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        for frame in frames[:, :height, :width]:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="gray")
+            container.mux(stream.encode(picture.reformat(format="yuv420p")))
+        container.mux(stream.encode(None))
+    return str(path)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,153 @@
+"""`m3flow calibrate`."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m3flow.cli.experiment import (
+    Config,
+    OptionalList,
+    OptionalOutput,
+    OptionalRoot,
+    Settings,
+    experiment_of,
+)
+from m3flow.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from m3flow.config import Experiment
+    from m3flow.estimate import Calibration
+
+EXAMPLES = """**Examples**
+
+`m3flow calibrate` — on this machine, with the settings of `config.yaml`
+
+`m3flow calibrate --cluster slurm --partition gpu --gpus 1 --cpus 8` — one short job where the work will run
+
+`m3flow calibrate train.csv --root /data/k400 --set flow.estimator=tvl1`
+"""
+POLL_SECONDS = 1.0
+# States of a job, as squeue names them, after which no result comes any more.
+ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("calibrate", epilog=EXAMPLES)(calibrate)
+
+
+def calibrate(
+    list_file: OptionalList = None,
+    config: Config = Path("config.yaml"),
+    root: OptionalRoot = None,
+    output: OptionalOutput = None,
+    set_: Settings = None,
+    cluster: Annotated[
+        str, typer.Option(help="local: on this machine, now. slurm: in one job of a cluster.")
+    ] = "local",
+    partition: Annotated[str, typer.Option(help="Slurm's partition; its default one if not given.")] = "",
+    account: Annotated[str, typer.Option(help="Slurm's account, where one is needed.")] = "",
+    constraint: Annotated[str, typer.Option(help="Node features, such as a GPU model.")] = "",
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of the job, as in the profile.")] = 0,
+    gres: Annotated[str, typer.Option(help="In place of --gpus where a site wants it: gpu:1.")] = "",
+    cpus: Annotated[int, typer.Option(min=1, help="CPU cores of the job, as in the profile.")] = 8,
+    memory_gb: Annotated[float, typer.Option(help="Memory of the job, in GB.")] = 24,
+    minutes: Annotated[int, typer.Option(min=1, help="Time limit of the job.")] = 30,
+) -> None:
+    """Measure how fast these settings are where the work will run, and write it to `shard.calibration`.
+
+    A few videos of the list are worked on, in a temporary folder, with several numbers of workers and frame
+    sizes. `m3flow plan`, `shard.videos: auto` and the jobs' time limits use what was measured.
+    """
+    from rich.console import Console
+
+    experiment = experiment_of(config, list_file, root, output, set_)
+    if cluster == "local":
+        from m3flow.calibrate import calibrate as measure
+
+        found = measure(experiment)
+    elif cluster == "slurm":
+        asked = {
+            "timeout_min": minutes,
+            "cpus_per_task": cpus,
+            "mem_gb": memory_gb,
+            "slurm_partition": partition,
+            "slurm_account": account,
+            "slurm_constraint": constraint,
+            "slurm_gpus_per_node": gpus if not gres else 0,
+            "slurm_gres": gres,
+        }
+        found = _on_slurm(experiment, {key: value for key, value in asked.items() if value})
+    else:
+        raise UsageError(f"--cluster is {cluster!r}; choose from local, slurm")
+    path = Path(experiment.shard.calibration)
+    found.write(path)
+    console = Console()
+    console.print(_table(found))
+    console.print(f"written to {path}", markup=False, soft_wrap=True)
+
+
+def _on_slurm(experiment: Experiment, asked: dict[str, Any]) -> Calibration:
+    """Measure in one job of its own; the paths of the experiment must mean the same on its node."""
+    import submitit
+
+    from m3flow.calibrate import calibrate as measure
+
+    folder = experiment.outputs.logs / "calibrate"
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
+        executor.update_parameters(name="m3flow-calibrate", **asked)
+        job = executor.submit(measure, experiment, "slurm")
+    except (RuntimeError, submitit.core.utils.FailedJobError) as error:
+        raise UsageError(f"Slurm does not take the job: {' '.join(str(error).split())[-500:]}") from error
+    while not job.paths.result_pickle.exists():
+        time.sleep(POLL_SECONDS)
+        state = _state(job.job_id)
+        if state in ENDED and not job.paths.result_pickle.exists():
+            # The file may be on its way over a network file system.
+            time.sleep(5 * POLL_SECONDS)
+            if not job.paths.result_pickle.exists():
+                raise RuntimeError(f"the job {job.job_id} ended as {state}; its log is {job.paths.stderr}")
+    return job.result()
+
+
+def _state(job: str) -> str:
+    """What Slurm says of a job; "UNKNOWN" once it has forgotten it."""
+    done = subprocess.run(
+        ["squeue", "-h", "-t", "all", "-j", job, "-o", "%T"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "UNKNOWN"
+
+
+def _table(found: Calibration) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        title=f"{found.cores} cores, {found.gpus} GPUs ({found.device}); best with {found.workers} workers",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for heading in (
+        "frame size",
+        "flow job",
+        "trajectories job",
+        "one pass",
+        "decode",
+        "flow",
+        "encode",
+        "track",
+    ):
+        table.add_column(heading, justify="right")
+    for size in found.sizes:
+        jobs = [f"{1 / value:,.0f}" if value else "" for value in (size.flow, size.trajectories, size.motion)]
+        stages = [f"{size.stages.get(name, 0):,.0f}" for name in ("decode", "flow", "encode", "track")]
+        table.add_row(f"{size.width}x{size.height}", *jobs, *stages)
+    table.caption = "frames a second: of a whole job, and of each stage in one worker"
+    return table

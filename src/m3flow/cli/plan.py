@@ -1,0 +1,133 @@
+"""`m3flow plan`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from m3flow.cli.experiment import (
+    Config,
+    OptionalList,
+    OptionalOutput,
+    OptionalRoot,
+    Settings,
+    experiment_of,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from m3flow.forecast import Forecast
+
+EXAMPLES = """**Examples**
+
+`m3flow plan` — of the run that `config.yaml` describes
+
+`m3flow plan train.csv --root /data/k400 --output results --set shard.videos=auto --json plan.json`
+
+`m3flow plan --by-class` — how many videos each class has, and has left
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("plan", epilog=EXAMPLES)(plan)
+
+
+def plan(
+    list_file: OptionalList = None,
+    config: Config = Path("config.yaml"),
+    root: OptionalRoot = None,
+    output: OptionalOutput = None,
+    set_: Settings = None,
+    by_class: Annotated[bool, typer.Option("--by-class", help="Show each class of videos too.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write it as JSON too.", show_default=False)
+    ] = None,
+) -> None:
+    """Say what a run in shards would do and cost, before it starts: videos, frames, jobs, hours, bytes.
+
+    Frames come from the records where a video has one, and from the headers of a sample otherwise; hours and
+    bytes come from what `m3flow calibrate` measured.
+    """
+    from rich.console import Console
+
+    from m3flow.atomic import write_text
+    from m3flow.forecast import forecast
+
+    experiment = experiment_of(config, list_file, root, output, set_)
+    found = forecast(experiment)
+    if json_file is not None:
+        write_text(json_file, json.dumps(found.as_dict(), indent=1) + "\n")
+    console = Console()
+    console.print(_table(found))
+    if not found.calibrated:
+        console.print(
+            f"No hours and bytes: {experiment.shard.calibration} is not there, or was measured with other "
+            "settings. Run m3flow calibrate.",
+            markup=False,
+            soft_wrap=True,
+        )
+    if by_class:
+        console.print(_class_table(found))
+
+
+def _table(found: Forecast) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    seen = found.sample
+    states = ", ".join(
+        f"{count:,} {state}" for state, count in found.videos.items() if count and state != "all"
+    )
+    table.add_row("videos", f"{found.videos['all']:,}: {states}")
+    table.add_row("to do", f"{found.left:,} videos, about {found.frames_left:,} of {found.frames:,} frames")
+    table.add_row(
+        "sample",
+        f"{seen.videos} videos: {seen.frames:.0f} frames of {seen.width:.0f}x{seen.height:.0f} each; "
+        f"{seen.missing:.0%} cannot be opened",
+    )
+    table.add_row("shards", f"{found.shards:,} of {found.size:,} videos; {found.open:,} with something to do")
+    longest = found.longest
+    table.add_row("longest", f"shard {longest['shard']}: {longest['videos']:,} videos{_of(longest['hours'])}")
+    if found.hours is not None:
+        table.add_row("jobs", f"in all{_of(found.hours)}")
+        table.add_row("GPU-hours", f"{found.gpu_hours:,.2f}")
+        table.add_row("CPU-hours", f"{found.cpu_hours:,.2f}")
+        table.add_row(
+            "disk",
+            f"{_bytes(found.flow_bytes)} of flow, {_bytes(found.trajectory_bytes)} of trajectories",
+        )
+        table.add_row("measured", found.calibrated)
+    return table
+
+
+def _class_table(found: Forecast) -> Table:
+    from rich.table import Table
+
+    table = Table("class", box=None, pad_edge=False)
+    for heading in ("videos", "left"):
+        table.add_column(heading, justify="right")
+    for name, row in sorted(found.classes.items()):
+        table.add_row(name or "(none)", f"{row['videos']:,}", f"{row['left']:,}")
+    return table
+
+
+def _of(hours: dict[str, float] | None) -> str:
+    if hours is None:
+        return ""
+    return ", " + ", ".join(f"{_time(value)} of {kind}" for kind, value in hours.items())
+
+
+def _time(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{hours * 3600:.0f} s"
+    return f"{hours * 60:.1f} min" if hours < 2 else f"{hours:,.1f} h"
+
+
+def _bytes(count: int | None) -> str:
+    from rich.filesize import decimal
+
+    return decimal(count or 0)

@@ -1,0 +1,100 @@
+"""`m3flow status`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from m3flow.cli.experiment import (
+    Config,
+    OptionalList,
+    OptionalOutput,
+    OptionalRoot,
+    Settings,
+    experiment_of,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from m3flow.status import Status
+
+EXAMPLES = """**Examples**
+
+`m3flow status` — of the run that `config.yaml` describes
+
+`m3flow status train.csv --output results --watch 30` — again every 30 seconds, until interrupted
+
+`m3flow status --json status.json` — with the state of every video
+"""
+REASONS_SHOWN = 20
+
+
+def register(app: typer.Typer) -> None:
+    app.command("status", epilog=EXAMPLES)(status)
+
+
+def status(
+    list_file: OptionalList = None,
+    config: Config = Path("config.yaml"),
+    root: OptionalRoot = None,
+    output: OptionalOutput = None,
+    set_: Settings = None,
+    watch: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Show it again so often; 0 shows it once.")
+    ] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write it as JSON too.", show_default=False)
+    ] = None,
+) -> None:
+    """Say how many videos are done, rejected, failed or missing, and why, from the records and the files.
+
+    Takes seconds for hundreds of thousands of videos. Whether the files are whole: `m3flow verify`.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from m3flow.atomic import write_text
+    from m3flow.status import status_of
+
+    experiment = experiment_of(config, list_file, root, output, set_)
+    videos = experiment.list_videos()
+    found = status_of(experiment, videos)
+    if json_file is not None:
+        values = {"counts": found.counts, "states": found.states, "reasons": found.reasons}
+        write_text(json_file, json.dumps(values, indent=1) + "\n")
+    console = Console()
+    if not watch:
+        console.print(_picture(found))
+        return
+    with Live(_picture(found), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(watch)
+            live.update(_picture(status_of(experiment, videos)), refresh=True)
+
+
+def _picture(found: Status) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    total = len(found.states)
+    counts = Table(box=None, pad_edge=False, show_header=False)
+    for state, count in found.counts.items():
+        counts.add_row(state, f"{count:,}", f"{count / max(1, total):.1%}")
+    counts.add_row("total", f"{total:,}", "")
+    reasons = found.why()
+    if not reasons:
+        return counts
+    why = Table(box=None, pad_edge=False, title_justify="left")
+    for heading in ("state", "videos", "why", "for example"):
+        why.add_column(heading, justify="right" if heading == "videos" else "left", overflow="fold")
+    for state, reason, count, name in reasons[:REASONS_SHOWN]:
+        why.add_row(state, f"{count:,}", Text(reason), Text(name))
+    left = len(reasons) - REASONS_SHOWN
+    rest = [Text(f"and {left} more reasons; --json has them all")] if left > 0 else []
+    return Group(counts, Text(""), why, *rest)
