@@ -28,6 +28,9 @@ else:
     include: "workflow/rules/video.smk"
 
 
+include: "workflow/rules/report.smk"
+
+
 rule all:
     default_target: True
     input:

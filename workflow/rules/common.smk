@@ -74,3 +74,11 @@ def source_identity(wildcards):
 
 def kept(path):
     return path if experiment.keep_flow else temp(path)
+
+
+def records_so_far(wildcards):
+    """What changes when any job has written a record, so that the report is made again."""
+    sizes = [
+        path.stat().st_size for path in outputs.records.rglob("*.csv") if path.is_file()
+    ]
+    return [len(sizes), sum(sizes)]

@@ -1,0 +1,18 @@
+"""The report on what was made so far."""
+
+from pathlib import Path
+
+from m3flow.config import Experiment
+from m3flow.report.page import write_report
+from m3flow.session import log_to
+
+if __name__ == "__main__":
+    snakemake = globals()["snakemake"]
+    experiment = Experiment.of(snakemake.config)
+    log_to(Path(snakemake.log[0]))
+    write_report(
+        Path(snakemake.output[0]),
+        experiment.outputs,
+        experiment.list_videos(),
+        length=experiment.trajectories.length,
+    )
