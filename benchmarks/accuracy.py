@@ -1,6 +1,6 @@
 """How near the flow and the trajectories come to the truth.
 
-    python benchmarks/accuracy.py                 # a few minutes on two cores
+    python benchmarks/accuracy.py                 # about 9 minutes of one core
     python benchmarks/accuracy.py --scenes slow fast --estimators farneback
 
 The truth is that of `scenes.py` (real textures moved by known matrices) and, where ../shared/data is
@@ -32,6 +32,7 @@ import machine
 from m3flow.flow import ESTIMATORS, estimator
 from m3flow.flowfile import FlowWriter, load_flow
 from m3flow.levels import quantise
+from m3flow.motion import MotionEstimator
 from m3flow.motionvectors import motion_vectors, trajectories_from_motion_vectors
 from m3flow.trajectories import GRID, OFFSET, track
 from scenes import SCENES, Scene, inside, make_scene
@@ -80,11 +81,11 @@ def parse() -> argparse.Namespace:
 
 
 def flow_of(name: str) -> Flow:
-    """uint8 [F, H, W] -> float32 [F-1, 2, H, W], on the CPU."""
-    method = estimator(name, device="cpu")
-    if method.backend == "opencv":
-        return method.sequence
-    return lambda frames: np.asarray(method.sequence(torch.from_numpy(frames)))
+    """uint8 [F, H, W] -> float32 [F-1, 2, H, W], on the CPU, as a run makes it without touching the camera."""
+    motion = MotionEstimator(estimator(name, device="cpu"), camera="none")
+    if motion.estimator.backend == "opencv":
+        return lambda frames: np.asarray(motion(frames).flow)
+    return lambda frames: np.asarray(motion(torch.from_numpy(frames.copy())).flow)
 
 
 def flow_rows(scenes: dict[str, Scene], flows: dict[str, Flow]) -> Iterator[dict[str, Any]]:
