@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -52,8 +53,8 @@ class FlowSettings:
         _one_of("camera", self.camera, Camera)
         _one_of("scheme", self.scheme, Scheme)
         _one_of("codec", self.codec, Codec)
-        if not self.bound > 0:
-            raise UsageError(f"bound is {self.bound}; it must be more than 0 pixels")
+        if not 0 < self.bound < math.inf:
+            raise UsageError(f"bound is {self.bound}; it must be more than 0 pixels, and finite")
         if self.step < 1:
             raise UsageError(f"step is {self.step}; it must be 1 frame or more")
         if self.short_side and self.short_side < 16:
