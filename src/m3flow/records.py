@@ -127,6 +127,12 @@ def new_record_path(folder: Path, kind: str) -> Path:
             return path
 
 
+def record_files(folder: Path) -> list[Path]:
+    """The records files of an output folder's `records`, sorted by name."""
+    # The folder of a list's shards has the list's name, which may end in .csv too.
+    return sorted(path for path in folder.rglob("*.csv") if path.is_file())
+
+
 def read_records(paths: Iterable[Path]) -> Iterator[Record]:
     """Every complete line of the given files, in order; a line cut off by a kill is left out."""
     hints = get_type_hints(Record)

@@ -72,7 +72,7 @@ def status_of(experiment: Experiment, videos: Sequence[Video] | None = None) -> 
     """
     videos = experiment.list_videos() if videos is None else videos
     outputs = experiment.outputs
-    records = last_records(sorted(outputs.records.rglob("*.csv")))
+    records = last_records(record_files(outputs.records))
     flows = _Listing(outputs.folder / "flows")
     trajs = _Listing(outputs.folder / "trajs")
     ending = f"_{experiment.trajectories.length}.gz"

@@ -14,7 +14,7 @@ from m3flow.decoding import Decoder, Limits
 from m3flow.errors import BadInput
 from m3flow.flowfile import COMPONENTS, packet_digest, read_provenance
 from m3flow.provenance import same_source
-from m3flow.records import one_line, read_records
+from m3flow.records import one_line, read_records, record_files
 from m3flow.sidebyside import decoded_side_by_side
 from m3flow.source import identity
 from m3flow.trajectories import GRID, LARGEST, window_starts
@@ -80,7 +80,7 @@ def verify_all(videos: Sequence[Video], wanted: Wanted, workers: int = 0) -> Ite
 def rejected_before(outputs: Outputs) -> dict[str, str]:
     """The reason of each video that was rejected, and not made since."""
     reasons: dict[str, str] = {}
-    for record in read_records(sorted(outputs.records.rglob("*.csv"))):
+    for record in read_records(record_files(outputs.records)):
         if record.status in ("done", "kept"):
             reasons.pop(record.video, None)
         if record.status == "rejected":

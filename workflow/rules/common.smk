@@ -2,6 +2,7 @@ from snakemake.exceptions import WorkflowError
 
 from m3flow.config import Experiment
 from m3flow.errors import BadInput, UsageError
+from m3flow.records import record_files
 from m3flow.estimate import jobs_of
 from m3flow.plan import plan_of
 from m3flow.source import identity
@@ -78,7 +79,5 @@ def kept(path):
 
 def records_so_far(wildcards):
     """What changes when any job has written a record, so that the report is made again."""
-    sizes = [
-        path.stat().st_size for path in outputs.records.rglob("*.csv") if path.is_file()
-    ]
+    sizes = [path.stat().st_size for path in record_files(outputs.records)]
     return [len(sizes), sum(sizes)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from m3flow.records import COLUMNS, read_records
+from m3flow.records import COLUMNS, read_records, record_files
 
 CHUNK = 20_000
 TIMES = ("seconds", "wait", "decode", "flow", "encode", "track")
@@ -32,8 +32,7 @@ def read_lines(folder: Path) -> pd.DataFrame:
     the trajectories in the same pass), "trajectories" for one that made trajectories alone.
     """
     pieces = [pd.DataFrame({name: [] for name in [*COLUMNS, "kind"]})]
-    # A list's own folder may end in .csv too.
-    for path in sorted(path for path in folder.rglob("*.csv") if path.is_file()):
+    for path in record_files(folder):
         kind = "trajectories" if path.name.startswith("trajectories") else "flow"
         lines = (vars(record) for record in read_records([path]))
         while chunk := list(islice(lines, CHUNK)):
