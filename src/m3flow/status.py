@@ -12,6 +12,7 @@ from typing import Literal
 
 from m3flow.config import Experiment
 from m3flow.dataset import Video
+from m3flow.records import record_files
 
 State = Literal["done", "rejected", "failed", "missing"]
 STATES: tuple[State, ...] = ("done", "rejected", "failed", "missing")

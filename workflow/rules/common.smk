@@ -1,4 +1,5 @@
 from snakemake.exceptions import WorkflowError
+from snakemake.io import contains_wildcard
 
 from m3flow.config import Experiment
 from m3flow.errors import BadInput, UsageError
@@ -28,16 +29,25 @@ if (
     )
 
 outputs = experiment.outputs
-folder = str(outputs.folder).replace("{", "{{").replace("}", "}}")
+folder = str(outputs.folder)
+
+# Snakemake has no way to say that braces in a path are no wildcard.
+braced = [
+    path for path in (folder, str(experiment.videos.name)) if "{" in path or "}" in path
+]
+braced += [name for name in videos if "{" in name and contains_wildcard(name)]
+if braced:
+    raise WorkflowError(
+        "\n".join(
+            f"{path!r}: to Snakemake the braces are a wildcard; rename it"
+            + (", or use granularity: shard" if path in videos else "")
+            for path in braced
+        )
+    )
 
 
 wildcard_constraints:
     video=".+",
-
-
-def literal(path):
-    """A path as Snakemake takes it: braces in a video's name are no wildcards."""
-    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def targets(wildcards):
@@ -48,13 +58,9 @@ def targets(wildcards):
         )
     wanted = []
     for name in videos:
-        wanted.append(
-            literal(outputs.trajectories(name, experiment.trajectories.length))
-        )
+        wanted.append(str(outputs.trajectories(name, experiment.trajectories.length)))
         if experiment.wants_flow and experiment.keep_flow:
-            wanted += [
-                literal(outputs.flow(name) / file) for file in ("x.mp4", "y.mp4")
-            ]
+            wanted += [str(outputs.flow(name) / file) for file in ("x.mp4", "y.mp4")]
     return wanted
 
 
