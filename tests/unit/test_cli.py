@@ -58,40 +58,43 @@ REAL_CLIPS = {
 }
 
 
-class TestRealClips:
-    @pytest.fixture(scope="class")
-    def out(self, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        out = tmp_path_factory.mktemp("real")
-        common = [shared_data / "videos.csv", "--root", shared_data, "--output", out]
-        done = m3flow("flow", *common, *FAST, "--workers", 2)
-        assert done.returncode == 0, done.stderr
-        assert "6 done of 6 videos" in done.stderr
-        done = m3flow("trajectories", *common, "--workers", 2)
-        assert done.returncode == 0, done.stderr
-        return out
+@pytest.fixture(scope="module")
+def real_run(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("real")
+    common = [shared_data / "videos.csv", "--root", shared_data, "--output", out]
+    done = m3flow("flow", *common, *FAST, "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert "6 done of 6 videos" in done.stderr
+    done = m3flow("trajectories", *common, "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    return out
 
-    def test_a_flow_frame_less_than_frames_of_the_same_size_and_rate(self, out: Path) -> None:
-        folders = {str(p.parent.relative_to(out / "flows")) for p in (out / "flows").rglob("x.mp4")}
+
+class TestRealClips:
+    def test_a_flow_frame_less_than_frames_of_the_same_size_and_rate(self, real_run: Path) -> None:
+        folders = {str(p.parent.relative_to(real_run / "flows")) for p in (real_run / "flows").rglob("x.mp4")}
         assert folders == set(REAL_CLIPS)
         for name, (frames, width, height, rate) in REAL_CLIPS.items():
             for component in ("x.mp4", "y.mp4"):
-                with av.open(str(out / "flows" / name / component)) as container:
+                with av.open(str(real_run / "flows" / name / component)) as container:
                     stream = container.streams.video[0]
                     assert (stream.width, stream.height) == (width, height)
                     assert float(stream.average_rate) == pytest.approx(float(rate), rel=1e-5)
                     assert sum(1 for _ in container.decode(stream)) == frames - 1
 
-    def test_trajectories_have_the_shapes_of_the_contract(self, out: Path) -> None:
+    def test_trajectories_have_the_shapes_of_the_contract(self, real_run: Path) -> None:
         for name, (frames, width, height, _) in REAL_CLIPS.items():
-            read = load_trajectories(out / "trajs" / f"{name}_6.gz")
+            read = load_trajectories(real_run / "trajs" / f"{name}_6.gz")
             shape = (frames - 6, height // 8, width // 8)
             assert read.traj_feat.shape == (12, *shape) and read.traj_type.shape == shape
             assert (read.traj_feat.dtype.name, read.traj_type.dtype.name) == ("int8", "uint8")
             assert abs(read.traj_feat).max() <= 20 and abs(read.traj_feat).any()
 
-    def test_again_there_is_nothing_to_do(self, out: Path, shared_data: Path) -> None:
-        before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".mp4", ".gz")}
-        common = [shared_data / "videos.csv", "--root", shared_data, "--output", out]
+    def test_again_there_is_nothing_to_do(self, real_run: Path, shared_data: Path) -> None:
+        before = {
+            path: path.stat().st_mtime_ns for path in real_run.rglob("*") if path.suffix in (".mp4", ".gz")
+        }
+        common = [shared_data / "videos.csv", "--root", shared_data, "--output", real_run]
         for command, more in (("flow", FAST), ("trajectories", [])):
             done = m3flow(command, *common, *more)
             assert done.returncode == 0 and "6 kept of 6 videos" in done.stderr
