@@ -78,8 +78,8 @@ class Display:
                 TextColumn("{task.fields[note]}"),
                 console=console,
             )
-            self._video_bar = self._bars.add_task(title, total=self._videos, note="videos")
-            self._frame_bar = self._bars.add_task("", total=None, note="frames")
+            self._video_bar = self._bars.add_task("videos", total=self._videos, note=title)
+            self._frame_bar = self._bars.add_task("frames", total=None, note="")
 
     def __enter__(self) -> Display:
         if self._bars is not None:
@@ -87,8 +87,13 @@ class Display:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+        if self._bars is None:
+            return
+        if self._finished == self._videos:
+            # The total was an estimate; nothing is left now.
+            frames = self._work.frames
+            self._bars.update(self._frame_bar, completed=frames, total=frames)
+        self._bars.stop()
 
     def on_frames(self, count: int) -> None:
         self._work.count(count)
@@ -107,9 +112,7 @@ class Display:
         note = f"{self._work.rate:.0f} frames/s, ETA {self._work.eta}"
         if self._bars is not None:
             self._bars.update(self._video_bar, completed=self._finished)
-            self._bars.update(
-                self._frame_bar, completed=self._work.frames, total=self._work.total, note=f"frames, {note}"
-            )
+            self._bars.update(self._frame_bar, completed=self._work.frames, total=self._work.total, note=note)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + PLAIN_SECONDS
             self._console.print(
