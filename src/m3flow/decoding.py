@@ -156,8 +156,6 @@ class Decoder:
                 f"({self.limits.megapixels:g}) allows"
             )
         self._in_hand = True
-        self._in_hand = True
-        self._in_hand = True
         decoded = Decoded(info, iter(()))
         decoded.blocks = self._blocks(decoded)
         return decoded
