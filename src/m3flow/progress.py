@@ -92,7 +92,9 @@ class Display:
         if self._finished == self._videos:
             # The total was an estimate; nothing is left now.
             frames = self._work.frames
-            self._bars.update(self._frame_bar, completed=frames, total=frames)
+            self._bars.update(
+                self._frame_bar, completed=frames, total=frames, note=f"{self._work.rate:.0f} frames/s"
+            )
         self._bars.stop()
 
     def on_frames(self, count: int) -> None:
