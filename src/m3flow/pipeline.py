@@ -8,14 +8,12 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
-import numpy as np
 
 from m3flow.background import Background
 from m3flow.dataset import Outputs, Video
@@ -23,13 +21,13 @@ from m3flow.decoding import Decoded, Decoder, Limits, shortfall
 from m3flow.errors import BadInput, Interrupted
 from m3flow.flow.base import is_tensor
 from m3flow.flow.batching import batch_size, run_in_batches
-from m3flow.levels import quantise, table
+from m3flow.levels import quantise
 from m3flow.provenance import Camera, flow_is_current, made_by, stored_flow, trajectories_are_current
 from m3flow.records import Record, one_line
 from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.sinks import FlowSink, Piece, Sink, TrajectorySink, clock
 from m3flow.source import identity
 from m3flow.statistics import MotionStatistics
-from m3flow.trajectories import Tracker
 
 if TYPE_CHECKING:
     from m3flow.motion import MotionEstimator
@@ -146,24 +144,24 @@ class Extractor:
         statistics, camera = MotionStatistics(flow.bound), Camera()
         with ExitStack() as open_files:
             # Trajectories first: where the flow files are final, the trajectories of their pass are too.
-            sinks: list[_Sink] = []
+            sinks: list[Sink] = []
             if make_trajectories:
                 assert trajectories is not None and path is not None
-                sinks.append(_TrajectorySink(path, trajectories, flow.bound, flow.step, record))
+                sinks.append(TrajectorySink(path, trajectories, flow.bound, flow.step, record))
             if make_flow:
-                sinks.append(_FlowSink(folder, flow, decoded, record))
+                sinks.append(FlowSink(folder, flow, decoded, record))
             for sink in sinks:
                 open_files.enter_context(sink)
 
-            def store(levels: np.ndarray) -> None:
+            def store(piece: Piece) -> None:
                 for sink in sinks:
-                    sink.write(levels)
-                statistics.add(levels)
-                self._on_frames(len(levels))
+                    sink.write(piece)
+                statistics.add(piece.levels)
+                self._on_frames(len(piece.levels))
 
             with Background(store) as behind:
-                for levels in self._levels(decoded, flow, camera, record):
-                    behind(levels)
+                for piece in self._pieces(decoded, flow, camera, record):
+                    behind(piece)
                 behind.finish()
             record.frames, record.decode = decoded.frames, decoded.seconds
             if decoded.frames <= flow.step:
@@ -178,10 +176,10 @@ class Extractor:
                 sink.close(made)
         return _set(record, statistics.summary() | camera.summary())
 
-    def _levels(
+    def _pieces(
         self, decoded: Decoded, flow: FlowSettings, camera: Camera, record: Record
-    ) -> Iterator[np.ndarray]:
-        """The quantised motion of a video in pieces, uint8 [n, 2, H, W]."""
+    ) -> Iterator[Piece]:
+        """The quantised motion of a video, and what was taken out of it, in pieces."""
         assert self._motion is not None
         info = decoded.info
         batch = batch_size(self.device, info.height, info.width, setting=self.work.batch or None)
@@ -198,11 +196,11 @@ class Extractor:
             record.flow -= record.wait - waited
             waited = record.wait
             camera.add(motion)
-            with _clock(record, "flow"):
+            with clock(record, "flow"):
                 levels: Any = quantise(motion.flow, flow.bound)
                 if is_tensor(levels):
                     levels = levels.cpu().numpy()
-            yield levels
+            yield Piece(levels, motion.homographies)
 
     def _from_stored_flow(self, video: Video, settings: TrajectorySettings, record: Record) -> None:
         """Trajectories from the flow files."""
@@ -212,12 +210,12 @@ class Extractor:
         if trajectories_are_current(path, settings, flow.settings, flow.source):
             record.status = "kept"
             return
-        sink = _TrajectorySink(path, settings, flow.bound, flow.step, record)
+        sink = TrajectorySink(path, settings, flow.bound, flow.step, record)
         with sink, Background(sink.write) as behind:
-            for levels in _timed(flow.levels(), record, "decode"):
-                behind(levels)
-                record.frames += len(levels)
-                self._on_frames(len(levels))
+            for piece in _timed(flow.pieces(), record, "decode"):
+                behind(piece)
+                record.frames += len(piece.levels)
+                self._on_frames(len(piece.levels))
             behind.finish()
             record.height, record.width = sink.size
             sink.close(flow.made)
@@ -237,91 +235,6 @@ class Extractor:
         if _stamp(video.source) != stamp:
             raise RuntimeError("the video changed while it was read; run again")
         self._on_frames(record.frames)
-
-
-class _Sink:
-    """Where quantised motion goes: written piece by piece, final when closed."""
-
-    def __enter__(self) -> _Sink:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def write(self, levels: np.ndarray) -> None: ...
-
-    def close(self, made: dict[str, Any]) -> None: ...
-
-
-class _FlowSink(_Sink):
-    def __init__(self, folder: Path, flow: FlowSettings, decoded: Decoded, record: Record) -> None:
-        from m3flow.flowfile import FlowWriter
-
-        info = decoded.info
-        self._record = record
-        self._writer = FlowWriter(
-            folder, codec=flow.codec, rate=info.rate, width=info.width, height=info.height
-        )
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.__exit__()
-
-    def write(self, levels: np.ndarray) -> None:
-        with _clock(self._record, "encode"):
-            self._writer.write(levels)
-
-    def close(self, made: dict[str, Any]) -> None:
-        with _clock(self._record, "encode"):
-            self._writer.close(made)
-
-
-class _TrajectorySink(_Sink):
-    def __init__(
-        self, path: Path, settings: TrajectorySettings, bound: float, step: int, record: Record
-    ) -> None:
-        self._path, self._settings, self._record = path, settings, record
-        self._tracker = Tracker(
-            length=settings.length,
-            job=settings.job,
-            tracking=settings.tracking,
-            step=step,
-            table=table(bound),
-        )
-        self._writer: Any = None
-        self._inside = self._points = 0
-        self.size = (0, 0)
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.__exit__()
-
-    def write(self, levels: np.ndarray) -> None:
-        from m3flow.trajectoryfile import TrajectoryWriter
-
-        with _clock(self._record, "track"):
-            features, inside = self._tracker.push(levels)
-            if self._writer is None:
-                self.size = levels.shape[2:]
-                self._writer = TrajectoryWriter(
-                    self._path,
-                    length=self._settings.length,
-                    rows=inside.shape[1],
-                    columns=inside.shape[2],
-                )
-            self._writer.write(features, inside)
-            self._record.windows += len(inside)
-            self._inside += int(np.count_nonzero(inside))
-            self._points += int(np.size(inside))
-
-    def close(self, made: dict[str, Any]) -> None:
-        with _clock(self._record, "track"):
-            # Without what is of the flow files alone (the camera's homographies are large): a reader finds
-            # out how the file was made from its first bytes.
-            kept: dict[str, Any] = {key: made[key] for key in ("m3flow", "source", "used") if key in made}
-            self._writer.close({**kept, "settings": self._settings.identity(), "flow": made["settings"]})
-        if self._points:
-            self._record.outside = 1 - self._inside / self._points
-        if self._record.windows == 0 and not self._record.reason:
-            self._record.reason = f"too short for a trajectory of {self._settings.length} steps"
 
 
 def motion_estimator(work: Work) -> MotionEstimator:
@@ -346,19 +259,10 @@ def limit_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-@contextmanager
-def _clock(record: Record, stage: str) -> Iterator[None]:
-    began = time.perf_counter()
-    try:
-        yield
-    finally:
-        setattr(record, stage, getattr(record, stage) + time.perf_counter() - began)
-
-
 def _timed(items: Iterator[Any], record: Record, stage: str) -> Iterator[Any]:
     """The items, with the time that getting each takes added to a stage of the record."""
     while True:
-        with _clock(record, stage):
+        with clock(record, stage):
             item = next(items, None)
         if item is None:
             return

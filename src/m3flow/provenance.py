@@ -13,6 +13,7 @@ import numpy as np
 
 from m3flow.errors import BadInput
 from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.sinks import Piece
 from m3flow.source import identity
 from m3flow.version import __version__
 
@@ -190,10 +191,19 @@ class StoredFlow:
         return int(self.settings.get("step", 1))
 
     def levels(self) -> Iterator[np.ndarray]:
-        """uint8 [n, 2, H, W] levels in pieces."""
+        """uint8 [n, 2, H, W] levels, in pieces."""
         from m3flow.flowfile import read_level_pairs
 
         return read_level_pairs(self.folder)
+
+    def pieces(self) -> Iterator[Piece]:
+        """The levels, and the camera's motion that is not in them, in pieces."""
+        camera = homographies_of(self.folder)
+        done = 0
+        for levels in self.levels():
+            end = done + len(levels)
+            yield Piece(levels, camera[0][done:end] if camera else None)
+            done = end
 
 
 def stored_flow(folder: Path) -> StoredFlow:

@@ -13,6 +13,7 @@ Scheme = Literal["auto", "one-pass", "prior", "pyramid-prior", "two-pass"]
 Codec = Literal["mpeg4", "h264-lossless"]
 Job = Literal["trajs_dense", "trajs", "mvs"]
 Tracking = Literal["subpixel", "integer"]
+Track = Literal["motion", "pixels"]
 
 
 def _one_of(name: str, value: str, kind: Any) -> None:
@@ -84,15 +85,21 @@ class TrajectorySettings:
     job: "trajs_dense" (a window at every frame), "trajs" (windows end to end), "mvs" (the codec's own
         motion vectors in place of flow).
     tracking: "subpixel" or "integer" (see `m3flow.trajectories.track`).
+    track: what a point follows where the camera's motion was taken out: "motion", the stored flow itself, or
+        "pixels", the pixel in the video, while the motion without the camera's is what is stored.
     """
 
     length: int = 6
     job: Job = "trajs_dense"
     tracking: Tracking = "subpixel"
+    track: Track = "motion"
 
     def __post_init__(self) -> None:
         _one_of("job", self.job, Job)
         _one_of("tracking", self.tracking, Tracking)
+        _one_of("track", self.track, Track)
+        if self.track == "pixels" and (self.tracking == "integer" or self.job == "mvs"):
+            raise UsageError("track pixels needs tracking subpixel and flow: not integer, not the job mvs")
         if not 1 <= self.length <= 999:
             raise UsageError(f"length is {self.length}; it must be from 1 to 999 steps")
 

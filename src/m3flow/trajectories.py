@@ -27,6 +27,7 @@ def track(
     tracking: str = "subpixel",
     step: int = 1,
     table: np.ndarray | None = None,
+    homographies: Array | None = None,
 ) -> tuple[Array, Array]:
     """Follow every grid point for `length` steps, from every start frame; all windows at once.
 
@@ -42,6 +43,8 @@ def track(
     step: the step of the flow in frames.
     table: float32 [256], the displacement that each level stands for, where `flow` is uint8 levels: then
         only what is read is restored.
+    homographies: float32 [T, 3, 3], the camera's motion that was taken out of `flow` (frame t to t + step):
+        the points then follow the pixels of the video. None: they follow `flow` itself.
 
     Returns
     -------
@@ -55,6 +58,12 @@ def track(
     its next displacement is read. With "subpixel" the displacement stored for a step is
     round(P_{j+1}) − round(P_j), so the stored ones add up to the rounded true displacement: nothing drifts.
 
+    With `homographies` H the flow d is the motion without the camera's. A point goes with its pixel,
+    P_{j+1} = H_j (P_j + d_j(P_j)); stored is d alone, round(C_{j+1}) − round(C_j) with C_0 = P_0 and
+    C_{j+1} = C_j + d_j(P_j) (as improved dense trajectories do, Wang and Schmid, ICCV 2013). The stored
+    displacements then do not add up to a position in the video. Without them compensated flow is followed as
+    if the camera stood still, and a point falls behind its object as far as the camera carries it.
+
     Raises
     ------
     UsageError: an unknown job or tracking.
@@ -64,6 +73,10 @@ def track(
         raise UsageError(f"job {job!r} does not follow flow; choose from {', '.join(FLOW_JOBS)}")
     if tracking not in TRACKINGS:
         raise UsageError(f"unknown tracking {tracking!r}; choose from {', '.join(TRACKINGS)}")
+    if tracking == "integer" and homographies is not None:
+        raise UsageError(
+            "tracking integer has no positions between pixels and cannot follow them; use subpixel"
+        )
     if flow.ndim != 4 or flow.shape[1] != 2:
         raise ValueError(f"flow must be [T, 2, H, W]; got {tuple(flow.shape)}")
     # NumPy 2 and torch spell everything used here alike, so one tracker serves both.
@@ -84,13 +97,22 @@ def track(
     x, y = along(2, columns, OFFSET, GRID), along(1, rows, OFFSET, GRID)
     field = _Field(xp, flow, table, starts.step)
     read = field.nearest if tracking == "integer" else field.bilinear
+    walked_x, walked_y = x, y
     for j in range(length):
         x_inside, y_inside = xp.clip(x, 0, width - 1), xp.clip(y, 0, height - 1)
         inside &= (x == x_inside) & (y == y_inside)
         dx, dy = read(j * step, x_inside, y_inside)
-        x, y = x_inside + dx, y_inside + dy
-        features[j] = _whole_step(xp, x_inside, x)
-        features[length + j] = _whole_step(xp, y_inside, y)
+        if homographies is None:
+            walked_x, walked_y = x_inside, y_inside
+        next_x, next_y = walked_x + dx, walked_y + dy
+        features[j] = _whole_step(xp, walked_x, next_x)
+        features[length + j] = _whole_step(xp, walked_y, next_y)
+        if homographies is None:
+            x, y = next_x, next_y
+        else:
+            walked_x, walked_y = next_x, next_y
+            of_windows = slice(j * step, j * step + (len(starts) - 1) * starts.step + 1, starts.step)
+            x, y = _carried(homographies[of_windows], x_inside + dx, y_inside + dy)
     return features, xp.asarray(inside, dtype=xp.uint8)
 
 
@@ -98,6 +120,15 @@ def window_starts(frames: int, length: int, job: str, step: int = 1) -> range:
     """The frames at which windows start, for `frames` flow frames."""
     last = frames - (length - 1) * step
     return range(0, max(last, 0), 1 if job == "trajs_dense" else length * step)
+
+
+def _carried(homographies: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    """The points [N, h, w] where the camera [N, 3, 3] of their frame takes them."""
+    m = homographies[:, :, :, None, None]
+    scale = m[:, 2, 0] * x + m[:, 2, 1] * y + m[:, 2, 2]
+    carried_x = (m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2]) / scale
+    carried_y = (m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2]) / scale
+    return carried_x, carried_y
 
 
 def _whole_step(xp: Any, start: Array, end: Array) -> Array:
@@ -177,19 +208,29 @@ class Tracker:
             "table": table,
         }
         self._spacing = 1 if job == "trajs_dense" else length * step
-        self._held: Array | None = None
+        self._held: tuple[Array, Array | None] | None = None
         # Frames still to come that lie between two windows (where windows are further apart than they are long).
         self._skip = 0
 
-    def push(self, flow: Array) -> tuple[Array, Array]:
-        """The windows that the piece float32 [n, 2, H, W] completes: traj_feat and traj_type as of `track`."""
-        if self._held is not None and len(self._held):
-            flow = _namespace(flow).concatenate((self._held, flow))
+    def push(self, flow: Array, homographies: Array | None = None) -> tuple[Array, Array]:
+        """The windows that the piece float32 [n, 2, H, W] completes: traj_feat and traj_type as of `track`.
+
+        homographies: [n, 3, 3], with every piece or with none.
+        """
+        if self._held is not None:
+            held_flow, held_homographies = self._held
+            flow = _namespace(flow).concatenate((held_flow, flow))
+            if homographies is not None:
+                homographies = _namespace(flow).concatenate((held_homographies, homographies))
         skipped = min(self._skip, len(flow))
         self._skip -= skipped
-        flow = flow[skipped:]
-        features, inside = track(flow, **self._how)
+        flow, homographies = _without_first(skipped, flow, homographies)
+        features, inside = track(flow, **self._how, homographies=homographies)
         done = len(inside) * self._spacing
         self._skip += max(0, done - len(flow))
-        self._held = flow[done:]
+        self._held = _without_first(done, flow, homographies)
         return features, inside
+
+
+def _without_first(count: int, flow: Array, homographies: Array | None) -> tuple[Array, Array | None]:
+    return flow[count:], None if homographies is None else homographies[count:]

@@ -49,6 +49,8 @@ class Trajectories:
 
         A point that leaves the frame goes on from the nearest place inside, as it was tracked. The frame's
         size is taken from the file; from the size of the grid where the file does not say it.
+        Where the points followed the pixels of the video (`track: pixels`), the stored displacements are their
+        motion without the camera's, and what this returns is where that motion alone would have taken them.
         """
         displacements = self.traj_feat.astype(np.float32)
         _, windows, rows, columns = displacements.shape

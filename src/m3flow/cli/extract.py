@@ -129,6 +129,13 @@ def trajectories(
     tracking: Annotated[
         str, typer.Option(help="subpixel, or integer: the original tracker to the bit.")
     ] = "subpixel",
+    track: Annotated[
+        str,
+        typer.Option(
+            help="What a point follows where the camera's motion was taken out: motion (the stored flow) or "
+            "pixels (its pixel in the video; stored is the motion without the camera's)."
+        ),
+    ] = "motion",
     parts: Parts = 3,
     exclude: Exclude = None,
     limit: LimitPairs = None,
@@ -147,6 +154,7 @@ def trajectories(
         length=length,
         job=job,  # type: ignore[arg-type]
         tracking=tracking,  # type: ignore[arg-type]
+        track=track,  # type: ignore[arg-type]
     )
     chosen = listed(videos, root, parts, exclude)
     work = Work(outputs=checked_output(output), trajectories=settings, limits=limits(limit))
