@@ -31,17 +31,18 @@ if (
 outputs = experiment.outputs
 folder = str(outputs.folder)
 
-# Snakemake has no way to say that braces in a path are no wildcard.
-braced = [
-    path for path in (folder, str(experiment.videos.name)) if "{" in path or "}" in path
+# Snakemake takes braces in a path for a wildcard, and has no way to say that they are none; its wildcards
+# match no line break.
+unusable = [
+    path for path in (folder, experiment.videos.name) if set(path) & set("{}\n")
 ]
-braced += [name for name in videos if "{" in name and contains_wildcard(name)]
-if braced:
+unusable += [name for name in videos if "\n" in name or contains_wildcard(name)]
+if unusable:
     raise WorkflowError(
         "\n".join(
-            f"{path!r}: to Snakemake the braces are a wildcard; rename it"
+            f"{path!r}: Snakemake cannot have braces or a line break in a name; rename it"
             + (", or use granularity: shard" if path in videos else "")
-            for path in braced
+            for path in unusable
         )
     )
 

@@ -12,8 +12,8 @@ from m3flow.processes import available_cores
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 shell.prefix("trap : TERM; ")
 
-shards = literal(shard_folder(experiment))
-shard_logs = literal(outputs.logs / experiment.videos.name)
+shards = str(shard_folder(experiment))
+shard_logs = str(outputs.logs / experiment.videos.name)
 
 
 def shard_digest(wildcards):
