@@ -58,7 +58,6 @@ def calibrate(experiment: Experiment, cluster: str = "local") -> Calibration:
         # The single worker measured warm against as many as are best: what a job gains by them.
         gain = rates[best] / rates[min(rates)]
         sizes = [own, *_other_sizes(experiment, sources, own, folder)]
-        gpus = sum(device.startswith("cuda") for device in team.devices)
         cores = available_cores()
         return Calibration(
             made={
@@ -70,7 +69,7 @@ def calibrate(experiment: Experiment, cluster: str = "local") -> Calibration:
             },
             settings=settings_of(experiment),
             cores=cores,
-            gpus=gpus,
+            gpus=_gpus(team),
             device=team.devices[0],
             backend=work.backend,
             workers=best,
@@ -239,6 +238,13 @@ def _write_clip(path: Path, frames: np.ndarray) -> str:
             container.mux(stream.encode(picture.reformat(format="yuv420p")))
         container.mux(stream.encode(None))
     return str(path)
+
+
+def _gpus(team: pool.Crew) -> int:
+    """The GPUs that this job was given, used or not: that is what is paid for."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "") if "SLURM_JOB_ID" in os.environ else ""
+    used = sum(device.startswith("cuda") for device in team.devices)
+    return max(used, len([name for name in given.split(",") if name]))
 
 
 def _bytes(folder: Path) -> int:
