@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
 from m3flow.report import wheel
 from m3flow.report.clip import Moment
+from m3flow.trajectories import GRID
 
 DIMMED = 0.5  # the frame behind the trajectories
 LEAVES = np.array([215.0, 215.0, 215.0])  # a trajectory that leaves the frame
 STAYS = np.array([105.0, 105.0, 105.0])  # one that does not move
 EDGE = (205, 211, 219)
+APART = 8  # pixels between two trajectories' starts at the least
 SUBPIXEL = 4  # bits of a pixel that lines are placed by
 DOT = 20  # radius of a start, in these parts of a pixel
 
@@ -36,11 +40,14 @@ def trajectories(moment: Moment, largest: float, height: int, width: int) -> np.
     picture = frame(moment, height, width)
     picture = (picture * DIMMED).astype(np.uint8)
     scale = np.array([width / moment.size[1], height / moment.size[0]])
+    # Where the picture is smaller than the video, only so many that they stay apart.
+    every = max(1, math.ceil(APART / (GRID * scale.min())))
+    points, inside = moment.points[:, ::every, ::every], moment.inside[::every, ::every].reshape(-1)
     # The centre of the first pixel is (0, 0) in the video and here.
-    places = ((moment.points + 0.5) * scale - 0.5).reshape(len(moment.points), -1, 2)
+    places = ((points + 0.5) * scale - 0.5).reshape(len(points), -1, 2)
     fixed = np.rint(places * 2**SUBPIXEL).astype(np.int32).swapaxes(0, 1).copy()
-    displacement = (moment.points[-1] - moment.points[0]).reshape(-1, 2)
-    colours = _line_colours(displacement, moment.inside.reshape(-1), largest).tolist()
+    displacement = (points[-1] - points[0]).reshape(-1, 2)
+    colours = _line_colours(displacement, inside, largest).tolist()
     thickness = 1 if scale.min() < 2 else 2
     # The long ones last, so that they lie on top.
     for index in np.argsort(np.hypot(*displacement.T), kind="stable"):

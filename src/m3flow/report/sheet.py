@@ -13,6 +13,7 @@ from m3flow.report import drawing, wheel
 from m3flow.report.canvas import FAINT, Canvas
 from m3flow.report.clip import Clip, Moment
 
+LABEL_TEXT = 76  # height of a row's name and note
 PANEL = (300, 400)  # the box that a panel fits into, height and width in pixels
 MARGIN, GAP, ROW_GAP, LABELS, HEADER, HEADINGS, WHEEL = 28, 8, 20, 236, 84, 26, 96
 
@@ -126,11 +127,11 @@ def _compose(clip: Clip, moments: list[Moment], rows: list[Row]) -> np.ndarray:
 def _label(canvas: Canvas, row: Row, y: int, height: int) -> None:
     canvas.text(MARGIN, y - 2, row.title, 12, weight="bold")
     canvas.text(MARGIN, y + 20, textwrap.fill(row.note, 28), 9.5, FAINT)
-    if row.largest and height >= WHEEL + 84:
-        canvas.paste(wheel.legend(WHEEL), MARGIN, y + height - WHEEL)
-        canvas.text(
-            MARGIN + WHEEL + 10, y + height - WHEEL // 2 - 24, f"edge of the\nwheel: {row.edge}", 9.5, FAINT
-        )
+    size = min(WHEEL, height - LABEL_TEXT)
+    if row.largest and size > 0:
+        canvas.paste(wheel.legend(size), MARGIN, y + height - size)
+        text = f"edge of the\nwheel: {row.edge}"
+        canvas.text(MARGIN + size + 10, y + height - size // 2 - 24, text, 9.5, FAINT)
 
 
 def description(clip: Clip, moment: Moment) -> str:
