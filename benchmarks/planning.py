@@ -1,0 +1,269 @@
+"""What planning a large list costs, and what a shard job pays before its first frame.
+
+    python benchmarks/planning.py plan --videos 240000
+    python benchmarks/planning.py plan --videos 2400000 --no-files
+    python benchmarks/planning.py append
+    python benchmarks/planning.py status --videos 240000
+    python benchmarks/planning.py job --videos 240000        # on a Slurm of its own: needs root and slurm-wlm
+    python benchmarks/planning.py reality --list videos.csv --root data
+
+Each adds its numbers to benchmarks/results/planning.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from machine import describe
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "benchmarks/results/planning.json"
+CLASSES = 400
+SNAKEMAKE = (sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"))
+PROFILES = (
+    *("--workflow-profile", str(REPOSITORY / "profiles/default")),
+    *("--profile", str(REPOSITORY / "profiles/slurm")),
+)
+M3FLOW = (sys.executable, "-c", "from m3flow.cli import main; main()")
+
+
+def names_of(count: int) -> list[str]:
+    """Names like those of Kinetics-400."""
+    return [f"train/class_{i % CLASSES:03d}/{i:011d}_000010_000020.mp4" for i in range(count)]
+
+
+def data_set(folder: Path, count: int, *, files: bool = True, **config: Any) -> list[str]:
+    """A list of so many videos with its config.yaml, and (empty) files at the paths."""
+    names = names_of(count)
+    data = folder / "k400"
+    if files:
+        for number in range(CLASSES):
+            (data / f"train/class_{number:03d}").mkdir(parents=True)
+        for name in names:
+            os.close(os.open(data / name, os.O_CREAT | os.O_WRONLY))
+    (folder / "list.csv").write_text("".join(f"{name} {i % CLASSES}\n" for i, name in enumerate(names)))
+    values = {"videos": "list.csv", "root": "k400", "output": "results", **config}
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    return names
+
+
+def measured(command: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """Seconds, processor seconds and peak memory of a command."""
+    began = time.perf_counter()
+    with (folder / "out.txt").open("wb") as out:
+        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit((folder / "out.txt").read_text()[-2000:])
+    return {
+        "seconds": round(time.perf_counter() - began, 2),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+        "peak_gb": round(usage.ru_maxrss / 1e6, 3),
+    }
+
+
+def plan(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """A dry run with the Slurm profile: the first, which reads the list, and the next, which need not."""
+    data_set(folder, arguments.videos, files=arguments.files, shard={"videos": arguments.shard})
+    dry_run = (*SNAKEMAKE, *PROFILES, "--dry-run", "--quiet", "rules")
+    first = measured(dry_run, folder)
+    return {
+        "videos": arguments.videos,
+        "files_exist": arguments.files,
+        "shard": arguments.shard,
+        "first": first,
+        "next": measured(dry_run, folder),
+        "jobs": int(re.search(r"^total +(\d+)$", (folder / "out.txt").read_text(), re.M)[1]),  # type: ignore[index]
+        "plan_file_mb": round((folder / "results/shards/list.csv/plan.json").stat().st_size / 1e6, 3),
+        "list_mb": round((folder / "list.csv").stat().st_size / 1e6, 1),
+    }
+
+
+def append(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Ten videos more at the end of ten thousand: how many shards are another?"""
+    from m3flow.plan import make_plan
+
+    del arguments
+    data_set(folder, 10_000, files=False)
+    before = make_plan(folder / "list.csv", 256)
+    with (folder / "list.csv").open("a") as file:
+        file.writelines(f"{name} 0\n" for name in names_of(10_010)[10_000:])
+    after = make_plan(folder / "list.csv", 256)
+    same = sum(a.digest == b.digest for a, b in zip(before.shards, after.shards, strict=False))
+    return {"videos": 10_000, "appended": 10, "shards": [len(before.shards), len(after.shards)], "same": same}
+
+
+def status(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """`m3flow status` where half of the list is done, one in a hundred rejected, the rest not begun."""
+    from m3flow.records import Record, RecordFile
+
+    names = data_set(folder, arguments.videos, files=False)
+    half = len(names) // 2
+    for number in range(CLASSES):
+        for tree in ("flows", "trajs"):
+            (folder / "results" / tree / f"train/class_{number:03d}").mkdir(parents=True)
+    for start in range(0, half, 256):
+        for kind in ("flow", "trajectories"):
+            with RecordFile(folder / f"results/records/list.csv/{kind}-{start // 256:05d}.csv") as records:
+                for i, name in enumerate(names[start : start + 256]):
+                    rejected = i % 100 == 0
+                    records.append(
+                        Record(
+                            video=name,
+                            status="rejected" if rejected else "done",
+                            reason="no such file" if rejected else "",
+                            frames=0 if rejected else 300,
+                        )
+                    )
+        for i, name in enumerate(names[start : start + 256]):
+            if i % 100:
+                (folder / "results/flows" / name).mkdir()
+                (folder / f"results/trajs/{name}_6.gz").touch()
+    return {"videos": arguments.videos, **measured((*M3FLOW, "status"), folder)}
+
+
+def job(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """A flow job of the first shard of a long list on a real Slurm: from its start to its first decoded video."""
+    sys.path[:0] = [str(REPOSITORY / "tests")]
+    from clips import clip
+    from slurm.cluster import Cluster
+
+    shard = {"videos": arguments.shard}
+    names = data_set(folder, arguments.videos, files=False, shard=shard, flow={"estimator": "dis"})
+    for name in names[: arguments.shard]:
+        clip(folder / "k400" / name, frames=12)
+        if not (folder / "k400" / name).exists():
+            raise SystemExit("no clip")
+    command = (
+        *(*SNAKEMAKE, *PROFILES, "--slurm-no-account", "--slurm-status-command", "squeue"),
+        *("--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"),
+        *("--set-resources", "flow_shard:cpus_per_task=2", "flow_shard:mem_mb=1000", "flow_shard:gpu=1"),
+        *("--slurm-keep-successful-logs", "--", "results/shards/list.csv/flow/00000.json"),
+    )
+    with Cluster(folder / "slurm", nodes=1) as cluster:
+        subprocess.run(command, cwd=folder, env=cluster.environment, check=True, capture_output=True)
+        found = cluster.command("scontrol", "show", "job", "1")
+    started = datetime.fromisoformat(re.search(r"StartTime=(\S+)", found)[1])  # type: ignore[index]
+    log = (folder / "results/logs/list.csv/flow-00000.log").read_text()
+    times = [
+        (datetime.fromisoformat(line[:19]) - started).total_seconds() + int(line[20:23]) / 1000
+        for line in log.splitlines()
+    ]
+    first = next(at for at, line in zip(times, log.splitlines(), strict=True) if " done " in line)
+    return {
+        "videos": arguments.videos,
+        "our_code_runs_s": round(times[0], 2),
+        "first_video_done_s": round(first, 2),
+    }
+
+
+def reality(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """`m3flow plan` beside what the run then takes: every video of a list several times over."""
+    from m3flow.dataset import read_list
+
+    listed = read_list(arguments.list, arguments.root)
+    lines = []
+    for copy in range(arguments.copies):
+        for video in listed:
+            name = f"set/copy{copy}/{Path(video.source).name}"
+            (folder / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "data" / name).symlink_to(Path(video.source).resolve())
+            lines.append(f"path\n{name}\n".splitlines()[1])
+    (folder / "list.csv").write_text("path\n" + "\n".join(lines) + "\n")
+    config = {"videos": "list.csv", "root": "data", "output": "results", "granularity": "shard"}
+    config |= {"flow": {"estimator": arguments.estimator}, "shard": {"videos": len(lines) // 2}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    measured((*M3FLOW, "calibrate"), folder)
+    measured((*M3FLOW, "plan", "--json", "plan.json"), folder)
+    predicted = json.loads((folder / "plan.json").read_text())
+    run = measured(
+        (*SNAKEMAKE, "--workflow-profile", str(REPOSITORY / "profiles/default"), "--cores", "all"), folder
+    )
+    hours = predicted["hours"]
+    seconds = {kind: round(value * 3600, 1) for kind, value in hours.items()}
+    took = {kind: _took(folder / "results/logs/list.csv", kind) for kind in hours}
+    return {
+        "videos": len(lines),
+        "estimator": arguments.estimator,
+        "frames": {"predicted": predicted["frames"], "made": _frames(folder)},
+        "seconds": {
+            kind: {
+                "predicted": seconds[kind],
+                "measured": took[kind],
+                "ratio": round(took[kind] / seconds[kind], 2),
+            }
+            for kind in hours
+        },
+        "bytes": {
+            "predicted": [predicted["flow_bytes"], predicted["trajectory_bytes"]],
+            "measured": [_size(folder / "results" / tree) for tree in ("flows", "trajs")],
+        },
+        "all": {"predicted": round(sum(seconds.values()), 1), "measured": run["seconds"]},
+    }
+
+
+def _took(logs: Path, kind: str) -> float:
+    """Seconds of our own part of all jobs of a kind, and what a job's start adds in the plan."""
+    from m3flow.calibrate import JOB_START_SECONDS
+
+    total = 0.0
+    for log in logs.glob(f"{kind}-*.log"):
+        lines = log.read_text().splitlines()
+        first, last = (datetime.fromisoformat(line[:23].replace(",", ".")) for line in (lines[0], lines[-1]))
+        total += (last - first).total_seconds() + JOB_START_SECONDS
+    return round(total, 1)
+
+
+def _frames(folder: Path) -> int:
+    from m3flow.records import read_records
+
+    return sum(record.frames for record in read_records((folder / "results/records").rglob("flow-*.csv")))
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+QUESTIONS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
+    function.__name__: function for function in (plan, append, status, job, reality)
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("question", choices=QUESTIONS)
+    parser.add_argument("--videos", type=int, default=240_000)
+    parser.add_argument("--shard", type=int, default=256)
+    parser.add_argument("--no-files", dest="files", action="store_false")
+    parser.add_argument("--list", type=Path)
+    parser.add_argument("--root", type=Path, default=Path())
+    parser.add_argument("--copies", type=int, default=4)
+    parser.add_argument("--estimator", default="dis")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="planning-") as folder:
+        numbers = QUESTIONS[arguments.question](Path(folder), arguments)
+    print(json.dumps(numbers, indent=1))
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    key = f"{arguments.question} {numbers['videos']}"
+    stored[key] = {**numbers, "machine": describe()}
+    RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
