@@ -135,7 +135,7 @@ def _location(path: Path | str) -> str:
 
 def _digest(file: str | IO[bytes]) -> str:
     digest = hashlib.sha256()
-    with av.open(file, "r", format="mp4") as container:
+    with av.open(file, "r", format="mp4", metadata_errors="replace") as container:
         for packet in container.demux(video=0):
             digest.update(bytes(packet))
     return digest.hexdigest()[:32]
@@ -173,8 +173,10 @@ def read_levels(path: Path | str) -> Iterator[np.ndarray]:
     """
     path = Path(path)
     try:
-        with av.open(_location(path)) as container:
+        with av.open(_location(path), metadata_errors="replace") as container:
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise BadInput(f"{path}: not a readable flow file (no codec that is known)")
             stream.codec_context.thread_count = 1
             count = 0
             for frame in container.decode(stream):
@@ -200,7 +202,7 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
     Raises BadInput if the file cannot be opened as a video, or is cut off.
     """
     try:
-        with av.open(_location(path)) as container:
+        with av.open(_location(path), metadata_errors="replace") as container:
             _refuse_cut_off(path)
             comment = container.metadata.get("comment", "")
     except (av.FFmpegError, OSError) as error:

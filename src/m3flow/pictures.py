@@ -50,11 +50,13 @@ def read_pictures(path: Path) -> Coded:
     if path.is_dir():
         raise BadInput("a folder of images has no motion vectors; use job trajs_dense")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute()), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise BadInput(f"no video in {str(path)!r}")
             stream = container.streams.video[0]
             context = stream.codec_context
+            if context is None:
+                raise BadInput(f"the codec of {str(path)!r} is not known")
             if context.name not in WITH_VECTORS:
                 raise BadInput(
                     f"codec {context.name} gives no motion vectors (H.264, MPEG-4 part 2 and older ones do); "
