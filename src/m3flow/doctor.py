@@ -170,7 +170,9 @@ def _decoders() -> Iterator[Finding]:
     from m3flow.decoding import Decoder
     from m3flow.errors import BadInput
 
-    works, fails, untried = [], [], []
+    works: list[str] = []
+    fails: list[str] = []
+    untried: list[str] = []
     with tempfile.TemporaryDirectory() as folder, Decoder() as decoder:
         for name, encoder in TRIED.items():
             path = Path(folder, f"{name}.mkv")
