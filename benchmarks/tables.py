@@ -1,4 +1,5 @@
-"""Puts the tables of measured figures into README.md, from the stored results: `python benchmarks/tables.py`.
+"""Puts the tables of measured figures into README.md and docs/estimators.md, from the stored results:
+`python benchmarks/tables.py`.
 
 `--check` changes nothing and fails where a table is not what the results say.
 """
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parent.parent / "README.md"
+REPOSITORY = Path(__file__).parent.parent
+ESTIMATORS = ("farneback", "tvl1", "dis", "brox")
 
 
 def codecs() -> str:
@@ -37,17 +39,66 @@ def speed() -> str:
     return _table(["ratio, both sides measured in one run", ""], rows) + f"\n\n{_where(stored)}"
 
 
-TABLES = {"codecs": codecs, "speed": speed}
+def accuracy() -> str:
+    """The end-point error of every estimator in every scene."""
+    errors: dict[str, dict[str, float]] = {}
+    for row in _read("accuracy.json")["flow"]:
+        errors.setdefault(row["on"].replace("_", " "), {})[row["estimator"]] = row["epe"]
+    rows = [[scene, *(f"{of[name]:.2f}" for name in ESTIMATORS)] for scene, of in errors.items()]
+    return _table(["", *ESTIMATORS], rows)
 
 
-def filled(text: str) -> str:
-    """The README with every table made anew."""
-    for name, make in TABLES.items():
+def estimators() -> str:
+    """Milliseconds a pair: OpenCV on one core; torch on the CPU where OpenCV has no such estimator."""
+    stored = _read("flow-cpu.json")
+    times: dict[str, dict[str, str]] = {}
+    for row in stored["rows"]:
+        if row["how"] == "opencv, 1 core" or (row["estimator"] == "brox" and row["batch"] == 1):
+            times.setdefault(row["estimator"], {})[row["size"]] = f"{row['ms_per_pair']:.0f}"
+    sizes = sorted({row["size"] for row in stored["rows"]}, key=lambda size: int(size.split("x")[0]))
+    rows = [
+        [f"{name} (torch)" if name == "brox" else name, *(times[name].get(size, "") for size in sizes)]
+        for name in ESTIMATORS
+    ]
+    machine = stored["machine"]
+    where = f"{machine['cpu']}, {machine['date']}, other work on the machine (load {machine['load']})."
+    return _table(["", *sizes], rows) + f"\n\n{where}"
+
+
+def schemes() -> str:
+    """What each way of removing the camera leaves of the background's motion, and its cost."""
+    found: dict[str, dict[float, tuple[float, float]]] = {}
+    for row in _read("camera.json")["schemes"]:
+        if (row["estimator"], row["backend"]) == ("farneback", "opencv"):
+            measured = (row["background_px"], row["cost_in_passes"])
+            found.setdefault(row["scheme"], {})[row["camera_px"]] = measured
+    reaches = sorted(next(iter(found.values())))
+    rows = [
+        [
+            name,
+            *(f"{of[reach][0]:.2f}" for reach in reaches),
+            f"{sum(cost for _, cost in of.values()) / len(of):.1f}",
+        ]
+        for name, of in found.items()
+    ]
+    return _table(["scheme", *(f"{reach:g} px" for reach in reaches), "passes"], rows)
+
+
+PAGES = {
+    "README.md": {"codecs": codecs, "speed": speed},
+    "docs/estimators.md": {"accuracy": accuracy, "estimators": estimators, "schemes": schemes},
+}
+
+
+def filled(page: str) -> str:
+    """A page's text with every table made anew."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    for name, make in PAGES[page].items():
         pattern = re.compile(f"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
         table = make()
         text, count = pattern.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
         if count != 1:
-            sys.exit(f"README.md has no place for the table {name}")
+            sys.exit(f"{page} has no place for the table {name}")
     return text
 
 
@@ -69,15 +120,13 @@ def _where(stored: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    new = filled(text)
-    if "--check" in sys.argv[1:]:
-        sys.exit(
-            "README.md: the tables are not what the results say; run python benchmarks/tables.py"
-            if new != text
-            else 0
-        )
-    README.write_text(new, encoding="utf-8")
+    for page in PAGES:
+        path = REPOSITORY / page
+        new = filled(page)
+        if "--check" not in sys.argv[1:]:
+            path.write_text(new, encoding="utf-8")
+        elif new != path.read_text(encoding="utf-8"):
+            sys.exit(f"{page}: the tables are not what the results say; run python benchmarks/tables.py")
 
 
 if __name__ == "__main__":
