@@ -124,6 +124,15 @@ def test_trajectories_that_are_not_stored_are_followed_through_the_stored_flow(
     np.testing.assert_array_equal(short.points, long.points[:5])
 
 
+def test_trajectories_that_follow_the_pixels_are_said_to(made: tuple[Video, Outputs], tmp_path: Path) -> None:
+    video, outputs = made[0], Outputs(tmp_path)
+    pixels = TrajectorySettings(track="pixels")
+    with Extractor(Work(outputs=outputs, flow=FLOW, trajectories=pixels)) as extract:
+        assert extract(video).status == "done"
+    assert StoredClip(video, outputs, 6).with_camera
+    assert not StoredClip(*made, 6).with_camera
+
+
 def test_a_clip_without_its_video_shows_its_motion(made: tuple[Video, Outputs]) -> None:
     moments = list(StoredClip(Video("", NAME), made[1], 6).moments([0, 4]))
     assert [moment.frame for moment in moments] == [None, None]

@@ -52,11 +52,11 @@ class Canvas:
                 }
             )
 
-    def shortened(self, text: str, size: float, margin: int = 28) -> str:
+    def shortened(self, text: str, size: float, weight: str = "normal", margin: int = 28) -> str:
         """The text with its middle left out where it is wider than the page."""
         text = printable(text)
         room = (self._pixels.shape[1] - 2 * margin) / POINT
-        font = FontProperties(family=FAMILY, weight="bold")
+        font = FontProperties(family=FAMILY, weight=weight)
         keep = len(text)
         while keep > 8 and _width(text, keep, font, size) > room:
             keep -= max(1, keep // 20)

@@ -79,9 +79,11 @@ class Clip(ABC):
     length: steps of the trajectories.
     rate: frames a second. starts: the frames at which trajectories start.
     computed: whether the motion was computed for the picture, and is not what is stored.
+    with_camera: whether the trajectories have the camera's motion in them though the flow has not.
     """
 
     computed = False
+    with_camera = False
     rate: Fraction = DEFAULT_RATE
     starts: Sequence[int] = ()
 
@@ -158,7 +160,9 @@ class StoredClip(Clip):
         count = _flow_frames(self._flow)
         job = "trajs_dense"
         if self._stored is not None:
-            job = self._stored.made.get("settings", {}).get("job", job)
+            settings = self._stored.made.get("settings", {})
+            job = settings.get("job", job)
+            self.with_camera = settings.get("track") == "pixels"
         if job == "mvs":
             # These trajectories follow the codec's vectors, not the flow that is shown beside them.
             self._stored, job = None, "trajs_dense"

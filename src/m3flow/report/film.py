@@ -53,7 +53,7 @@ def _pictures(
     height, width = panel_size(first, PANEL)
     titles = ["Frame", *(["Flow"] if scales[0] else []), "Trajectories"]
     canvas = Canvas(_even(HEADER + height + FOOTER), _even(2 * MARGIN + len(titles) * (width + GAP) - GAP))
-    canvas.text(MARGIN, 16, canvas.shortened(clip.video.name, 13), 13, weight="bold")
+    canvas.text(MARGIN, 16, canvas.shortened(clip.video.name, 13, "bold"), 13, weight="bold")
     canvas.text(MARGIN, 42, canvas.shortened(description(clip, first), 9), 9, FAINT)
     for column, title in enumerate(titles):
         x = MARGIN + column * (width + GAP)

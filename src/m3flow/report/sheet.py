@@ -13,6 +13,7 @@ from m3flow.report import drawing, wheel
 from m3flow.report.canvas import FAINT, Canvas
 from m3flow.report.clip import Clip, Moment
 
+NARROWEST = 820  # pixels; the heading's text needs them
 LABEL_TEXT = 76  # height of a row's name and note
 PANEL = (300, 400)  # the box that a panel fits into, height and width in pixels
 MARGIN, GAP, ROW_GAP, LABELS, HEADER, HEADINGS, WHEEL = 28, 8, 20, 236, 84, 26, 96
@@ -69,13 +70,15 @@ def _rows(clip: Clip, moments: list[Moment]) -> list[Row]:
     largest = wheel.scale_for(
         np.concatenate([np.hypot(*(m.points[-1] - m.points[0])[m.inside].T) for m in moments])
     )
+    steps = len(moments[0].points) - 1
+    what = "following the video's pixels" if clip.with_camera else "from the dots on"
     rows.append(
         Row(
             "Trajectories",
-            f"over {clip.length} steps, from the dots on; grey ones leave the frame",
+            f"over {steps} steps, {what}; grey ones leave the frame",
             [drawing.trajectories(moment, largest, *size) for moment in moments],
             largest,
-            f"{largest:g} px\nin {clip.length} steps",
+            f"{largest:g} px\nin {steps} steps",
         )
     )
     return rows
@@ -106,9 +109,9 @@ def _compose(clip: Clip, moments: list[Moment], rows: list[Row]) -> np.ndarray:
     left, top = MARGIN + LABELS, HEADER + HEADINGS
     canvas = Canvas(
         top + len(rows) * (height + ROW_GAP) - ROW_GAP + MARGIN,
-        left + len(moments) * (width + GAP) - GAP + MARGIN,
+        max(NARROWEST, left + len(moments) * (width + GAP) - GAP + MARGIN),
     )
-    canvas.text(MARGIN, 24, canvas.shortened(clip.video.name, 15), 15, weight="bold")
+    canvas.text(MARGIN, 24, canvas.shortened(clip.video.name, 15, "bold"), 15, weight="bold")
     canvas.text(MARGIN, 54, canvas.shortened(description(clip, moments[0]), 10), 10, FAINT)
     for column, moment in enumerate(moments):
         heading = f"frame {moment.number} · {float(moment.number / clip.rate):.2f} s"
