@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
+from unittest.mock import patch
 
 import av
 import numpy as np
 import psutil
 
 from m3flow.atomic import TEMPORARY_SUFFIX
+from m3flow.cli import main
 from m3flow.dataset import Outputs, read_list
 from m3flow.errors import BadInput
 from m3flow.flowfile import packet_digest, read_provenance
@@ -77,6 +81,17 @@ def run(*arguments: str | Path, **how: object) -> subprocess.CompletedProcess[st
         check=False,
         **how,
     )
+
+
+def here(*arguments: str | Path) -> tuple[int, str]:
+    """`m3flow …` in this process, for what starts no run: its exit status and what it says."""
+    said = io.StringIO()
+    with patch.object(sys, "argv", ["m3flow", *map(str, arguments)]), redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0), said.getvalue()
+    return 0, said.getvalue()
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:

@@ -27,7 +27,7 @@ from faultcases import (
 )
 
 KILLS = 22
-VIDEOS = 48
+VIDEOS = 40
 
 
 def killed_at_a_random_moment(arguments: list[str | Path], output: Path, chance: random.Random) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from faultcases import QUICK, encode, results, run, statuses
+from faultcases import QUICK, encode, here, results, run, statuses
 
 # Each is one part of a path. `touch escaped` would leave a file of that name where it is run.
 NAMES = {
@@ -114,7 +114,7 @@ def test_the_inventory_of_hostile_names_excludes_them(tmp_path: Path, hostile: P
     assert [video for _, video, _ in statuses(output)] == [f"0/{NAMES['space']}"]
 
 
-@pytest.mark.parametrize("name", ["two words.mp4", "it's.mp4", "{a}.mp4", "é.mp4", "$(touch escaped).mp4"])
+@pytest.mark.parametrize("name", ["{two} it's é.mp4", "$(touch escaped).mp4"])
 def test_one_video_of_such_a_name_on_the_command_line(tmp_path: Path, name: str) -> None:
     encode(tmp_path / name)
     done = run("flow", name, "--output", "out", *QUICK, cwd=tmp_path)
@@ -159,10 +159,13 @@ def test_a_list_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         ("a/" + "é" * 130 + "/b.mp4", "more than"),
     ],
 )
-def test_names_whose_outputs_have_no_place_are_refused(tmp_path: Path, path: str, reason: str) -> None:
+def test_names_whose_outputs_have_no_place_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "list.csv").write_text(f"good.mp4\n{path}\n")
-    refused = run("flow", "list.csv", "--output", "out", cwd=tmp_path)
-    assert refused.returncode == 2 and reason in refused.stderr and "list.csv:2" in refused.stderr
+    status, said = here("flow", "list.csv", "--output", "out")
+    assert status == 2 and reason in said and "list.csv:2" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -200,7 +203,7 @@ def test_links_are_followed_to_videos_and_loops_are_rejected(tmp_path: Path) -> 
     assert set(results(output)) == {"flows/out-of-root.mp4/x.mp4", "flows/out-of-root.mp4/y.mp4"}
 
 
-@pytest.mark.parametrize("output", ["concat:a|b", "pipe:1", "{out}", "o u t", "%03d", "-out"])
+@pytest.mark.parametrize("output", ["concat:a|b", "{o} u t%03d", "-out"])
 def test_output_folders_of_hostile_names(tmp_path: Path, output: str) -> None:
     encode(tmp_path / "clip.mp4")
     place = ["clip.mp4", f"--output={output}"]
