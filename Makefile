@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
+DEMO_CONFIG := videos=$(DEMO)/videos.csv root=$(DEMO) output=$(DEMO)/results flow='{short_side: 240}'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format docs benchmarks install-profile clean
@@ -22,9 +23,13 @@ $(DEMO)/videos.csv: scripts/demo_clips.py | $(READY)
 	$(BIN)/python scripts/demo_clips.py $(DEMO)
 
 demo: $(READY) $(DEMO)/videos.csv ## flow and trajectories of three real clips, with pictures
-	$(BIN)/snakemake --quiet rules --config videos=$(DEMO)/videos.csv root=$(DEMO) output=$(DEMO)/results flow='{short_side: 240}'
+	$(BIN)/snakemake --quiet host reason rules --config $(DEMO_CONFIG)
+	@$(BIN)/snakemake report --quiet all --config $(DEMO_CONFIG)
+	@$(BIN)/m3flow show $(DEMO)/clips/street/bikes.mp4 --output $(DEMO)/results --parts 3 --to $(DEMO)/results/bikes.png
 	@echo
-	@echo "Done. Flow, trajectories and records are in $(DEMO)/results:"
+	@echo "Done. In $(DEMO)/results:"
+	@echo "  report.html   the page to look at: open it in a browser"
+	@echo "  bikes.png     one clip: frames, flow, the camera's motion, trajectories"
 	@cd $(DEMO)/results && find flows trajs -type f | sort | sed 's/^/  /'
 
 test: $(READY) ## all tests; those that lack something (a GPU, Slurm) say so and are skipped
