@@ -22,9 +22,9 @@ from m3flow.motion import MotionEstimator
 from m3flow.pipeline import Extractor, Work
 from m3flow.report import drawing, wheel
 from m3flow.report.canvas import Canvas
-from m3flow.report.clip import CodecClip, ComputedClip, Moment, StoredClip
+from m3flow.report.clip import ComputedClip, Moment, StoredClip, TrajectoriesAlone
 from m3flow.report.film import write_film
-from m3flow.report.sheet import contact_sheet, encoded
+from m3flow.report.sheet import contact_sheet, description, encoded
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectoryfile import TrajectoryWriter, load_trajectories
 
@@ -167,10 +167,25 @@ def test_trajectories_from_the_codec_are_shown_without_flow(tmp_path: Path) -> N
     with TrajectoryWriter(outputs.trajectories("a.avi", 2), length=2, rows=3, columns=4) as writer:
         writer.write(features, np.ones((5, 3, 4), np.uint8))
         writer.close({"settings": {"job": "mvs"}})
-    moment = next(CodecClip(Video("", "a.avi"), outputs, 2).moments([3]))
+    moment = next(TrajectoriesAlone(Video("", "a.avi"), outputs, 2).moments([3]))
     assert moment.flow is None
     np.testing.assert_array_equal(moment.points[2, 1, 2], [4 + 2 * 8 + 2, 4 + 8 + 2])
-    assert contact_sheet(CodecClip(Video("", "a.avi"), outputs, 2), 2).ndim == 3
+    assert contact_sheet(TrajectoriesAlone(Video("", "a.avi"), outputs, 2), 2).ndim == 3
+
+
+def test_trajectories_end_to_end_are_shown_where_they_start(tmp_path: Path) -> None:
+    video, outputs = Video(str(clip(tmp_path / "a.mkv", frames=12)), "a.mkv"), Outputs(tmp_path)
+    ends = TrajectorySettings(length=3, job="trajs")
+    work = Work(outputs=outputs, flow=FLOW, trajectories=ends, keep_flow=False)
+    with Extractor(work) as extract:
+        assert extract(video).status == "done"
+    alone = TrajectoriesAlone(video, outputs, 3)
+    assert list(alone.starts) == [0, 3, 6]
+    moment = next(alone.moments([6]))
+    np.testing.assert_array_equal(
+        moment.points, load_trajectories(outputs.trajectories("a.mkv", 3)).positions()[:, 2]
+    )
+    assert "dis" in description(alone, moment)
 
 
 def test_a_trajectory_is_drawn_where_it_runs() -> None:

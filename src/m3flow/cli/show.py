@@ -111,14 +111,14 @@ def _video(what: str, root: Path, parts: int, outputs: Outputs | None) -> Video:
 
 def _stored(video: Video, outputs: Outputs | None, length: int) -> Clip | None:
     from m3flow.flowfile import COMPONENTS
-    from m3flow.report.clip import CodecClip, StoredClip
+    from m3flow.report.clip import StoredClip, TrajectoriesAlone
 
     if outputs is None:
         return None
     if (outputs.flow(video.name) / COMPONENTS[0]).is_file():
         return StoredClip(video, outputs, length)
     if outputs.trajectories(video.name, length).is_file():
-        return CodecClip(video, outputs, length)
+        return TrajectoriesAlone(video, outputs, length)
     return None
 
 

@@ -105,7 +105,9 @@ class Clip(ABC):
         return _points(Trajectories(features, inside, len(flows)), height, width)
 
     def spread(self, count: int) -> list[int]:
-        """Up to `count` start frames, evenly over the video."""
+        """Up to `count` start frames, evenly over the video; raises BadInput where there is none."""
+        if not self.starts:
+            raise BadInput(f"{self.video.name}: too short for a trajectory of {self.length} steps")
         return sorted({self.starts[int((i + 0.5) * len(self.starts) / count)] for i in range(count)})
 
     def moments(self, starts: Sequence[int]) -> Iterator[Moment]:
@@ -193,21 +195,26 @@ class StoredClip(Clip):
         return _points(single, *flows[0].shape[1:])
 
 
-class CodecClip(Clip):
-    """A video whose stored trajectories come from the codec's motion vectors: there is no flow to show."""
+class TrajectoriesAlone(Clip):
+    """A video with stored trajectories and no stored flow: from the codec's vectors, or the flow was not kept."""
 
     def __init__(self, video: Video, outputs: Outputs, length: int) -> None:
         self._stored = load_trajectories(outputs.trajectories(video.name, length))
-        super().__init__(video, {}, length)
-        self.rate = Fraction(self._stored.made.get("source", {}).get("rate", DEFAULT_RATE))
-        self.starts = range(len(self._stored.traj_type))
+        made = self._stored.made
+        super().__init__(video, made.get("flow", {}), length)
+        self.rate = Fraction(made.get("source", {}).get("rate", DEFAULT_RATE))
+        settings = made.get("settings", {})
+        self.with_camera = settings.get("track") == "pixels"
+        apart = length * self.step if settings.get("job") == "trajs" else 1
+        self.starts = range(0, len(self._stored.traj_type) * apart, apart)
 
     def pairs(self, wanted: Collection[int]) -> Iterator[Pair]:
         return (Pair(number, None) for number in sorted(wanted))
 
     def windows(self, start: int, flows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         del flows
-        one = slice(start, start + 1)
+        window = self.starts.index(start)
+        one = slice(window, window + 1)
         single = Trajectories(
             self._stored.traj_feat[:, one], self._stored.traj_type[one], self.length, self._stored.made
         )

@@ -215,7 +215,7 @@ def _flat(values: dict[str, Any]) -> list[tuple[str, str]]:
 def _sheets(
     outputs: Outputs, table: pd.DataFrame, sources: dict[str, str], length: int, count: int
 ) -> list[Sheet]:
-    from m3flow.report.clip import Clip, CodecClip, StoredClip
+    from m3flow.report.clip import Clip, StoredClip, TrajectoriesAlone
     from m3flow.report.sheet import contact_sheet, encoded
 
     sheets: list[Sheet] = []
@@ -230,7 +230,7 @@ def _sheets(
             if (outputs.flow(name) / COMPONENTS[0]).is_file():
                 clip = StoredClip(video, outputs, length)
             else:
-                clip = CodecClip(video, outputs, length)
+                clip = TrajectoriesAlone(video, outputs, length)
             picture = encoded(contact_sheet(clip, columns=3), "webp")
         except BadInput:
             # What cannot be read (any more) is for `m3flow verify` to say; the page shows what can.
