@@ -134,6 +134,8 @@ class Extractor:
         )
         if not make_flow and not make_trajectories:
             record.status = "kept"
+            if self.work.keep_flow:
+                _recall(record, stored_flow(folder).made)
             return None
         if trajectories is not None and self.work.keep_flow and not make_flow:
             # The flow is there, another length or tracking is wanted: the frames are not needed.
@@ -172,6 +174,10 @@ class Extractor:
                 raise RuntimeError("the video changed while it was read; run again")
             record.reason = shortfall(record.frames, record.claimed)
             made = made_by(flow.identity(), source, decoded, self._motion, camera)
+            made["motion"] = {
+                name: float(f"{value:.6g}")
+                for name, value in (statistics.summary() | camera.summary()).items()
+            }
             for sink in sinks:
                 sink.close(made)
         return _set(record, statistics.summary() | camera.summary())
@@ -275,6 +281,14 @@ def _stamp(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
+
+
+def _recall(record: Record, made: dict[str, Any]) -> None:
+    """What the first record of a video said: a run that was killed may have left the files and no record."""
+    about = made["source"]
+    for name in ("frames", "claimed", "width", "height"):
+        setattr(record, name, int(about.get(name, 0)))
+    _set(record, made.get("motion", {}))
 
 
 def _set(record: Record, values: dict[str, float]) -> None:

@@ -60,9 +60,19 @@ def videos_of(lines: pd.DataFrame) -> pd.DataFrame:
     latest = latest.assign(rank=-latest["status"].map({name: rank for rank, name in enumerate(STATUSES)}))
     latest = latest.sort_values(["rank", "kind"], kind="stable")
     state = latest.groupby("video")[["status", "reason"]].first()
-    done = lines[lines["status"] == "done"]
+    done = pd.concat([_kept_alone(lines), lines[lines["status"] == "done"]])
     done = done.loc[done.groupby(["video", "kind"], sort=False).tail(1).index]
     return state.join(_numbers(done)).sort_index()
+
+
+def _kept_alone(lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines on videos whose files were found, but never recorded as made: a kill came between the two.
+
+    They say what the files say of themselves; how long it took to make them is not known.
+    """
+    made = (lines["status"] == "done").groupby([lines["video"], lines["kind"]]).transform("any")
+    alone = lines[(lines["status"] == "kept") & (lines["frames"] > 0) & ~made]
+    return alone.assign(**dict.fromkeys(TIMES, float("nan")))
 
 
 def _without_superseded(lines: pd.DataFrame) -> pd.DataFrame:
