@@ -101,6 +101,14 @@ def test_a_run_that_found_the_files_there_leaves_the_numbers(tmp_path: Path) -> 
     assert (row.status, row.frames, row.speed, row.seconds) == ("done", 100, 1.5, 2.0)
 
 
+def test_files_that_were_never_recorded_as_made_count_without_their_times(tmp_path: Path) -> None:
+    outputs = Outputs(tmp_path)
+    write(outputs, "flow-0001.csv", replace(DONE, status="kept", seconds=0.01))
+    (row,) = table_of(outputs).itertuples()
+    assert (row.status, row.frames, row.speed) == ("done", 100, 1.5)
+    assert np.isnan(row.seconds) and np.isnan(row.flow)
+
+
 def test_the_latest_line_says_how_a_video_is(tmp_path: Path) -> None:
     outputs = Outputs(tmp_path)
     failed = replace(DONE, status="failed", reason="out of memory", time="2026-01-01T09:00:00+00:00")

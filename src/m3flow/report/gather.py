@@ -98,7 +98,7 @@ def _numbers(done: pd.DataFrame) -> pd.DataFrame:
     # "flow" sorts before "trajectories"; `first` takes the first value that is there.
     numbers = numbers.sort_values("kind", kind="stable")
     grouped = numbers.groupby("video")
-    return grouped[list(TIMES)].sum().join(grouped[[*OF_BOTH, *OF_FLOW, *OF_TRAJECTORIES]].first())
+    return grouped[list(TIMES)].sum(min_count=1).join(grouped[[*OF_BOTH, *OF_FLOW, *OF_TRAJECTORIES]].first())
 
 
 def busy_seconds(lines: pd.DataFrame) -> float:
