@@ -185,3 +185,14 @@ def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
         if "spawn_main" in line:
             found.append(child)
     return found
+
+
+def open_in(process: subprocess.Popen[str], video: Path) -> psutil.Process | None:
+    """The process of the run that has the video open."""
+    for child in descendants(process):
+        try:
+            if any(file.path == str(video) for file in child.open_files()):
+                return child
+        except psutil.Error:
+            continue
+    return None

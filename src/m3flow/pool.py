@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from m3flow.dataset import Video
+from m3flow.decoding import CRASHES
 from m3flow.errors import Interrupted, UsageError
 from m3flow.flow.device import gpu_count
 from m3flow.pipeline import Extractor, Work, limit_threads
@@ -84,7 +85,7 @@ def run(
     UsageError: the estimator cannot be set up as asked (found before any video is begun).
     """
     work = replace(work, threads=team.threads, device=team.devices[0])
-    if team.workers == 1 and len(team.devices) == 1:
+    if team.workers == 1 and len(team.devices) == 1 and not _reads_codec(work):
         _run_here(videos, work, on_record, on_frames)
     else:
         _run_in_processes(videos, work, team, on_record, on_frames)
@@ -117,7 +118,7 @@ def _run_in_processes(
         while workers.left:
             for event in workers.events(POLL_SECONDS):
                 if event.death:
-                    on_record(_lost(event.item, f"the worker died ({event.death})"))
+                    on_record(_lost(event.item, event.death, work))
                 elif event.last:
                     on_record(event.message)
                     _end_where_useless(event.message)
@@ -132,11 +133,17 @@ def _run_in_processes(
             raise Interrupted("by a signal")
 
 
-def _lost(video: Video, reason: str) -> Record:
+def _reads_codec(work: Work) -> bool:
+    """Whether the workers themselves decode what may be damaged: motion vectors do not come through a pipe."""
+    return work.flow is None and work.trajectories is not None and work.trajectories.job == "mvs"
+
+
+def _lost(video: Video, death: str, work: Work) -> Record:
+    crashed = _reads_codec(work) and death in {number.name for number in CRASHES}
     return Record(
         video=video.name,
-        status="failed",
-        reason=reason,
+        status="rejected" if crashed else "failed",
+        reason=f"the decoder crashed ({death})" if crashed else f"the worker died ({death})",
         host=socket.gethostname(),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -10,15 +10,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 
 from faultcases import (
     QUICK,
     damaged,
     data_set,
-    descendants,
     encode,
+    open_in,
     results,
     run,
     start,
@@ -32,17 +31,6 @@ from m3flow.provenance import same_source
 from m3flow.source import identity
 
 YEAR = 365 * 86400
-
-
-def open_in(process: subprocess.Popen[str], video: Path) -> psutil.Process | None:
-    """The process of the run that has the video open."""
-    for child in descendants(process):
-        try:
-            if any(file.path == str(video) for file in child.open_files()):
-                return child
-        except psutil.Error:
-            continue
-    return None
 
 
 def started_on(video: Path, list_file: Path, output: Path, *more: str) -> subprocess.Popen[str]:

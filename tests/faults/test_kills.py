@@ -16,6 +16,8 @@ from faultcases import (
     damaged,
     data_set,
     descendants,
+    encode,
+    open_in,
     results,
     run,
     start,
@@ -128,6 +130,24 @@ def test_a_worker_killed_while_it_starts_costs_nothing(tmp_path: Path) -> None:
         worker.kill()
     assert process.wait() == 0
     assert [status for *_, status in statuses(tmp_path / "out")] == ["done"] * 6
+
+
+def test_a_crash_while_motion_vectors_are_read_costs_that_video(tmp_path: Path) -> None:
+    # They are read in the worker, not in the decoding process; a signal stands for the decoder's own crash.
+    list_file = data_set(tmp_path, 3)
+    long = encode(tmp_path / "clips/class1/clip001.mp4", frames=1500, width=320, height=240)
+    output = tmp_path / "out"
+    place = [list_file, "--root", tmp_path, "--workers", "1", "--output", output]
+    process = start("trajectories", *place, "--job", "mvs")
+    wait_for(lambda: open_in(process, long) is not None, "the long clip to be opened")
+    worker = open_in(process, long)
+    assert worker is not None
+    worker.send_signal(signal.SIGSEGV)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert process.wait() == 3
+    assert "rejected: clips/class1/clip001.mp4: the decoder crashed (SIGSEGV)" in said
+    assert Counter(status for *_, status in statuses(output)) == {"done": 2, "rejected": 1}
 
 
 def test_a_killed_decoder_is_replaced(tmp_path: Path) -> None:
