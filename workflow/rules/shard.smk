@@ -41,6 +41,8 @@ rule flow_shard:
         f"{shards}/flow/{{shard}}.json",
     log:
         f"{shard_logs}/flow-{{shard}}.log",
+    conda:
+        "../envs/m3flow.yaml"
     # On one machine a job takes all cores; on a cluster the profile's `cpus_per_task` says how many it gets.
     threads: available_cores()
     resources:
@@ -61,6 +63,8 @@ rule trajectories_shard:
         f"{shards}/trajectories/{{shard}}.json",
     log:
         f"{shard_logs}/trajectories-{{shard}}.log",
+    conda:
+        "../envs/m3flow.yaml"
     threads: available_cores()
     resources:
         runtime=run_minutes("trajectories"),
@@ -79,6 +83,8 @@ rule motion_shard:
         f"{shards}/motion/{{shard}}.json",
     log:
         f"{shard_logs}/motion-{{shard}}.log",
+    conda:
+        "../envs/m3flow.yaml"
     threads: available_cores()
     resources:
         runtime=run_minutes("motion"),

@@ -1,0 +1,129 @@
+"""The workflow with a job for each shard of the list, on one machine."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clips import clip
+from m3flow.records import read_records
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FLOW = {"estimator": "dis", "parameters": {"preset": "ultrafast"}}
+
+
+class Shards:
+    """Seven clips of the list in shards of three, with a config.yaml of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.output = folder, folder / "out"
+        self.names = [f"set/a/v{number}.mkv" for number in range(7)]
+        for number, name in enumerate(self.names):
+            clip(folder / "data" / name, seed=number)
+        self.write_list(self.names)
+        self.config: dict[str, object] = {
+            "videos": "list.txt",
+            "root": "data",
+            "output": "out",
+            "granularity": "shard",
+            "shard": {"videos": 3},
+            "flow": FLOW,
+            "run": {"workers": 1},
+        }
+
+    def write_list(self, names: list[str]) -> None:
+        (self.folder / "list.txt").write_text("".join(f"{name}\n" for name in names))
+
+    def run(self, *arguments: str, status: int = 0) -> str:
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(self.config))
+        command = [
+            *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
+            *("--workflow-profile", str(REPOSITORY / "profiles/default"), "--cores", "2", *arguments),
+        ]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def jobs(self) -> dict[str, int]:
+        """How many jobs of each of the shards' rules a dry run lists."""
+        counts = re.findall(r"^(\w+)_shard +(\d+)$", self.run("--dry-run"), re.MULTILINE)
+        return {rule: int(count) for rule, count in counts}
+
+    def files(self) -> dict[str, int]:
+        """Every final file with its inode: a file made again has another."""
+        found = [*self.output.glob("flows/**/*.mp4"), *self.output.glob("trajs/**/*.gz")]
+        return {str(path.relative_to(self.output)): path.stat().st_ino for path in found}
+
+    def statuses(self, kind: str, shard: str) -> list[str]:
+        """What the records of a shard say, line after line."""
+        path = self.output / "records/list.txt" / f"{kind}-{shard}.csv"
+        return [record.status for record in read_records([path])]
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Shards:
+    return Shards(tmp_path)
+
+
+def test_shards_and_a_list_that_grows(shards: Shards) -> None:
+    assert shards.jobs() == {"flow": 3, "trajectories": 3}
+    shards.run()
+    files = shards.files()
+    assert len(files) == 3 * 7
+    assert shards.jobs() == {}
+    said = json.loads((shards.output / "shards/list.txt/flow/00000.json").read_text())
+    assert (said["videos"], said["done"], said["frames"]) == (3, 3, 27)
+
+    # Two videos more: the last shard is filled, and does only what is new.
+    more = ["set/a/v7.mkv", "set/a/gone.mkv"]
+    clip(shards.folder / "data" / more[0], seed=7)
+    shards.write_list([*shards.names, *more])
+    assert shards.jobs() == {"flow": 1, "trajectories": 1}
+    shards.run()
+    assert shards.statuses("flow", "00002") == ["done", "kept", "done", "rejected"]
+    assert shards.statuses("flow", "00000") == ["done"] * 3
+    after = shards.files()
+    assert {name: after[name] for name in files} == files
+    assert len(after) == 3 * 8
+    assert shards.jobs() == {}
+
+    # Another length is a matter of the trajectories alone.
+    shards.config["trajectories"] = {"length": 4}
+    assert shards.jobs() == {"trajectories": 3}
+
+
+def test_one_pass_without_keeping_the_flow(shards: Shards) -> None:
+    shards.config["flow"] = {**FLOW, "keep": False}
+    assert shards.jobs() == {"motion": 3}
+    shards.run()
+    assert sorted(shards.files()) == sorted(f"trajs/{name}_6.gz" for name in shards.names)
+    assert shards.jobs() == {}
+
+
+def test_a_failure_of_ours_fails_its_job_after_the_rest(shards: Shards) -> None:
+    # A folder stands where one video's flow file must go: no fault of the video.
+    (shards.output / "flows" / shards.names[1] / "x.mp4" / "in the way").mkdir(parents=True)
+    shards.run(status=1)
+    assert shards.statuses("flow", "00000") == ["done", "failed", "done"]
+    files = shards.files()
+    assert shards.jobs() == {"flow": 1, "trajectories": 1}
+    (shards.output / "flows" / shards.names[1] / "x.mp4" / "in the way").rmdir()
+    (shards.output / "flows" / shards.names[1] / "x.mp4").rmdir()
+    shards.run()
+    assert sorted(shards.statuses("flow", "00000")[3:]) == ["done", "kept", "kept"]
+    after = shards.files()
+    assert len(after) == 3 * 7
+    assert {name: after[name] for name in files if "v1" not in name}.items() <= files.items()
+
+
+def test_the_slurm_profile_is_not_used_for_single_videos(shards: Shards) -> None:
+    said = shards.run(
+        "--profile", str(REPOSITORY / "profiles/slurm"), "--config", "granularity=video", status=1
+    )
+    assert "add granularity=shard" in said
