@@ -1,11 +1,13 @@
+import math
+
 from snakemake.exceptions import WorkflowError
 from snakemake.io import contains_wildcard
 
 from m3flow.config import Experiment
 from m3flow.errors import BadInput, UsageError
 from m3flow.records import record_files
-from m3flow.estimate import jobs_of
-from m3flow.plan import plan_of
+from m3flow.estimate import jobs_of, time_limit
+from m3flow.plan import plan_of, shard_folder
 from m3flow.source import identity
 
 try:
@@ -88,3 +90,19 @@ def records_so_far(wildcards):
     """What changes when any job has written a record, so that the report is made again."""
     sizes = [path.stat().st_size for path in record_files(outputs.records)]
     return [len(sizes), sum(sizes)]
+
+
+def shard_digest(wildcards):
+    return plan[wildcards.shard].digest
+
+
+def run_minutes(kind):
+    """The time limit of a job: from the calibration, or four times `shard.minutes`; more at each attempt."""
+
+    def minutes(wildcards, attempt):
+        expected = plan.minutes(kind, plan[wildcards.shard].videos)
+        if expected is None:
+            return math.ceil(4 * experiment.shard.minutes) * attempt
+        return time_limit(expected, attempt)
+
+    return minutes

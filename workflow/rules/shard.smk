@@ -1,10 +1,7 @@
 # One job for each shard of the list, for a cluster. Only the small file that a job writes last is declared:
 # Snakemake deletes declared outputs of a job that fails or runs again, and nothing that is good may go.
-import math
 import signal
 
-from m3flow.estimate import time_limit
-from m3flow.plan import shard_folder
 from m3flow.processes import available_cores
 
 # A job is asked to stop by SIGTERM or SIGUSR1, which Slurm sends to all of its processes. Snakemake and the
@@ -14,22 +11,6 @@ shell.prefix("trap : TERM; ")
 
 shards = str(shard_folder(experiment))
 shard_logs = str(outputs.logs / experiment.videos.name)
-
-
-def shard_digest(wildcards):
-    return plan[wildcards.shard].digest
-
-
-def run_minutes(kind):
-    """The time limit of a job: from the calibration, or four times `shard.minutes`; more at each attempt."""
-
-    def minutes(wildcards, attempt):
-        expected = plan.minutes(kind, plan[wildcards.shard].videos)
-        if expected is None:
-            return math.ceil(4 * experiment.shard.minutes) * attempt
-        return time_limit(expected, attempt)
-
-    return minutes
 
 
 wildcard_constraints:
