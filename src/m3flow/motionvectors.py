@@ -8,7 +8,7 @@ VP9 or AV1. For MPEG-4 part 2 it exports them for P-pictures only.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,7 +65,7 @@ class MotionVectors(NamedTuple):
     width: int
 
 
-def motion_vectors(path: str | Path) -> MotionVectors:
+def motion_vectors(path: str | Path, on_picture: Callable[[], None] = lambda: None) -> MotionVectors:
     """The motion vectors of a video file; see `MotionVectors` for what they mean.
 
     A rotation that the container asks for is applied: vectors, rows and columns are those of the upright
@@ -76,7 +76,7 @@ def motion_vectors(path: str | Path) -> MotionVectors:
     BadInput: the file does not decode, has no video or no frame, its codec has no motion vectors, or every
         picture of it is coded by itself.
     """
-    pictures, height, width, rotation = read_pictures(Path(path))
+    pictures, height, width, rotation = read_pictures(Path(path), on_picture)
     upright = (width, height) if rotation in (90, 270) else (height, width)
     past, future = reference_distances(
         [p.kind for p in pictures], [p.decoded_as for p in pictures], [p.is_reference for p in pictures]
@@ -87,6 +87,7 @@ def motion_vectors(path: str | Path) -> MotionVectors:
     steps = len(pictures) - 1
     total = np.zeros((steps, 3, rows * columns))
     for t, picture in enumerate(pictures):
+        on_picture()
         if picture.exported is None:
             continue
         corner, size, velocity, ahead = _blocks(picture.exported, past[t], future[t])
@@ -164,6 +165,7 @@ def codec_trajectories(
     settings: TrajectorySettings,
     source: dict[str, Any],
     record: Record,
+    on_picture: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the trajectory file of a video from its codec's motion vectors.
 
@@ -172,6 +174,7 @@ def codec_trajectories(
     path: the trajectory file, which appears when it is whole.
     settings: length and tracking.
     source: the video's identity (`m3flow.source.identity`), stored in the file.
+    on_picture: called now and then while something comes of the video.
     record: gets the number of frames and windows, the size, the share outside, the times and a remark.
 
     Raises
@@ -181,12 +184,13 @@ def codec_trajectories(
     from m3flow.trajectoryfile import TrajectoryWriter
 
     began = time.perf_counter()
-    vectors = motion_vectors(video)
+    vectors = motion_vectors(video, on_picture)
     decoded = time.perf_counter()
     inside = points = 0
     rows, columns = vectors.vectors.shape[2:]
     with TrajectoryWriter(path, length=settings.length, rows=rows, columns=columns) as writer:
         for features, types in _windows(vectors, settings.length, settings.tracking):
+            on_picture()
             writer.write(features, types)
             inside += int(np.count_nonzero(types))
             points += types.size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,8 +38,8 @@ class Coded(NamedTuple):
     clockwise: int
 
 
-def read_pictures(path: Path) -> Coded:
-    """All pictures of a file's first video stream.
+def read_pictures(path: Path, on_picture: Callable[[], None] = lambda: None) -> Coded:
+    """All pictures of a file's first video stream; `on_picture` is called for each, as a sign of life.
 
     Raises
     ------
@@ -64,12 +64,12 @@ def read_pictures(path: Path) -> Coded:
                 )
             context.options = {"flags2": "+export_mvs"}
             context.thread_count = 1
-            return _pictures(path, container, stream)
+            return _pictures(path, container, stream, on_picture)
     except (av.FFmpegError, OSError) as error:
         raise BadInput(f"{str(path)!r} cannot be decoded ({error})") from error
 
 
-def _pictures(path: Path, container: Any, stream: Any) -> Coded:
+def _pictures(path: Path, container: Any, stream: Any, on_picture: Callable[[], None]) -> Coded:
     context = stream.codec_context
     frames: list[tuple[str, np.ndarray | None, int | None]] = []
     size = (0, 0)
@@ -82,6 +82,7 @@ def _pictures(path: Path, container: Any, stream: Any) -> Coded:
             reference = context.name != "h264" or h264_is_reference(bytes(packet), context.extradata)
             packets[packet.pts] = (number, reference)
         for frame in packet.decode():
+            on_picture()
             side = frame.side_data.get("MOTION_VECTORS")
             kind = _letter(frame.pict_type)
             if side is None or (kind == "B" and context.name in B_VECTORS_ARE_ZERO):

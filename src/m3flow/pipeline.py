@@ -74,6 +74,7 @@ class Extractor:
     def __init__(self, work: Work, on_frames: Progress = lambda count: None) -> None:
         self.work = work
         self._on_frames = on_frames
+        self._told = 0.0
         self._decoder = Decoder(work.limits)
         self._motion: MotionEstimator | None = None
         if work.flow is not None:
@@ -227,6 +228,12 @@ class Extractor:
             sink.close(flow.made)
         record.frames += flow.step
 
+    def _sign_of_life(self) -> None:
+        """Tell once a second that the video in hand moves on."""
+        if time.monotonic() - self._told >= 1:
+            self._told = time.monotonic()
+            self._on_frames(0)
+
     def _from_codec(self, video: Video, settings: TrajectorySettings, record: Record) -> None:
         """Trajectories from the motion vectors in the video file itself."""
         from m3flow.motionvectors import codec_trajectories
@@ -237,7 +244,7 @@ class Extractor:
         if trajectories_are_current(path, settings, {}, source):
             record.status = "kept"
             return
-        codec_trajectories(path, video.source, settings, source, record)
+        codec_trajectories(path, video.source, settings, source, record, self._sign_of_life)
         if _stamp(video.source) != stamp:
             raise RuntimeError("the video changed while it was read; run again")
         self._on_frames(record.frames)

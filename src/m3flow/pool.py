@@ -18,7 +18,7 @@ from m3flow.flow.device import gpu_count
 from m3flow.pipeline import Extractor, Work, limit_threads
 from m3flow.processes import available_cores, exit_with_parent
 from m3flow.records import Record
-from m3flow.workers import Channel, Workers
+from m3flow.workers import SILENT, Channel, Workers
 
 POLL_SECONDS = 0.2
 # Asked to stop, a worker may finish the video in hand for so long; then it is dropped.
@@ -124,6 +124,8 @@ def _run_in_processes(
                     _end_where_useless(event.message)
                 else:
                     on_frames(event.message)
+            if _reads_codec(work):
+                workers.end_the_silent(work.limits.seconds)
             if stopped() and not deadline:
                 deadline = time.monotonic() + GRACE_SECONDS
                 workers.begin_no_more()
@@ -139,11 +141,15 @@ def _reads_codec(work: Work) -> bool:
 
 
 def _lost(video: Video, death: str, work: Work) -> Record:
-    crashed = _reads_codec(work) and death in {number.name for number in CRASHES}
+    status, reason = "failed", f"the worker died ({death})"
+    if death == SILENT:
+        status, reason = "rejected", f"the decoder hangs: nothing for {work.limits.seconds:g} s"
+    elif _reads_codec(work) and death in {number.name for number in CRASHES}:
+        status, reason = "rejected", f"the decoder crashed ({death})"
     return Record(
         video=video.name,
-        status="rejected" if crashed else "failed",
-        reason=f"the decoder crashed ({death})" if crashed else f"the worker died ({death})",
+        status=status,
+        reason=reason,
         host=socket.gethostname(),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ Item = TypeVar("Item")
 # A worker that dies before it has taken an item costs none; so many in a row, and no more are started.
 FAILED_STARTS = 3
 LEAVE_SECONDS = 10.0
+SILENT = "silent"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class _Worker(Generic[Item]):
     slot: int
     ready: bool = False
     items: list[Item] = field(default_factory=list)
+    heard: float = 0.0
+    ended_for: str = ""
 
 
 class Workers(Generic[Item]):
@@ -100,6 +104,13 @@ class Workers(Generic[Item]):
         """Whether there is anything in hand or waiting."""
         return bool(self._waiting) or self.busy
 
+    def end_the_silent(self, seconds: float) -> None:
+        """Kill each worker that has said nothing of the item in its hands for so long; `SILENT` is the death."""
+        for worker in self._team:
+            if worker.items and time.monotonic() - worker.heard > seconds:
+                worker.ended_for = SILENT
+                worker.process.kill()
+
     def begin_no_more(self) -> None:
         """Drop what waits; what is in hand goes on."""
         self._waiting.clear()
@@ -119,6 +130,7 @@ class Workers(Generic[Item]):
             except (EOFError, OSError):
                 yield from self._died(worker)
                 continue
+            worker.heard = time.monotonic()
             if kind == "unusable":
                 raise UsageError(message)
             if kind == "ready":
@@ -145,6 +157,7 @@ class Workers(Generic[Item]):
         if not self._waiting:
             return
         worker.items.append(self._waiting.popleft())
+        worker.heard = time.monotonic()
         try:
             worker.connection.send(worker.items[0])
         except OSError:
@@ -155,7 +168,7 @@ class Workers(Generic[Item]):
         worker.connection.close()
         worker.process.join()
         self._team.remove(worker)
-        cause = _cause(worker.process.exitcode)
+        cause = worker.ended_for or _cause(worker.process.exitcode)
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS:

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
+import pytest
 
 from faultcases import (
     QUICK,
@@ -132,21 +133,30 @@ def test_a_worker_killed_while_it_starts_costs_nothing(tmp_path: Path) -> None:
     assert [status for *_, status in statuses(tmp_path / "out")] == ["done"] * 6
 
 
-def test_a_crash_while_motion_vectors_are_read_costs_that_video(tmp_path: Path) -> None:
-    # They are read in the worker, not in the decoding process; a signal stands for the decoder's own crash.
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (signal.SIGSEGV, "the decoder crashed (SIGSEGV)"),
+        (signal.SIGSTOP, "the decoder hangs: nothing for 3 s"),
+    ],
+)
+def test_a_crash_or_hang_while_motion_vectors_are_read_costs_that_video(
+    tmp_path: Path, sent: signal.Signals, reason: str
+) -> None:
+    # They are read in the worker, not in the decoding process; a signal stands for the decoder's own fault.
     list_file = data_set(tmp_path, 3)
     long = encode(tmp_path / "clips/class1/clip001.mp4", frames=1500, width=320, height=240)
     output = tmp_path / "out"
     place = [list_file, "--root", tmp_path, "--workers", "1", "--output", output]
-    process = start("trajectories", *place, "--job", "mvs")
+    process = start("trajectories", *place, "--job", "mvs", "--limit", "seconds=3")
     wait_for(lambda: open_in(process, long) is not None, "the long clip to be opened")
     worker = open_in(process, long)
     assert worker is not None
-    worker.send_signal(signal.SIGSEGV)
+    worker.send_signal(sent)
     assert process.stderr is not None
     said = process.stderr.read()
     assert process.wait() == 3
-    assert "rejected: clips/class1/clip001.mp4: the decoder crashed (SIGSEGV)" in said
+    assert f"rejected: clips/class1/clip001.mp4: {reason}" in said
     assert Counter(status for *_, status in statuses(output)) == {"done": 2, "rejected": 1}
 
 
