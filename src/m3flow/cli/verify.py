@@ -118,11 +118,9 @@ def verify(
         raise UsageError("--input checks the videos; --output and --repair are for the results")
     if not input_ and output is None and experiment is None:
         raise UsageError("say what to check: --input, --output DIR or --config FILE")
-    if experiment and videos is None:
-        chosen = experiment.list_videos()
-    else:
-        place = (experiment.root, experiment.parts) if experiment else (root, parts)
-        chosen = listed(str(videos), *place, exclude)
+    if experiment:
+        root, parts, exclude = experiment.root, experiment.parts, exclude or experiment.exclude
+    chosen = listed(videos or str(experiment.videos if experiment else ""), root, parts, exclude)
     bounds = experiment.limits if experiment and not limit else limits(limit)
     if input_:
         raise typer.Exit(_input(chosen, table, workers, bounds))
@@ -209,18 +207,23 @@ def _results(videos: Sequence[Video], wanted: Wanted, workers: int, repair: bool
     from m3flow.leftovers import leftovers
     from m3flow.progress import Display
     from m3flow.records import Record
+    from m3flow.reopen import reopen
     from m3flow.verify import verify_all
 
     console = Console(stderr=True)
     counts: Counter[str] = Counter()
+    gone: list[str] = []
     with Display("verify", videos, console) as display:
         for found in verify_all(videos, wanted, workers):
             display.on_record(Record(video=found.video, status="done"))
             counts[_kind(found)] += 1
             for problem in found.problems:
                 _say(console, f"wrong: {problem}")
-            if repair:
+            if repair and found.problems:
                 _remove(found.remove, console)
+                gone.append(found.video)
+    if gone and (shards := reopen(wanted.outputs, gone)):
+        _say(console, f"{shards} shard jobs count as not done again")
     for leftover in leftovers(wanted.outputs):
         counts["left-over"] += 1
         if repair and leftover.abandoned:
