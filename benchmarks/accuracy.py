@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py                 # about 9 minutes of one core
     python benchmarks/accuracy.py --scenes slow fast --estimators farneback
 
-The truth is that of `scenes.py` (real textures moved by known matrices) and, where ../shared/data is
-present, of published pairs with ground-truth flow and of a published dense tracker's trajectories.
+The truth is that of `scenes.py` (real textures moved by known matrices) and, where they lie beside the
+checkout, of published pairs with ground-truth flow and of a published dense tracker's trajectories.
 
 Trajectories are judged as a reader of the file sees them: the start of a point plus the whole-pixel
 displacements stored for it, L = 6 steps later, against where the point really is. Points that leave the
