@@ -17,7 +17,7 @@ from m3flow.records import record_files
 State = Literal["done", "rejected", "failed", "missing"]
 STATES: tuple[State, ...] = ("done", "rejected", "failed", "missing")
 NOT_BEGUN = "not begun"
-GONE = "was made, but its files are gone: delete the shard's file under shards/ to make them again"
+GONE = "was made, but its files are gone: run m3flow verify --repair, then the workflow again"
 NO_TRAJECTORIES = "flow is there, trajectories are not yet"
 NO_FLOW = "trajectories are there, flow is not"
 

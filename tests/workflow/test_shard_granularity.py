@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from clips import clip
+from m3flow.cli import app
 from m3flow.records import read_records
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -71,7 +72,7 @@ def shards(tmp_path: Path) -> Shards:
     return Shards(tmp_path)
 
 
-def test_shards_and_a_list_that_grows(shards: Shards) -> None:
+def test_shards_and_a_list_that_grows(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shards.jobs() == {"flow": 3, "trajectories": 3}
     shards.run()
     files = shards.files()
@@ -92,6 +93,21 @@ def test_shards_and_a_list_that_grows(shards: Shards) -> None:
     assert {name: after[name] for name in files} == files
     assert len(after) == 3 * 8
     assert shards.jobs() == {}
+
+    # A file that is gone is noticed by verify, which opens its shard again.
+    (shards.output / "trajs" / f"{shards.names[3]}_6.gz").unlink()
+    assert shards.jobs() == {}
+    with pytest.raises(SystemExit) as ended, monkeypatch.context() as patch:
+        patch.chdir(shards.folder)
+        app(["verify", "--config", "config.yaml", "--repair"])
+    assert ended.value.code == 3
+    assert shards.jobs() == {"flow": 1, "trajectories": 1}
+    shards.run()
+    assert shards.statuses("trajectories", "00001") == ["done"] * 3 + ["done", "kept", "kept"]
+    again = shards.files()
+    assert set(again) == set(after)
+    made = f"trajs/{shards.names[3]}_6.gz"
+    assert all(again[name] == after[name] for name in after if name != made)
 
     # Another length is a matter of the trajectories alone.
     shards.config["trajectories"] = {"length": 4}
