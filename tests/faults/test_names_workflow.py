@@ -14,8 +14,12 @@ from test_names import NAMES, everything_in
 from faultcases import encode, results, run, statuses
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Those that mean something to Snakemake, a shell or a path.
-FOR_JOBS = ("space", "quotes", "leading dash", "command", "decomposed", "glob", "tilde")
+# Two jobs each, so what means something to Snakemake, a shell or a path is put together.
+FOR_JOBS = {
+    "shell": "--x 'it\"s' $(touch escaped)`touch escaped`;%s *[a]? .mp4",
+    "decomposed": NAMES["decomposed"],
+    "tilde": NAMES["tilde"],
+}
 
 
 def listed(root: Path, names: dict[str, str]) -> Path:
@@ -48,7 +52,7 @@ def snakemake(folder: Path, videos: Path, *config: str) -> subprocess.CompletedP
 
 @pytest.mark.parametrize("granularity", ["video", "shard"])
 def test_hostile_names_through_the_workflow(tmp_path: Path, granularity: str) -> None:
-    names = NAMES if granularity == "shard" else {kind: NAMES[kind] for kind in FOR_JOBS}
+    names = NAMES if granularity == "shard" else FOR_JOBS
     videos = listed(tmp_path, names)
     done = snakemake(tmp_path, videos, f"granularity={granularity}")
     assert done.returncode == 0, done.stdout + done.stderr
