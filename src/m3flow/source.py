@@ -13,6 +13,19 @@ from m3flow.errors import BadInput
 
 # The beginning, the middle and the end: enough to tell videos apart without reading them whole.
 PART_BYTES = 16 * 1024
+# A file system that is gone or ailing, not a bad file: the video fails, and is tried again by the next run.
+SYSTEM_ERRORS = frozenset(
+    {
+        errno.EIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.ENOTCONN,
+        errno.EHOSTDOWN,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+    }
+)
 
 
 def identity(path: str | Path) -> dict[str, Any]:
@@ -21,7 +34,7 @@ def identity(path: str | Path) -> dict[str, Any]:
     It survives copying a data set to another disk. Of a file, the hash covers 16 KiB at the beginning, in
     the middle and at the end; of a folder, the names and sizes of its images and those parts of each.
 
-    Raises BadInput if the file is missing or cannot be read.
+    Raises BadInput if the file is missing or cannot be read, OSError if that is the file system's fault.
     """
     path = Path(path)
     digest = hashlib.sha256()
@@ -37,6 +50,8 @@ def identity(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise BadInput(f"no such file: {os.fspath(path)!r}") from error
     except OSError as error:
+        if error.errno in SYSTEM_ERRORS:
+            raise
         raise BadInput(f"cannot read {os.fspath(path)!r}: {error.strerror}") from error
     return {"bytes": size, "sha256": digest.hexdigest()[:32]}
 

@@ -107,7 +107,7 @@ def _source_now(video: Video) -> dict[str, Any]:
     """The identity of the video as it is now; {} where it is gone: its results may well outlive it."""
     try:
         return identity(video.source)
-    except BadInput:
+    except (BadInput, OSError):
         return {}
 
 

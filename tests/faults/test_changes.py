@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -26,8 +27,12 @@ from faultcases import (
     unfinished,
     wait_for,
 )
+from m3flow.dataset import Outputs, Video
 from m3flow.flowfile import read_provenance
+from m3flow.pipeline import Extractor, Work
 from m3flow.provenance import same_source
+from m3flow.records import read_records
+from m3flow.settings import FlowSettings
 from m3flow.source import identity
 
 YEAR = 365 * 86400
@@ -144,6 +149,47 @@ def test_a_source_that_changed_after_it_was_done_is_made_again(tmp_path: Path) -
         "trajs/clips/class2/clip002.mp4_6.gz",
     }
     assert run("verify", *place).returncode == 0
+
+
+def test_a_file_system_that_drops_out_is_no_fault_of_the_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = encode(tmp_path / "clip.mp4")
+
+    def ailing(*_: object, **__: object) -> object:
+        raise OSError(errno.ESTALE, "Stale file handle", str(clip))
+
+    monkeypatch.setattr(Path, "open", ailing)
+    work = Work(outputs=Outputs(tmp_path / "out"), flow=FlowSettings(estimator="dis"), backend="opencv")
+    with Extractor(work) as extractor:
+        record = extractor(Video(str(clip), "clip.mp4"))
+    assert record.status == "failed" and "Stale file handle" in record.reason
+    assert not record.ends_run
+
+
+def test_a_kill_between_the_files_and_their_record_loses_no_numbers(tmp_path: Path) -> None:
+    list_file = data_set(tmp_path, 2)
+    output = tmp_path / "out"
+    place = ["flow", list_file, "--root", tmp_path, "--workers", "1", "--output", output, *QUICK]
+    assert run(*place).returncode == 0
+    first = list(read_records([output / "records/flow-0001.csv"]))
+    (output / "records/flow-0001.csv").unlink()
+    assert run(*place).returncode == 0
+    again = list(read_records([output / "records/flow-0001.csv"]))
+    assert [record.status for record in again] == ["kept", "kept"]
+    for before, after in zip(first, again, strict=True):
+        for name in (
+            "video",
+            "frames",
+            "claimed",
+            "width",
+            "height",
+            "speed",
+            "speed_p95",
+            "still",
+            "camera",
+        ):
+            assert getattr(before, name) == getattr(after, name), name
 
 
 def test_two_runs_on_the_same_output_at_once(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def source_identity(wildcards):
     """
     try:
         return identity(source_of(wildcards))
-    except BadInput:
+    except (BadInput, OSError):
         return {}
 
 
