@@ -40,7 +40,9 @@ lint: $(READY) ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow/rules
-	printf 'clip.mp4 0\n' > $(VENV)/lint-list.txt && $(BIN)/snakemake --lint --config videos=$(VENV)/lint-list.txt
+	printf 'clip.mp4 0\n' > $(VENV)/lint-list.txt
+	$(BIN)/snakemake --lint --config videos=$(VENV)/lint-list.txt output=$(VENV)/lint
+	$(BIN)/snakemake --lint --config videos=$(VENV)/lint-list.txt output=$(VENV)/lint granularity=shard
 
 format: $(READY) ## put the code into its form
 	$(BIN)/ruff check --fix .
@@ -50,6 +52,22 @@ format: $(READY) ## put the code into its form
 docs: $(READY) ## the documentation as a site, in site/
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+PROFILE := $(HOME)/.config/snakemake/slurm
+
+install-profile: ## copy profiles/slurm to where `snakemake --profile slurm` finds it
+	@test ! -e $(PROFILE) || { echo "$(PROFILE) is there already; edit it, or remove it first"; exit 1; }
+	mkdir -p $(dir $(PROFILE))
+	cp -r profiles/slurm $(PROFILE)
+
+benchmarks: $(READY) demo ## measure this machine; results in benchmarks/results
+	$(BIN)/python benchmarks/codecs.py
+	$(BIN)/python benchmarks/flow.py
+	$(BIN)/python benchmarks/camera.py
+	$(BIN)/python benchmarks/extract.py
+	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/accuracy_table.py
 
 clean: ## remove the environment, the demo and caches
 	rm -rf $(VENV) $(DEMO) .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis
