@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument("--no-files", dest="files", action="store_false")
     parser.add_argument("--list", type=Path)
     parser.add_argument("--root", type=Path, default=Path())
-    parser.add_argument("--copies", type=int, default=4)
+    parser.add_argument("--copies", type=int, default=2)
     parser.add_argument("--estimator", default="dis")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="planning-") as folder:

@@ -27,9 +27,10 @@ from m3flow.records import Record
 from m3flow.shardjob import work_of
 from m3flow.version import __version__
 
-# Of the list: so many videos are measured as they are, and none of more frames than a film has in a minute.
-VIDEOS, LONGEST = 4, 1500
-CLIP_FRAMES = 64
+# So many videos of the list are measured, whole or, where that would take longer than the whole calibration
+# should, their beginnings; each frame is worked on in some thirty passes.
+VIDEOS, SECONDS, PASSES = 4, 120.0, 30
+FEWEST_FRAMES, CLIP_FRAMES = 24, 64
 SHORT_SIDES = (120, 240, 480)
 # A job's own beginning: Slurm's step, Snakemake twice, Python's imports; ours is measured and added.
 JOB_START_SECONDS = 5.0
@@ -82,15 +83,21 @@ def calibrate(experiment: Experiment, cluster: str = "local") -> Calibration:
 
 
 def _sources(experiment: Experiment, folder: Path) -> list[str]:
-    """A few videos of the list, spread over it; of a long one its beginning."""
+    """A few videos of the list, spread over it; of long ones the beginning."""
     found: list[str] = []
+    longest = 0
     for entry in sample_entries(experiment.videos, VIDEOS * 4):
         source = os.path.join(experiment.root, entry.path)  # noqa: PTH118
         (header,) = headers([source])
-        if header is not None and header[0] > LONGEST:
-            source = _write_clip(folder / f"long{len(found)}.mp4", _frames(source, CLIP_FRAMES))
-        if header is not None:
-            found.append(os.path.abspath(source))  # noqa: PTH100
+        if header is None:
+            continue
+        if not longest:
+            clip = _write_clip(folder / "first.mp4", _frames(source, FEWEST_FRAMES))
+            longest = max(FEWEST_FRAMES, round(SECONDS / PASSES / _pace(experiment, clip, folder)))
+        # Motion vectors are the codec's: a video of ours would have others.
+        if experiment.wants_flow and header[0] > longest:
+            source = _write_clip(folder / f"beginning{len(found)}.mp4", _frames(source, longest))
+        found.append(os.path.abspath(source))  # noqa: PTH100
         if len(found) == VIDEOS:
             break
     if not found:
@@ -98,6 +105,15 @@ def _sources(experiment: Experiment, folder: Path) -> list[str]:
             f"{experiment.videos}: no video of the list can be opened, so nothing can be measured"
         )
     return found
+
+
+def _pace(experiment: Experiment, clip: str, folder: Path) -> float:
+    """Seconds a frame of one worker, once it is warm."""
+    kind = "flow" if experiment.wants_flow else "trajectories"
+    work = replace(work_of(experiment, kind), outputs=Outputs(folder / "pace"))
+    with Extractor(work) as extractor:
+        records = [extractor(Video(clip, f"pace/{number}")) for number in range(2)]
+    return records[-1].seconds / max(1, records[-1].frames)
 
 
 def _try_workers(
