@@ -125,6 +125,27 @@ def test_code_blocks_run(page: Path, folder: Path) -> None:
         assert (folder / name).stat().st_size > 0
 
 
+def test_the_readme_runs(folder: Path) -> None:
+    """Its commands on a data set laid out as they say, then its Python on what they made."""
+    video = "UCF-101/Archery/v_Archery_g01_c01.avi"
+    frames = moving(frames=10, height=48, width=64)
+    write_clip(folder / "data" / video, frames)
+    write_list(folder / "train.csv", [video])
+    blocks = [
+        (match["language"], match["code"]) for match in BLOCK.finditer(text_of(REPOSITORY / "README.md"))
+    ]
+    (shell,) = [code for language, code in blocks if language == "sh" and "m3flow flow train.csv" in code]
+    (python,) = [code for language, code in blocks if language == "python"]
+    calls = shell.replace("/data/ucf101", str(folder / "data")).replace(". .venv/bin/activate\n", "")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", calls], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    names: dict[str, Any] = {"previous": frames[:-1], "current": frames[1:]}
+    exec(compile(python, "README.md", "exec"), names)
+    assert names["points"].shape == (7, 4, 6, 8, 2) and names["features"].shape == (12, 4, 6, 8)
+
+
 def test_python_blocks_that_are_not_run_are_python() -> None:
     blocks = [
         (page.name, match["code"])
