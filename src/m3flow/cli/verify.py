@@ -93,6 +93,7 @@ def verify(
     ] = 6,
     job: Annotated[str | None, typer.Option(help="trajs_dense, trajs or mvs.", **COMPARED)] = None,
     tracking: Annotated[str | None, typer.Option(help="subpixel or integer.", **COMPARED)] = None,
+    track: Annotated[str | None, typer.Option(help="motion or pixels.", **COMPARED)] = None,
     exclude: Exclude = None,
     limit: LimitPairs = None,
     workers: Workers = 0,
@@ -139,7 +140,9 @@ def verify(
             chosen,
             _wanted_by(experiment, output, bounds)
             if experiment
-            else _wanted(output, flow, {"length": length, "job": job, "tracking": tracking}, bounds),
+            else _wanted(
+                output, flow, {"length": length, "job": job, "tracking": tracking, "track": track}, bounds
+            ),
             workers,
             repair,
         )
