@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -274,6 +275,7 @@ def test_a_sequence_with_prior_is_the_pairs():
         assert torch.allclose(together, pairs, atol=1e-4)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_compiled_equals_eager():
     pair = textured_pair(48, 64)
     parameters = FarnebackParameters(levels=0, iterations=2)
