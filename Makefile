@@ -41,8 +41,8 @@ lint: $(READY) ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	printf 'clip.mp4 0\n' > $(VENV)/lint-list.txt
-	$(BIN)/snakemake --lint --config videos=$(VENV)/lint-list.txt output=$(VENV)/lint
-	$(BIN)/snakemake --lint --config videos=$(VENV)/lint-list.txt output=$(VENV)/lint granularity=shard
+	$(BIN)/snakemake --lint --config videos=$(VENV)/lint-list.txt output=$(abspath $(VENV))/lint
+	$(BIN)/snakemake --lint --config videos=$(VENV)/lint-list.txt output=$(abspath $(VENV))/lint granularity=shard
 
 format: $(READY) ## put the code into its form
 	$(BIN)/ruff check --fix .
