@@ -192,8 +192,11 @@ def test_wrong_configuration_is_refused_before_anything_starts(small: Workflow) 
 
 
 def test_slurm_profile_plans(small: Workflow) -> None:
-    text = small.run("--dry-run", "--profile", str(REPOSITORY / "profiles/slurm"))
-    assert "Job stats" in text
+    profile = ("--dry-run", "--profile", str(REPOSITORY / "profiles/slurm"))
+    text = small.run(*profile, config=("granularity=shard",))
+    assert "flow_shard" in text and "trajectories_shard" in text
+    # --config takes the place of the profile's: without it the list would become a job a video on the cluster.
+    assert "add granularity=shard" in small.run(*profile, status=1)
 
 
 def test_records_and_logs_tell_what_happened(small: Workflow) -> None:
