@@ -24,7 +24,7 @@ from m3flow.version import __version__
 
 log = logging.getLogger("m3flow")
 
-ALL_DONE, FAILED, WRONG_USAGE, SOME_REJECTED = 0, 1, 2, 3
+ALL_DONE, FAILED, SOME_REJECTED = 0, 1, 3
 
 
 def execute(
