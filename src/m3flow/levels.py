@@ -29,9 +29,11 @@ def quantise(flow: Array, bound: float) -> Array:
         scaled: Any = flow * scale + 127.5
         return scaled.round_().clamp_(0, 255).to(torch.uint8)
     levels = np.empty(flow.shape, np.uint8)
-    # Frame by frame, so that the intermediate values stay in the cache.
+    # Frame by frame in one buffer, so that the intermediate values stay in the cache.
+    values = np.empty(flow.shape[1:], np.float32)
     for frame, target in zip(np.asarray(flow), levels, strict=True):
-        values = frame * np.float32(scale) + np.float32(127.5)
+        np.multiply(frame, np.float32(scale), out=values)
+        values += np.float32(127.5)
         np.rint(values, out=values)
         np.clip(values, 0, 255, out=values)
         target[...] = values

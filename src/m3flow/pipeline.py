@@ -22,6 +22,7 @@ from m3flow.errors import BadInput, Interrupted
 from m3flow.flow.base import is_tensor
 from m3flow.flow.batching import batch_size, run_in_batches
 from m3flow.levels import quantise
+from m3flow.processes import keep_freed_memory
 from m3flow.provenance import Camera, flow_is_current, made_by, stored_flow, trajectories_are_current
 from m3flow.records import Record, one_line
 from m3flow.settings import FlowSettings, TrajectorySettings
@@ -78,6 +79,7 @@ class Extractor:
         self._decoder = Decoder(work.limits)
         self._motion: MotionEstimator | None = None
         if work.flow is not None:
+            keep_freed_memory()
             self._motion = motion_estimator(work)
 
     def __enter__(self) -> Extractor:
