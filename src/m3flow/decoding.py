@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -50,6 +51,10 @@ class Limits:
                 raise UsageError(f"limits.{name} is {value}; it must be more than 0")
 
 
+def _request(path: str, short_side: int) -> bytes:
+    return json.dumps({"path": path, "short_side": short_side}).encode() + b"\n"
+
+
 def shortfall(frames: int, claimed: int) -> str:
     """What to say of a video whose header claims clearly more frames than decode, else "".
 
@@ -72,7 +77,7 @@ class Decoded:
     """
 
     info: VideoInfo
-    blocks: Iterator[np.ndarray]
+    blocks: Generator[np.ndarray] = field(init=False)
     frames: int = 0
     seconds: float = 0.0
 
@@ -85,6 +90,8 @@ class Decoder:
         self._threads = threads
         self._child: subprocess.Popen[bytes] | None = None
         self._in_hand = False
+        # What the process was told to decode and we have not opened yet.
+        self._expected: deque[bytes] = deque()
 
     def __enter__(self) -> Decoder:
         return self
@@ -96,6 +103,7 @@ class Decoder:
         """End the process, whatever it is doing."""
         child, self._child = self._child, None
         self._in_hand = False
+        self._expected.clear()
         if child is None:
             return
         child.kill()
@@ -131,18 +139,24 @@ class Decoder:
             # A larger pipe lets the decoder run ahead; where the system refuses, the usual size works too.
             fcntl.fcntl(self._pipe(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
+    def expect(self, path: str, short_side: int = 0) -> None:
+        """Have the process go on with this video as soon as it is done with those before; `open` it then."""
+        self.start()
+        with suppress(BrokenPipeError):  # `open` will find out
+            self._request(path, short_side)
+
     def open(self, path: str, short_side: int = 0) -> Decoded:
         """Begin to decode a video; see `m3flow.frames.Frames` for what is delivered and what is rejected.
 
         It ends the video before, if that was left in the middle.
         """
-        if self._in_hand:
+        if self._in_hand or (self._expected and self._expected[0] != _request(path, short_side)):
             self.close()
         self.start()
-        assert self._child is not None and self._child.stdin is not None
-        request = json.dumps({"path": path, "short_side": short_side}) + "\n"
         try:
-            self._child.stdin.write(request.encode())
+            if not self._expected:
+                self._request(path, short_side)
+            self._expected.popleft()
             answer = self._message()
         except BrokenPipeError:
             self._died(0)
@@ -156,11 +170,17 @@ class Decoder:
                 f"({self.limits.megapixels:g}) allows"
             )
         self._in_hand = True
-        decoded = Decoded(info, iter(()))
+        decoded = Decoded(info)
         decoded.blocks = self._blocks(decoded)
         return decoded
 
-    def _blocks(self, decoded: Decoded) -> Iterator[np.ndarray]:
+    def _request(self, path: str, short_side: int) -> None:
+        assert self._child is not None and self._child.stdin is not None
+        request = _request(path, short_side)
+        self._child.stdin.write(request)
+        self._expected.append(request)
+
+    def _blocks(self, decoded: Decoded) -> Generator[np.ndarray]:
         shape = (decoded.info.height, decoded.info.width)
         child = self._child
         ended = False

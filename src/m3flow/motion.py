@@ -44,6 +44,15 @@ class Motion:
     accepted: np.ndarray | None = None
     schemes: list[str] = field(default_factory=list)
 
+    def __getitem__(self, pairs: slice) -> Motion:
+        """The motion of some of the pairs."""
+        return Motion(
+            self.flow[pairs],
+            None if self.homographies is None else self.homographies[pairs],
+            None if self.accepted is None else self.accepted[pairs],
+            self.schemes[pairs],
+        )
+
 
 class MotionEstimator:
     """An estimator, and what to do about the camera.

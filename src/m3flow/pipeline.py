@@ -1,40 +1,33 @@
-"""One video, from its frames to its files."""
+"""Videos, from their frames to their files: one is decoded, one computed, one stored at a time."""
 
 from __future__ import annotations
 
-import errno
-import os
-import socket
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 
 from m3flow.background import Background
 from m3flow.dataset import Outputs, Video
-from m3flow.decoding import Decoded, Decoder, Limits, shortfall
-from m3flow.errors import BadInput, Interrupted
+from m3flow.decoding import Decoder, Limits
 from m3flow.flow.base import is_tensor
-from m3flow.flow.batching import batch_size, run_in_batches
+from m3flow.flow.batching import Batches, Part, batch_size
 from m3flow.levels import quantise
+from m3flow.making import FromCodec, FromFlow, FromFrames, Making, stamp
 from m3flow.processes import keep_freed_memory
-from m3flow.provenance import Camera, flow_is_current, made_by, stored_flow, trajectories_are_current
-from m3flow.records import Record, one_line
+from m3flow.provenance import flow_is_current, stored_flow, trajectories_are_current
+from m3flow.records import Record
 from m3flow.settings import FlowSettings, TrajectorySettings
-from m3flow.sinks import FlowSink, Piece, Sink, TrajectorySink, clock
+from m3flow.sinks import Piece, clock
 from m3flow.source import identity
-from m3flow.statistics import MotionStatistics
 
 if TYPE_CHECKING:
-    from m3flow.motion import MotionEstimator
-
-# Errors of writing that no other video would be spared.
-NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    from m3flow.motion import Motion, MotionEstimator
 
 Progress = Callable[[int], None]
 
@@ -66,8 +59,25 @@ class Work:
     threads: int = 1
 
 
+class Source(Protocol):
+    """Where an `Extractor` gets its videos from."""
+
+    def take(self, *, wait: bool) -> Video | None:
+        """The next video. None: there are no more; without `wait`, also where there is none to be had yet."""
+
+
+class Queue:
+    """Videos that are all known beforehand."""
+
+    def __init__(self, videos: Iterable[Video]) -> None:
+        self._videos = iter(videos)
+
+    def take(self, *, wait: bool) -> Video | None:  # noqa: ARG002 (nothing has to be waited for)
+        return next(self._videos, None)
+
+
 class Extractor:
-    """Makes the outputs of one video after the other; what is dear to set up stays warm between them.
+    """Makes the outputs of videos; what is dear to set up stays warm between them.
 
     Use as a context manager: it holds a decoding process.
     """
@@ -90,145 +100,192 @@ class Extractor:
     def __exit__(self, *_: object) -> None:
         self._decoder.close()
 
-    def __call__(self, video: Video) -> Record:
-        """Make what is missing of the video's outputs; never raises for a video, the record says how it went."""
-        record = Record(video=video.name, status="done", host=socket.gethostname(), device=self.device)
-        began = time.perf_counter()
-        try:
-            self._make(video, record)
-        except BadInput as error:
-            record.status, record.reason = "rejected", one_line(str(error))
-        except (Interrupted, KeyboardInterrupt):
-            raise
-        except Exception as error:
-            record.status, record.reason = "failed", f"{type(error).__name__}: {one_line(str(error))}"
-            record.traceback = traceback.format_exc()
-            record.ends_run = getattr(error, "errno", None) in NO_PLACE
-        record.seconds = time.perf_counter() - began
-        record.time = datetime.now(UTC).isoformat(timespec="seconds")
-        return record
-
     @property
     def device(self) -> str:
         return self._motion.estimator.device if self._motion else "cpu"
 
-    def _make(self, video: Video, record: Record) -> None:
-        trajectories = self.work.trajectories
-        if self.work.flow is not None:
-            self._from_frames(video, record)
-        elif trajectories is not None and trajectories.job == "mvs":
-            self._from_codec(video, trajectories, record)
-        elif trajectories is not None:
-            self._from_stored_flow(video, trajectories, record)
+    def __call__(self, video: Video) -> Record:
+        """Make what is missing of the video's outputs; never raises for a video, the record says how it went."""
+        return next(self.stream(Queue([video])))
 
-    def _from_frames(self, video: Video, record: Record) -> None:
+    def stream(self, source: Source) -> Iterator[Record]:
+        """Make what is missing of each video's outputs; the records come in the order of the videos.
+
+        While the motion of one video is computed, the next is decoded, and the last ones are encoded and
+        completed: a video's record may come when later ones have been begun.
+        """
+        in_hand: deque[Making] = deque()
+        try:
+            with Background() as behind:
+                batches = self._batches()
+                making = self._next(source, wait=True)
+                while making is not None:
+                    in_hand.append(making)
+                    upcoming = self._next(source, wait=False)
+                    making.begin()
+                    for _ in self._steps(making, batches, behind):
+                        yield from _over(in_hand)
+                    if not isinstance(upcoming, FromFrames):
+                        self._pass_on(batches.flush(), behind)
+                    if upcoming is None:
+                        behind.finish()
+                    yield from _over(in_hand)
+                    making = upcoming or self._next(source, wait=True)
+                behind.finish()
+                yield from _over(in_hand)
+        finally:
+            for left in in_hand:
+                left.drop()
+
+    def _batches(self) -> Batches[FromFrames, Motion]:
+        motion, flow = self._motion, self.work.flow
+        if motion is None or flow is None:
+            return Batches(_no_frames)
+        # A short video alone leaves most of a GPU idle.
+        shared = motion.estimator.backend == "torch"
+        return Batches(lambda frames: motion(frames, flow.step), step=flow.step, shared=shared)
+
+    def _next(self, source: Source, *, wait: bool) -> Making | None:
+        """The next video and what it needs; it is decoded as soon as those before it are."""
+        video = source.take(wait=wait)
+        if video is None:
+            return None
+        making = Making(video, self.device)
+        with making.blamed():
+            making = self._plan(video)
+        if isinstance(making, FromFrames):
+            self._decoder.expect(video.source, making.flow.short_side)
+        return making
+
+    def _plan(self, video: Video) -> Making:
+        """What is to be done for a video: nothing where all is there already."""
+        if self.work.flow is not None and self._motion is not None:
+            return self._plan_frames(video, self.work.flow, self._motion)
+        settings = self.work.trajectories
+        if settings is not None and settings.job == "mvs":
+            return self._plan_codec(video, settings)
+        if settings is not None:
+            return self._plan_stored_flow(video, settings)
+        return Making(video, self.device)
+
+    def _plan_frames(self, video: Video, flow: FlowSettings, motion: MotionEstimator) -> Making:
         """Flow from the frames, and, where wanted, the trajectories in the same pass."""
-        assert self.work.flow is not None and self._motion is not None
-        flow, trajectories, outputs = self.work.flow, self.work.trajectories, self.work.outputs
-        stamp = _stamp(video.source)
-        source = identity(video.source)
+        settings, outputs = self.work.trajectories, self.work.outputs
+        before, source = stamp(video.source), identity(video.source)
         folder = outputs.flow(video.name)
         make_flow = self.work.keep_flow and not flow_is_current(folder, flow, source)
-        path = outputs.trajectories(video.name, trajectories.length) if trajectories else None
+        path = outputs.trajectories(video.name, settings.length) if settings else None
         make_trajectories = (
-            trajectories is not None
+            settings is not None
             and path is not None
-            and not trajectories_are_current(path, trajectories, flow.identity(), source)
+            and not trajectories_are_current(path, settings, flow.identity(), source)
         )
         if not make_flow and not make_trajectories:
-            record.status = "kept"
-            if self.work.keep_flow:
-                _recall(record, stored_flow(folder).made)
-            return None
-        if trajectories is not None and self.work.keep_flow and not make_flow:
+            return self._kept(video, stored_flow(folder).made if self.work.keep_flow else None)
+        if settings is not None and self.work.keep_flow and not make_flow:
             # The flow is there, another length or tracking is wanted: the frames are not needed.
-            return self._from_stored_flow(video, trajectories, record)
-        decoded = self._decoder.open(video.source, flow.short_side)
-        info = decoded.info
-        record.width, record.height, record.claimed = info.width, info.height, info.claimed
-        statistics, camera = MotionStatistics(flow.bound), Camera()
-        with ExitStack() as open_files:
-            # Trajectories first: where the flow files are final, the trajectories of their pass are too.
-            sinks: list[Sink] = []
-            if make_trajectories:
-                assert trajectories is not None and path is not None
-                sinks.append(TrajectorySink(path, trajectories, flow.bound, flow.step, record))
-            if make_flow:
-                sinks.append(FlowSink(folder, flow, decoded, record))
-            for sink in sinks:
-                open_files.enter_context(sink)
-
-            def store(piece: Piece) -> None:
-                for sink in sinks:
-                    sink.write(piece)
-                statistics.add(piece.levels)
-                self._on_frames(len(piece.levels))
-
-            with Background(store) as behind:
-                for piece in self._pieces(decoded, flow, camera, record):
-                    behind(piece)
-                behind.finish()
-            record.frames, record.decode = decoded.frames, decoded.seconds
-            if decoded.frames <= flow.step:
-                raise BadInput(
-                    f"only {decoded.frames} frame(s) decode; flow over {flow.step} needs {flow.step + 1}"
-                )
-            if _stamp(video.source) != stamp:
-                raise RuntimeError("the video changed while it was read; run again")
-            record.reason = shortfall(record.frames, record.claimed)
-            made = made_by(flow.identity(), source, decoded, self._motion, camera)
-            made["motion"] = {
-                name: float(f"{value:.6g}")
-                for name, value in (statistics.summary() | camera.summary()).items()
-            }
-            for sink in sinks:
-                sink.close(made)
-        return _set(record, statistics.summary() | camera.summary())
-
-    def _pieces(
-        self, decoded: Decoded, flow: FlowSettings, camera: Camera, record: Record
-    ) -> Iterator[Piece]:
-        """The quantised motion of a video, and what was taken out of it, in pieces."""
-        assert self._motion is not None
-        info = decoded.info
-        batch = batch_size(self.device, info.height, info.width, setting=self.work.batch or None)
-        blocks = _timed(decoded.blocks, record, "wait")
-        motions = run_in_batches(
-            lambda frames: self._motion(frames, flow.step),  # type: ignore[misc]
-            blocks,
-            step=flow.step,
-            batch=batch,
+            return self._plan_stored_flow(video, settings)
+        return FromFrames(
+            video,
+            motion,
+            flow,
+            flow_to=folder if make_flow else None,
+            trajectories=settings,
+            trajectories_to=path if make_trajectories else None,
+            source=source,
+            before=before,
         )
-        waited = 0.0
-        for motion in _timed(motions, record, "flow"):
-            # The time of the estimator is what is left when the waiting for frames is taken off.
-            record.flow -= record.wait - waited
-            waited = record.wait
-            camera.add(motion)
-            with clock(record, "flow"):
-                levels: Any = quantise(motion.flow, flow.bound)
-                if is_tensor(levels):
-                    levels = levels.cpu().numpy()
-            yield Piece(levels, motion.homographies)
 
-    def _from_stored_flow(self, video: Video, settings: TrajectorySettings, record: Record) -> None:
+    def _plan_stored_flow(self, video: Video, settings: TrajectorySettings) -> Making:
         """Trajectories from the flow files."""
-        outputs = self.work.outputs
-        path = outputs.trajectories(video.name, settings.length)
-        flow = stored_flow(outputs.flow(video.name))
+        path = self.work.outputs.trajectories(video.name, settings.length)
+        flow = stored_flow(self.work.outputs.flow(video.name))
         if trajectories_are_current(path, settings, flow.settings, flow.source):
-            record.status = "kept"
+            return self._kept(video)
+        return FromFlow(video, self.device, flow, settings, path)
+
+    def _plan_codec(self, video: Video, settings: TrajectorySettings) -> Making:
+        """Trajectories from the motion vectors in the video file itself."""
+        before, source = stamp(video.source), identity(video.source)
+        path = self.work.outputs.trajectories(video.name, settings.length)
+        if trajectories_are_current(path, settings, {}, source):
+            return self._kept(video)
+        return FromCodec(video, self.device, settings, path, source=source, before=before)
+
+    def _kept(self, video: Video, made: dict[str, Any] | None = None) -> Making:
+        making = Making(video, self.device)
+        making.record.status = "kept"
+        if made is not None:
+            _recall(making.record, made)
+        return making
+
+    def _steps(
+        self, making: Making, batches: Batches[FromFrames, Motion], behind: Background
+    ) -> Iterator[None]:
+        """Do a video's work, a step at a time; what is left of it goes on behind."""
+        if isinstance(making, FromFrames):
+            yield from self._compute(making, batches, behind)
             return
-        sink = TrajectorySink(path, settings, flow.bound, flow.step, record)
-        with sink, Background(sink.write) as behind:
-            for piece in _timed(flow.pieces(), record, "decode"):
-                behind(piece)
-                record.frames += len(piece.levels)
-                self._on_frames(len(piece.levels))
-            behind.finish()
-            record.height, record.width = sink.size
-            sink.close(flow.made)
-        record.frames += flow.step
+        if isinstance(making, FromFlow):
+            with making.blamed():
+                for piece in _timed(making.flow.pieces(), making.record, "decode"):
+                    behind(partial(self._store, making, piece))
+                    yield
+                    if making.error is not None:
+                        break
+        elif isinstance(making, FromCodec):
+            making.read(self._sign_of_life)
+            self._on_frames(making.record.frames)
+        behind(making.complete)
+
+    def _compute(
+        self, making: FromFrames, batches: Batches[FromFrames, Motion], behind: Background
+    ) -> Iterator[None]:
+        """The motion of a video from its frames; of a short one it may come with that of the next."""
+        with making.blamed():
+            decoded = self._decoder.open(making.video.source, making.flow.short_side)
+            making.open(decoded)
+            info = decoded.info
+            batch = batch_size(self.device, info.height, info.width, setting=self.work.batch or None)
+            with closing(decoded.blocks) as blocks:
+                for block in _timed(blocks, making.record, "wait"):
+                    self._pass_on(batches.add(making, block, batch), behind)
+                    yield
+                    if making.error is not None:
+                        break
+        if making.error is None:
+            self._pass_on(batches.end(making), behind)
+        else:
+            batches.drop(making)
+            self._end(making, behind)
+
+    def _pass_on(self, parts: Iterable[Part[FromFrames, Motion]], behind: Background) -> None:
+        """Hand motion on to where it is stored."""
+        for part in parts:
+            making = part.owner
+            if part.error is not None:
+                making.fail(part.error)
+            elif part.result is not None and making.error is None:
+                making.record.flow += part.seconds
+                with making.blamed():
+                    making.camera.add(part.result)
+                    with clock(making.record, "flow"):
+                        levels: Any = quantise(part.result.flow, making.flow.bound)
+                        if is_tensor(levels):
+                            levels = levels.cpu().numpy()
+                    behind(partial(self._store, making, Piece(levels, part.result.homographies)))
+            if part.last:
+                self._end(making, behind)
+
+    def _end(self, making: FromFrames, behind: Background) -> None:
+        """Complete the video once all of it is stored; it may have failed in several places."""
+        if not making.ending:
+            making.ending = True
+            behind(making.complete)
+
+    def _store(self, making: Making, piece: Piece) -> None:
+        making.store(piece)
+        self._on_frames(len(piece.levels))
 
     def _sign_of_life(self) -> None:
         """Tell once a second that the video in hand moves on."""
@@ -236,20 +293,15 @@ class Extractor:
             self._told = time.monotonic()
             self._on_frames(0)
 
-    def _from_codec(self, video: Video, settings: TrajectorySettings, record: Record) -> None:
-        """Trajectories from the motion vectors in the video file itself."""
-        from m3flow.motionvectors import codec_trajectories
 
-        stamp = _stamp(video.source)
-        source = identity(video.source)
-        path = self.work.outputs.trajectories(video.name, settings.length)
-        if trajectories_are_current(path, settings, {}, source):
-            record.status = "kept"
-            return
-        codec_trajectories(path, video.source, settings, source, record, self._sign_of_life)
-        if _stamp(video.source) != stamp:
-            raise RuntimeError("the video changed while it was read; run again")
-        self._on_frames(record.frames)
+def _over(in_hand: deque[Making]) -> Iterator[Record]:
+    """The records of the first videos in hand that are done with."""
+    while in_hand and in_hand[0].over.is_set():
+        yield in_hand.popleft().record
+
+
+def _no_frames(_: object) -> Motion:
+    raise AssertionError("no flow was asked for")
 
 
 def motion_estimator(work: Work) -> MotionEstimator:
@@ -284,22 +336,8 @@ def _timed(items: Iterator[Any], record: Record, stage: str) -> Iterator[Any]:
         yield item
 
 
-def _stamp(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)  # noqa: PTH116
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
-
-
 def _recall(record: Record, made: dict[str, Any]) -> None:
     """What the first record of a video said: a run that was killed may have left the files and no record."""
     about = made["source"]
-    for name in ("frames", "claimed", "width", "height"):
-        setattr(record, name, int(about.get(name, 0)))
-    _set(record, made.get("motion", {}))
-
-
-def _set(record: Record, values: dict[str, float]) -> None:
-    for name, value in values.items():
-        setattr(record, name, value)
+    record.set({name: int(about.get(name, 0)) for name in ("frames", "claimed", "width", "height")})
+    record.set(made.get("motion", {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -15,15 +16,18 @@ from m3flow.dataset import Video
 from m3flow.decoding import CRASHES
 from m3flow.errors import Interrupted, UsageError
 from m3flow.flow.device import gpu_count
-from m3flow.pipeline import Extractor, Work, limit_threads
+from m3flow.pipeline import Extractor, Queue, Work, limit_threads
 from m3flow.processes import available_cores, exit_with_parent
 from m3flow.records import Record
+from m3flow.source import file_size
 from m3flow.workers import SILENT, Channel, Workers
 
 POLL_SECONDS = 0.2
 # Asked to stop, a worker may finish the video in hand for so long; then it is dropped.
 GRACE_SECONDS = 20.0
 CORES_PER_GPU_WORKER = 2
+# Of more the last one hardly matters, and looking at each file of a network file system takes long.
+SORTED_VIDEOS = 2000
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,9 @@ def run(
     UsageError: the estimator cannot be set up as asked (found before any video is begun).
     """
     work = replace(work, threads=team.threads, device=team.devices[0])
+    if team.workers > 1 and len(videos) <= SORTED_VIDEOS:
+        # The largest first: what is begun last is what the others wait for in the end.
+        videos = sorted(videos, key=lambda video: file_size(video.source), reverse=True)
     if team.workers == 1 and len(team.devices) == 1 and not _reads_codec(work):
         _run_here(videos, work, on_record, on_frames)
     else:
@@ -98,12 +105,13 @@ def _run_here(
     on_frames: Callable[[int], None],
 ) -> None:
     with _stop_signals() as stopped, Extractor(work, on_frames) as extractor:
-        for video in videos:
-            record = extractor(video)
+        # Asked to stop, it takes no more.
+        begun = itertools.takewhile(lambda video: not stopped(), videos)
+        for record in extractor.stream(Queue(begun)):
             on_record(record)
             _end_where_useless(record)
-            if stopped():
-                raise Interrupted("by a signal")
+        if stopped():
+            raise Interrupted("by a signal")
 
 
 def _run_in_processes(
@@ -190,5 +198,6 @@ def _serve(channel: Channel, slot: int, work: Work, devices: tuple[str, ...]) ->
     with extractor:
         # After a failure on it a GPU may be of no more use to this process; a new one begins afresh.
         return channel.work(
-            extractor, until=lambda record: record.status == "failed" and extractor.device.startswith("cuda")
+            extractor.stream(channel),
+            until=lambda record: record.status == "failed" and extractor.device.startswith("cuda"),
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from m3flow.dataset import Video
 from m3flow.records import Record, one_line
+from m3flow.source import file_size
 
 PLAIN_SECONDS = 60.0
 FILES_LOOKED_AT = 2000
@@ -27,7 +27,7 @@ class WorkLeft:
 
     def __init__(self, videos: Sequence[Video]) -> None:
         looked_at = videos[:: math.ceil(len(videos) / FILES_LOOKED_AT) or 1]
-        self._bytes = {video.name: _size(video.source) for video in looked_at}
+        self._bytes = {video.name: file_size(video.source) for video in looked_at}
         self._mean_bytes = sum(self._bytes.values()) / max(len(self._bytes), 1)
         self._bytes_left = self._mean_bytes * len(videos)
         self._bytes_done = 0.0
@@ -125,10 +125,3 @@ class Display:
             self._console.print(
                 f"{self._finished}/{self._videos} videos, {self._work.frames} frames, {note}", soft_wrap=True
             )
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size  # noqa: PTH116
-    except OSError:
-        return 0

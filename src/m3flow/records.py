@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -64,6 +64,11 @@ class Record:
     time: str = ""
     traceback: str = field(default="", metadata={"stored": False}, repr=False)
     ends_run: bool = field(default=False, metadata={"stored": False}, repr=False)
+
+    def set(self, values: Mapping[str, float]) -> None:
+        """Set fields by their names."""
+        for name, value in values.items():
+            setattr(self, name, value)
 
 
 def one_line(text: str) -> str:

@@ -72,3 +72,11 @@ def _hash_parts(path: Path, digest: hashlib._Hash) -> int:
             file.seek(max(0, start))
             digest.update(file.read(PART_BYTES))
     return size
+
+
+def file_size(path: str) -> int:
+    """The size of a file in bytes; 0 where there is none."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except OSError:
+        return 0

@@ -1,4 +1,4 @@
-"""Processes with one item in hand each, and a pipe to each: one that dies takes its own item along, nothing else.
+"""Processes with few items in hand each, and a pipe to each: one that dies takes its own item along, nothing else.
 
 There is no lock and no queue that workers share: a process killed in the middle of anything (the kernel short of
 memory, an operator) cannot hold what the others wait for.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
@@ -49,8 +51,9 @@ class _Worker(Generic[Item]):
     connection: Connection
     slot: int
     ready: bool = False
-    items: list[Item] = field(default_factory=list)
+    items: deque[Item] = field(default_factory=deque)
     heard: float = 0.0
+    alone: bool = False
     ended_for: str = ""
 
 
@@ -73,6 +76,8 @@ class Workers(Generic[Item]):
         # A fresh interpreter for each worker: a GPU cannot be used in a forked process.
         self._context = multiprocessing.get_context("spawn")
         self._waiting = deque(items)
+        # A worker died with these and others in its hands; each is tried again alone, to see which one it was.
+        self._suspects: deque[Item] = deque()
         self._count = min(count, len(self._waiting))
         self._serve, self._arguments = serve, arguments
         self._team: list[_Worker[Item]] = []
@@ -102,7 +107,7 @@ class Workers(Generic[Item]):
     @property
     def left(self) -> bool:
         """Whether there is anything in hand or waiting."""
-        return bool(self._waiting) or self.busy
+        return bool(self._waiting or self._suspects) or self.busy
 
     def end_the_silent(self, seconds: float) -> None:
         """Kill each worker that has said nothing of the item in its hands for so long; `SILENT` is the death."""
@@ -114,6 +119,7 @@ class Workers(Generic[Item]):
     def begin_no_more(self) -> None:
         """Drop what waits; what is in hand goes on."""
         self._waiting.clear()
+        self._suspects.clear()
 
     def events(self, timeout: float) -> Iterator[Event[Item]]:
         """What happened since the last call; waits up to `timeout` seconds for something to happen.
@@ -135,34 +141,40 @@ class Workers(Generic[Item]):
                 raise UsageError(message)
             if kind == "ready":
                 worker.ready, self._failed_starts = True, 0
+            elif kind == "ask":
+                self._answer(worker, wait=message)
+            elif kind == "leave":
+                self._waiting.extendleft(reversed(worker.items))
+                worker.items.clear()
+            elif kind == "done":
+                yield Event(worker.items.popleft(), message, last=True)
             else:
-                item = worker.items[0]
-                if kind == "done":
-                    worker.items.clear()
-                yield Event(item, message, last=kind == "done")
-            if not worker.items:
-                self._hand_out(worker)
+                yield Event(worker.items[0], message)
 
     def _start(self, slot: int) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=self._serve, args=(Channel(theirs), slot, *self._arguments), daemon=True
+            target=_begin, args=(theirs, self._serve, slot, self._arguments), daemon=True
         )
         process.start()
         # Theirs alone from now on: when they die, reading finds the end.
         theirs.close()
         self._team.append(_Worker(process, ours, slot))
 
-    def _hand_out(self, worker: _Worker[Item]) -> None:
-        if not self._waiting:
-            return
-        worker.items.append(self._waiting.popleft())
+    def _answer(self, worker: _Worker[Item], *, wait: bool) -> None:
+        """Give a worker the next item: as (item,), or () where there is none for it."""
+        items: deque[Item] = deque()
+        if wait:
+            items = self._suspects or self._waiting
+            worker.alone = items is self._suspects
+        elif not worker.alone and len(self._waiting) >= self._count:
+            # What one takes beforehand shall not be what another has nothing to do for.
+            items = self._waiting
+        answer = (items.popleft(),) if items else ()
+        worker.items.extend(answer)
         worker.heard = time.monotonic()
-        try:
-            worker.connection.send(worker.items[0])
-        except OSError:
-            # It died idle; nothing was begun.
-            self._waiting.appendleft(worker.items.pop())
+        with suppress(OSError):  # it has died; that is seen when it is heard next
+            worker.connection.send(answer)
 
     def _died(self, worker: _Worker[Item]) -> Iterator[Event[Item]]:
         worker.connection.close()
@@ -173,38 +185,56 @@ class Workers(Generic[Item]):
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS:
                 raise Interrupted(f"the workers die as they start ({cause})")
-        if self._waiting:
+        if len(worker.items) > 1:
+            self._suspects.extend(worker.items)
+            worker.items.clear()
+        if self._waiting or self._suspects:
             self._start(worker.slot)
         for item in worker.items:
             yield Event(item, last=True, death=cause)
 
 
 class Channel:
-    """A worker's end of its pipe: `start` once, then `work` until there is no more."""
+    """A worker's end of its pipe: it takes items and sends their results, in the same order."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        # Results and notes come from different threads.
+        self._lock = threading.Lock()
 
     def unusable(self, reason: str) -> None:
         """Say that this worker, and so any other, cannot be set up as asked."""
-        self._connection.send(("unusable", reason))
+        self._send("unusable", reason)
 
     def note(self, message: Any) -> None:
-        """Tell something about the item in hand."""
-        self._connection.send(("note", message))
+        """Tell something about the items in hand."""
+        self._send("note", message)
 
-    def work(self, do: Callable[[Any], Any], until: Callable[[Any], bool] = lambda result: False) -> None:
-        """Do one item after the other and send its result, until there are no more or one says to end."""
+    def take(self, *, wait: bool) -> Any | None:
+        """The next item. None: there are no more; without `wait`, also where there is none to be had yet."""
+        self._send("ask", wait)
+        answer = self._connection.recv()
+        return answer[0] if answer else None
+
+    def work(self, results: Iterator[Any], until: Callable[[Any], bool] = lambda result: False) -> None:
+        """Send the results of what is taken, until there are no more or one says to leave the rest to others."""
         try:
-            self._connection.send(("ready", None))
-            while True:
-                result = do(self._connection.recv())
-                self._connection.send(("done", result))
+            self._send("ready")
+            for result in results:
+                self._send("done", result)
                 if until(result):
-                    return
+                    return self._send("leave")
         except (EOFError, BrokenPipeError, ConnectionResetError):
             # The run is over, or gone.
-            return
+            return None
+
+    def _send(self, kind: str, message: Any = None) -> None:
+        with self._lock:
+            self._connection.send((kind, message))
+
+
+def _begin(connection: Connection, serve: Callable[..., None], slot: int, arguments: tuple[Any, ...]) -> None:
+    serve(Channel(connection), slot, *arguments)
 
 
 def _cause(status: int | None) -> str:

@@ -16,9 +16,10 @@ from clips import clip, image_folder, moving_frames, write_video
 from m3flow import load_flow, load_trajectories
 from m3flow.camera.geometry import put_camera_back
 from m3flow.dataset import Outputs, Video
+from m3flow.decoding import Limits
 from m3flow.errors import BadInput
 from m3flow.flowfile import read_provenance
-from m3flow.pipeline import Extractor, Work
+from m3flow.pipeline import Extractor, Queue, Work
 from m3flow.provenance import homographies_of, stored_flow
 from m3flow.records import Record
 from m3flow.settings import FlowSettings, TrajectorySettings
@@ -328,3 +329,90 @@ def test_what_the_files_say_of_themselves(source: Path, out: Path) -> None:
     stored = load_trajectories(out / "trajs" / f"{NAME}_6.gz").made
     assert stored["settings"] == TrajectorySettings().identity()
     assert stored["flow"] == FAST.identity() and stored["source"] == made["source"]
+
+
+class TestStream:
+    """Many videos, of which several are in hand at a time."""
+
+    @pytest.mark.parametrize("camera", ["none", "warp"])
+    def test_short_videos_that_share_batches_are_as_if_each_were_alone(
+        self, tmp_path: Path, out: Path, camera: str
+    ) -> None:
+        lengths = (5, 2, 9, 1, 4, 7)
+        for number, length in enumerate(lengths):
+            clip(tmp_path / f"{number}.mkv", length, seed=number)
+        write_video(tmp_path / "wide.mkv", moving_frames(6, 48, 80))
+        (tmp_path / "bad.mp4").write_text("no video")
+        names = ["0.mkv", "1.mkv", "bad.mp4", "2.mkv", "wide.mkv", "3.mkv", "4.mkv", "5.mkv"]
+        videos = [Video(str(tmp_path / name), name) for name in names]
+        flow = FlowSettings(parameters={"iterations": 2}, camera=camera, codec="h264-lossless")  # type: ignore[arg-type]
+
+        def job(folder: str, batch: int) -> Work:
+            settings = TrajectorySettings()
+            return Work(
+                outputs=Outputs(out / folder),
+                flow=flow,
+                trajectories=settings,
+                backend="torch",
+                device="cpu",
+                batch=batch,
+            )
+
+        counted: list[int] = []
+        with Extractor(job("together", 16), counted.append) as extractor:
+            records = list(extractor.stream(Queue(videos)))
+        assert [record.video for record in records] == names
+        reasons = {record.video: record.reason for record in records if record.status == "rejected"}
+        assert list(reasons) == ["bad.mp4", "3.mkv"] and "only 1 frame" in reasons["3.mkv"]
+        assert [r.frames for r in records if r.status == "done"] == [5, 2, 9, 6, 4, 7]
+        assert sum(counted) == 4 + 1 + 8 + 5 + 3 + 6
+
+        with Extractor(job("alone", 4)) as extractor:
+            alone = [extractor(video) for video in videos]
+        for one, other in zip(records, alone, strict=True):
+            assert (one.status, one.speed, one.camera, one.windows) == (
+                other.status,
+                other.speed,
+                other.camera,
+                other.windows,
+            )
+            if one.status == "done":
+                folders = (out / "together/flows" / one.video, out / "alone/flows" / one.video)
+                assert np.array_equal(*(load_flow(folder) for folder in folders))
+                cameras = [homographies_of(folder) for folder in folders]
+                if camera == "warp":
+                    assert all(np.array_equal(*both) for both in zip(*cameras, strict=True))  # type: ignore[arg-type]
+        assert len(files(out / "together")) == len(files(out / "alone")) == 6 * 3
+
+    def test_one_that_fails_costs_no_other(self, tmp_path: Path, out: Path) -> None:
+        videos = [Video(str(clip(tmp_path / f"{n}.mkv", 40, seed=n)), f"{n}.mkv") for n in range(4)]
+        # A file where the folder of its flow would be.
+        (out / "flows").mkdir(parents=True)
+        (out / "flows/1.mkv").write_text("in the way")
+        with Extractor(work(out, flow=FAST)) as extractor:
+            records = list(extractor.stream(Queue(videos)))
+        assert [record.status for record in records] == ["done", "failed", "done", "done"]
+        assert [record.frames for record in records if record.status == "done"] == [40, 40, 40]
+        assert records[1].reason and records[1].traceback
+
+    def test_left_early_it_leaves_nothing_unfinished(self, tmp_path: Path, out: Path) -> None:
+        videos = [Video(str(clip(tmp_path / f"{n}.mkv", 40, seed=n)), f"{n}.mkv") for n in range(4)]
+        with Extractor(work(out, flow=FAST)) as extractor:
+            stream = extractor.stream(Queue(videos))
+            first = next(stream)
+            stream.close()  # type: ignore[attr-defined]
+        assert first.status == "done"
+        found = files(out)
+        assert {"flows/0.mkv/x.mp4", "flows/0.mkv/y.mp4"} <= found.keys()
+        assert all(name.endswith(("/x.mp4", "/y.mp4")) for name in found) and len(found) < 8
+
+    def test_a_decoder_that_dies_of_the_next_video(self, tmp_path: Path, out: Path) -> None:
+        """The next video is decoded while the one in hand is computed; what it does there is its own affair."""
+        good = clip(tmp_path / "good.mkv", 40)
+        huge = write_video(tmp_path / "huge.mkv", moving_frames(3, 480, 640))
+        videos = [Video(str(path), name) for name, path in (("a", good), ("b", huge), ("c", good))]
+        job = replace(work(out, flow=FAST), limits=Limits(megapixels=0.1))
+        with Extractor(job) as extractor:
+            records = list(extractor.stream(Queue(videos)))
+        assert [record.status for record in records] == ["done", "rejected", "done"]
+        assert "megapixels" in records[1].reason

