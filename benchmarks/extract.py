@@ -1,10 +1,13 @@
 """The whole extraction: against a plain loop over OpenCV, against the floor, split by stage.
 
-    python benchmarks/extract.py [CLIPS…] [--output FILE]
+    python benchmarks/extract.py [CLIPS…] [--repeat N] [--output FILE]
+    python benchmarks/extract.py [CLIPS…] --node [--device cuda] [--videos N]
 
 Each case runs in a process of its own, whose processor time (children included) is the figure that other
 work on the machine disturbs least; wall times are told too. Without CLIPS the clips of `make demo` are
-taken. On a machine with a GPU the GPU's cases are added.
+taken. `--node` measures a whole node instead, with as many workers as it suggests by itself: frames a second
+of each estimator on the device, against the floor that decoding and encoding on all its cores set. On a node
+with a GPU and 16 cores it takes less than ten minutes.
 """
 
 from __future__ import annotations
@@ -58,10 +61,14 @@ def measured(work: Callable[[], int]) -> dict[str, float]:
 # The cases. Each returns what `measured` does, with more where there is more to tell.
 
 
-def estimator_alone(clips: list[Path], name: str) -> dict[str, float]:
+def estimator_alone(clips: list[Path], name: str, keep_memory: bool = False) -> dict[str, float]:
+    """The estimator over frames in memory; with `keep_memory` as the workers run it."""
     from m3flow.flow import estimator
     from m3flow.frames import Frames
+    from m3flow.processes import keep_freed_memory
 
+    if keep_memory:
+        keep_freed_memory()
     chosen = estimator(name, backend="opencv")
     videos = [np.stack(list(Frames(clip))) for clip in clips]
     return measured(lambda: sum(len(chosen.sequence(frames)) + 1 for frames in videos))
@@ -112,8 +119,11 @@ def ours(
     workers: int,
     kind: str = "both",
     keep: bool = True,
+    backend: str = "opencv",
+    device: str = "auto",
+    parameters: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """m3flow over the clips: `kind` is both (one pass), flow, trajectories, or two-jobs."""
+    """m3flow over the clips: `kind` is both (one pass), flow, or trajectories; 0 workers is what it suggests."""
     from m3flow.dataset import Outputs, Video
     from m3flow.pipeline import Work
     from m3flow.session import execute
@@ -122,23 +132,21 @@ def ours(
     if workers == 1:
         # One worker is to be one core, its decoding included.
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    flow = FlowSettings(estimator=name, camera=camera)  # type: ignore[arg-type]
-    track = TrajectorySettings()
-    outputs = Outputs(folder)
-    both = Work(outputs=outputs, flow=flow, trajectories=track, keep_flow=keep)
-    steps = {
-        "both": [both],
-        "flow": [Work(outputs=outputs, flow=flow)],
-        "trajectories": [Work(outputs=outputs, trajectories=track)],
-        "two-jobs": [Work(outputs=outputs, flow=flow), Work(outputs=outputs, trajectories=track)],
-    }[kind]
+    flow = FlowSettings(estimator=name, camera=camera, parameters=parameters or {})  # type: ignore[arg-type]
+    work = Work(
+        outputs=Outputs(folder),
+        flow=None if kind == "trajectories" else flow,
+        trajectories=None if kind == "flow" else TrajectorySettings(),
+        keep_flow=keep,
+        backend=backend,
+        device=device,
+    )
     videos = [Video(str(clip.resolve()), f"{index}/{clip.name}") for index, clip in enumerate(clips)]
     records = folder / "records" / "benchmark.csv"
 
     def run() -> int:
-        for work in steps:
-            status = execute("benchmark", videos, work, records=records, workers=workers)
-            assert status == 0, f"exit status {status}"
+        status = execute("benchmark", videos, work, records=records, workers=workers)
+        assert status == 0, f"exit status {status}"
         return 0
 
     result: dict[str, Any] = measured(run)
@@ -150,11 +158,16 @@ def ours(
     return result
 
 
+def first_record(clips: list[Path], folder: Path) -> dict[str, float]:
+    """What a run of one short video takes, nearly all of it starting up."""
+    return ours(clips[:1], folder, "dis", "none", 1, parameters={"preset": "ultrafast"})
+
+
 def read_flow(clips: list[Path], folder: Path) -> dict[str, float]:
     from m3flow.flowfile import read_level_pairs
 
     folders = [folder / "flows" / str(index) / clip.name for index, clip in enumerate(clips)]
-    return measured(lambda: sum(len(piece) + 0 for one in folders for piece in read_level_pairs(one)))
+    return measured(lambda: sum(len(piece) for one in folders for piece in read_level_pairs(one)))
 
 
 def compress(clips: list[Path], folder: Path) -> dict[str, float]:
@@ -173,7 +186,16 @@ def compress(clips: list[Path], folder: Path) -> dict[str, float]:
 
 CASES: dict[str, Callable[..., dict[str, Any]]] = {
     function.__name__: function
-    for function in (estimator_alone, decode_alone, encode_alone, plain, ours, read_flow, compress)
+    for function in (
+        estimator_alone,
+        decode_alone,
+        encode_alone,
+        plain,
+        ours,
+        read_flow,
+        compress,
+        first_record,
+    )
 }
 
 
@@ -207,16 +229,78 @@ def run_case(text: str) -> None:
     print(json.dumps(CASES[case]([Path(clip) for clip in clips], **arguments)))
 
 
-def generated(folder: Path, count: int, frames: int, side: int = 64) -> list[Path]:
-    """`count` links to one small clip of a moving texture."""
-    sys.path.insert(0, str(REPOSITORY / "tests"))
-    from clips import moving, write_clip
+def generated(folder: Path, count: int, frames: int, size: tuple[int, int] = (64, 64)) -> list[Path]:
+    """`count` links to one clip of a moving texture of `size` (height, width)."""
+    import av
 
-    clip = write_clip(folder / f"clip-{frames}.mp4", np.resize(moving(50, side, side), (frames, side, side)))
-    links = [folder / f"{frames}-{index:05d}.mp4" for index in range(count)]
+    sys.path.insert(0, str(REPOSITORY / "tests"))
+    from clips import moving_frames
+
+    few = moving_frames(40, *size)
+    # There and back again, so that the motion never jumps.
+    both_ways = [*few, *few[-2:0:-1]]
+    folder.mkdir(parents=True, exist_ok=True)
+    clip = folder / "clip.mp4"
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        for index in range(frames):
+            frame = av.VideoFrame.from_ndarray(both_ways[index % len(both_ways)], format="gray")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    links = [folder / f"{index:05d}.mp4" for index in range(count)]
     for link in links:
         link.hardlink_to(clip)
     return links
+
+
+def repeated(clips: list[Path], folder: Path, times: int) -> list[Path]:
+    """The clips `times` times over, under names of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    links = [
+        folder / f"{time}-{index}{clip.suffix}" for time in range(times) for index, clip in enumerate(clips)
+    ]
+    for index, link in enumerate(links):
+        link.symlink_to(clips[index % len(clips)].resolve())
+    return links
+
+
+def node(clips: list[Path], device: str, videos: int) -> dict[str, Any]:
+    """Frames a second of a whole node, and its share of what its cores could decode and encode."""
+    import machine
+
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        decode = in_process("decode_alone", clips)
+        encode = in_process("encode_alone", clips, folder=folder / "e")
+        floor = cores / (decode["cpu"] / decode["frames"] + encode["cpu"] / encode["frames"])
+        many = repeated(clips, folder / "clips", max(1, videos // len(clips)))
+        cases: dict[str, dict[str, Any]] = {"decode alone": decode, "encode alone": encode}
+        for name in ("farneback", "dis"):
+            for camera in ("none", "warp"):
+                title = f"{name} camera {camera}"
+                cases[title] = in_process(
+                    "ours",
+                    many,
+                    folder=folder / title,
+                    name=name,
+                    camera=camera,
+                    workers=0,
+                    backend="torch",
+                    device=device,
+                )
+                rate = cases[title]["frames"] / cases[title]["wall"]
+                cases[title] |= {"frames_a_second": rate, "share_of_floor": rate / floor}
+                print(f"{title}: {rate:.0f} frames/s, {rate / floor:.2f} of the floor", file=sys.stderr)
+    return {
+        "machine": machine.describe(),
+        "clips": len(clips),
+        "videos": len(many),
+        "device": device,
+        "floor_frames_a_second": floor,
+        "cases": cases,
+    }
 
 
 def benchmark(clips: list[Path], many: int, long: int) -> dict[str, Any]:
@@ -230,6 +314,9 @@ def benchmark(clips: list[Path], many: int, long: int) -> dict[str, Any]:
         }
         for name in ("farneback", "dis"):
             cases[f"{name} estimator alone"] = in_process("estimator_alone", clips, name=name)
+            cases[f"{name} estimator alone, freed memory kept"] = in_process(
+                "estimator_alone", clips, name=name, keep_memory=True
+            )
             for camera in ("none", "warp"):
                 title = f"{name} camera {camera}"
                 target = folder / f"{name}-{camera}"
@@ -255,10 +342,20 @@ def benchmark(clips: list[Path], many: int, long: int) -> dict[str, Any]:
             cases[f"{count} small clips"] = in_process(
                 "ours", small, folder=folder / f"out-{count}", **common
             )
-        for frames in (long // 20, long):
+        one_worker = {**common, "workers": 1}
+        for frames in (long // 20, long, 3 * long):
             one = generated(folder / f"long-{frames}", 1, frames)
             cases[f"one clip of {frames} frames"] = in_process(
-                "ours", one, folder=folder / f"long-out-{frames}", **{**common, "workers": 1}
+                "ours", one, folder=folder / f"long-out-{frames}", **one_worker
+            )
+        for frames in (200, 800):
+            one = generated(folder / f"large-{frames}", 1, frames, (1080, 1920))
+            cases[f"one clip of {frames} frames of 1920x1080"] = in_process(
+                "ours",
+                one,
+                folder=folder / f"large-out-{frames}",
+                parameters={"preset": "ultrafast"},
+                **one_worker,
             )
         return {
             "machine": machine.describe(),
@@ -277,10 +374,21 @@ def ratios(cases: dict[str, dict[str, Any]], many: int, long: int) -> dict[str, 
     def wall(name: str) -> float:
         return cases[name]["wall"]
 
+    def peak(name: str) -> float:
+        return cases[f"one clip of {name}"]["peak_mib"]
+
     farneback, dis = "farneback camera none", "dis camera none"
     return {
         "farneback, camera none: core-seconds over the estimator's own": cpu(f"{farneback}: 2 worker")
         / cpu("farneback estimator alone"),
+        "farneback, camera none, 1 worker: core-seconds over the estimator's own": cpu(
+            f"{farneback}: 1 worker"
+        )
+        / cpu("farneback estimator alone"),
+        "the same with the estimator's own as our workers run it (freed memory kept)": cpu(
+            f"{farneback}: 1 worker"
+        )
+        / cpu("farneback estimator alone, freed memory kept"),
         "farneback, camera none: plain loop's wall time over ours on 2 workers": wall(
             f"{farneback}: plain loop"
         )
@@ -306,8 +414,12 @@ def ratios(cases: dict[str, dict[str, Any]], many: int, long: int) -> dict[str, 
         / wall(f"{farneback}: 2 worker"),
         f"{many} small clips over {many // 10}, wall": wall(f"{many} small clips")
         / wall(f"{many // 10} small clips"),
-        f"{long} frames over {long // 20}, peak memory": cases[f"one clip of {long} frames"]["peak_mib"]
-        / cases[f"one clip of {long // 20} frames"]["peak_mib"],
+        f"one clip of {long} frames over one of {long // 20}, peak memory": peak(f"{long} frames")
+        / peak(f"{long // 20} frames"),
+        f"one clip of {3 * long} frames over one of {long}, peak memory": peak(f"{3 * long} frames")
+        / peak(f"{long} frames"),
+        "800 frames of 1920x1080 over 200, peak memory": peak("800 frames of 1920x1080")
+        / peak("200 frames of 1920x1080"),
     }
 
 
@@ -316,7 +428,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("clips", nargs="*", type=Path, help="real clips; by default those of `make demo`")
-    parser.add_argument("--output", type=Path, default=RESULTS / "extract-cpu.json")
+    parser.add_argument("--output", type=Path, help="by default extract-cpu.json or extract-node.json")
+    parser.add_argument("--repeat", type=int, default=1, help="take the clips so many times over")
+    parser.add_argument("--node", action="store_true", help="measure a whole node, as a shard job uses it")
+    parser.add_argument("--device", default="cuda", help="with --node: what torch computes on")
+    parser.add_argument("--videos", type=int, default=200, help="with --node: how many videos")
     parser.add_argument("--many", type=int, default=1000, help="small clips in the scaling case")
     parser.add_argument("--long", type=int, default=20_000, help="frames of the long clip")
     parser.add_argument("--case", help=argparse.SUPPRESS)
@@ -326,10 +442,18 @@ def main() -> None:
     clips = options.clips or sorted((REPOSITORY / "demo" / "clips").glob("*/*.mp4"))
     if not clips:
         parser.error("no clips: name some, or run `make demo` first")
-    result = benchmark(clips, options.many, options.long)
-    options.output.parent.mkdir(exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
-    for name, value in result["ratios"].items():
+    output = options.output or RESULTS / f"extract-{'node' if options.node else 'cpu'}.json"
+    output.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.repeat > 1:
+            clips = repeated(clips, Path(folder), options.repeat)
+        result = (
+            node(clips, options.device, options.videos)
+            if options.node
+            else benchmark(clips, options.many, options.long)
+        )
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    for name, value in result.get("ratios", {}).items():
         print(f"{value:8.2f}  {name}")
     return None
 

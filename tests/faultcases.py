@@ -118,10 +118,11 @@ def statuses(output: Path) -> list[tuple[str, str, str]]:
     """(records file, video, status) of every record line, in the order of the files' names."""
     lines = []
     for path in sorted((output / "records").glob("*.csv")):
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            for row in csv.DictReader(file):
-                if row.get("time") is not None:
-                    lines.append((path.name, row["video"], row["status"]))
+        # Read at once: a run may be writing it.
+        text = path.read_bytes().decode("utf-8", errors="surrogateescape")
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            if row.get("time") is not None:
+                lines.append((path.name, row["video"], row["status"]))
     return lines
 
 

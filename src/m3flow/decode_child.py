@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,13 +55,13 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     with suppress(BrokenPipeError):  # nobody listens any more
         for line in sys.stdin.buffer:
-            answer(json.loads(line), sys.stdout.buffer)
+            answer(json.loads(line), sys.stdout.fileno())
     # What could not be delivered must not be tried again when Python closes the stream.
     os._exit(0)
 
 
-def answer(request: dict[str, Any], out: IO[bytes]) -> None:
-    """Decode what `request` names (`path`, `short_side`) into `out`."""
+def answer(request: dict[str, Any], out: int) -> None:
+    """Decode what `request` names (`path`, `short_side`) into the open file `out`."""
     import cv2
 
     from m3flow.frames import Frames
@@ -86,7 +86,7 @@ def answer(request: dict[str, Any], out: IO[bytes]) -> None:
         ending: dict[str, Any] = {"rejected": f"{_reason(error)} (after {count} frames)"}
     else:
         ending = {"end": {"frames": count, "seconds": seconds}}
-    out.write(END_OF_BLOCKS)
+    _write(out, END_OF_BLOCKS)
     return _say(out, ending)
 
 
@@ -110,15 +110,21 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _send(out: IO[bytes], block: np.ndarray) -> None:
-    out.write(COUNT.pack(len(block)))
-    out.write(block.data)
-    out.flush()
+def _send(out: int, block: np.ndarray) -> None:
+    _write(out, COUNT.pack(len(block)))
+    _write(out, block.data.cast("B"))
 
 
-def _say(out: IO[bytes], message: dict[str, Any]) -> None:
-    out.write(json.dumps(message).encode() + b"\n")
-    out.flush()
+def _say(out: int, message: dict[str, Any]) -> None:
+    _write(out, json.dumps(message).encode() + b"\n")
+
+
+def _write(out: int, data: bytes | memoryview) -> None:
+    # Not through Python's buffered files: where a write is cut short, as it is when the process is suspended
+    # while the pipe is full (a Slurm that suspends jobs, Ctrl-Z), they lose the rest of it.
+    left = memoryview(data)
+    while left:
+        left = left[os.write(out, left) :]
 
 
 if __name__ == "__main__":

