@@ -6,11 +6,13 @@ import csv
 import hashlib
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -103,6 +105,8 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
         encoding="utf-8",
         errors="surrogateescape",
         start_new_session=True,
+        # A shell that runs the tests in the background has its children ignore Ctrl-C.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -25,7 +25,7 @@ COMPONENTS = ("x.mp4", "y.mp4")
 DEFAULT_BOUND = 20.0
 PIECE_FRAMES = 32
 # Packets wait here until the file's tags are known; a long film spills to the disk.
-SPOOL_BYTES = 16 * 2**20
+SPOOL_BYTES = 4 * 2**20
 
 # mpeg4: a fixed quantiser of 4 gives the size of OpenCV's "mp4v" writer at no larger an error
 # (benchmarks/codecs.py). x264: the fastest preset is lossless too, and a tenth to a fifth larger.

@@ -23,7 +23,7 @@ from m3flow.errors import BadInput
 from m3flow.trajectories import GRID, OFFSET
 
 COMPRESSION_LEVEL = 1
-SPOOL_BYTES = 16 * 2**20
+SPOOL_BYTES = 8 * 2**20
 COPY_BYTES = 2**20
 
 
