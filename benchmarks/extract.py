@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +303,7 @@ def node(clips: list[Path], device: str, videos: int) -> dict[str, Any]:
     }
 
 
-def benchmark(clips: list[Path], many: int, long: int) -> dict[str, Any]:
+def benchmark(clips: list[Path], many: int, long: int, rounds: int) -> dict[str, Any]:
     import machine
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -313,20 +313,15 @@ def benchmark(clips: list[Path], many: int, long: int) -> dict[str, Any]:
             "encode alone": in_process("encode_alone", clips, folder=folder / "e"),
         }
         for name in ("farneback", "dis"):
-            cases[f"{name} estimator alone"] = in_process("estimator_alone", clips, name=name)
             cases[f"{name} estimator alone, freed memory kept"] = in_process(
                 "estimator_alone", clips, name=name, keep_memory=True
             )
-            for camera in ("none", "warp"):
-                title = f"{name} camera {camera}"
-                target = folder / f"{name}-{camera}"
-                cases[f"{title}: plain loop"] = in_process(
-                    "plain", clips, folder=target / "plain", name=name, camera=camera
-                )
-                for workers in (1, 2):
-                    cases[f"{title}: {workers} worker"] = in_process(
-                        "ours", clips, folder=target / str(workers), name=name, camera=camera, workers=workers
-                    )
+            for camera, times in (("none", rounds), ("warp", 1)):
+                # In turns, so that a machine that gets slower meets all of them.
+                for turn in range(times):
+                    target = folder / f"{name}-{camera}-{turn}"
+                    for title, result in rivals(clips, target, name, camera):
+                        cases[title] = better(cases.get(title), result)
         common: dict[str, Any] = {"name": "dis", "camera": "none", "workers": 2}
         cases["flow job"] = in_process("ours", clips, folder=folder / "two", kind="flow", **common)
         cases["trajectory job"] = in_process(
@@ -348,7 +343,7 @@ def benchmark(clips: list[Path], many: int, long: int) -> dict[str, Any]:
             cases[f"one clip of {frames} frames"] = in_process(
                 "ours", one, folder=folder / f"long-out-{frames}", **one_worker
             )
-        for frames in (200, 800):
+        for frames in (100, 400):
             one = generated(folder / f"large-{frames}", 1, frames, (1080, 1920))
             cases[f"one clip of {frames} frames of 1920x1080"] = in_process(
                 "ours",
@@ -363,6 +358,32 @@ def benchmark(clips: list[Path], many: int, long: int) -> dict[str, Any]:
             "cases": cases,
             "ratios": ratios(cases, many, long),
         }
+
+
+def rivals(clips: list[Path], folder: Path, name: str, camera: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The estimator alone, the plain loop, and m3flow with one and two workers."""
+    title = f"{name} camera {camera}"
+    if camera == "none":
+        yield f"{name} estimator alone", in_process("estimator_alone", clips, name=name)
+    yield (
+        f"{title}: plain loop",
+        in_process("plain", clips, folder=folder / "plain", name=name, camera=camera),
+    )
+    for workers in (1, 2):
+        yield (
+            f"{title}: {workers} worker",
+            in_process(
+                "ours", clips, folder=folder / str(workers), name=name, camera=camera, workers=workers
+            ),
+        )
+
+
+def better(one: dict[str, Any] | None, two: dict[str, Any]) -> dict[str, Any]:
+    """The result that took less processor time, with the shorter of both wall times."""
+    if one is None:
+        return two
+    best = min(one, two, key=lambda result: result["cpu"])
+    return best | {"wall": min(one["wall"], two["wall"])}
 
 
 def ratios(cases: dict[str, dict[str, Any]], many: int, long: int) -> dict[str, float]:
@@ -418,8 +439,8 @@ def ratios(cases: dict[str, dict[str, Any]], many: int, long: int) -> dict[str, 
         / peak(f"{long // 20} frames"),
         f"one clip of {3 * long} frames over one of {long}, peak memory": peak(f"{3 * long} frames")
         / peak(f"{long} frames"),
-        "800 frames of 1920x1080 over 200, peak memory": peak("800 frames of 1920x1080")
-        / peak("200 frames of 1920x1080"),
+        "400 frames of 1920x1080 over 100, peak memory": peak("400 frames of 1920x1080")
+        / peak("100 frames of 1920x1080"),
     }
 
 
@@ -430,6 +451,7 @@ def main() -> None:
     parser.add_argument("clips", nargs="*", type=Path, help="real clips; by default those of `make demo`")
     parser.add_argument("--output", type=Path, help="by default extract-cpu.json or extract-node.json")
     parser.add_argument("--repeat", type=int, default=1, help="take the clips so many times over")
+    parser.add_argument("--rounds", type=int, default=2, help="so many times, of which the best counts")
     parser.add_argument("--node", action="store_true", help="measure a whole node, as a shard job uses it")
     parser.add_argument("--device", default="cuda", help="with --node: what torch computes on")
     parser.add_argument("--videos", type=int, default=200, help="with --node: how many videos")
@@ -450,7 +472,7 @@ def main() -> None:
         result = (
             node(clips, options.device, options.videos)
             if options.node
-            else benchmark(clips, options.many, options.long)
+            else benchmark(clips, options.many, options.long, options.rounds)
         )
     output.write_text(json.dumps(result, indent=1) + "\n")
     for name, value in result.get("ratios", {}).items():

@@ -269,12 +269,12 @@ class Extractor:
                 making.fail(part.error)
             elif part.result is not None and making.error is None:
                 making.record.flow += part.seconds
-                with making.blamed():
+                with making.blamed(), clock(making.record, "flow"):
                     making.camera.add(part.result)
-                    with clock(making.record, "flow"):
-                        levels: Any = quantise(part.result.flow, making.flow.bound)
-                        if is_tensor(levels):
-                            levels = levels.cpu().numpy()
+                    levels: Any = quantise(part.result.flow, making.flow.bound)
+                    if is_tensor(levels):
+                        levels = levels.cpu().numpy()
+                if making.error is None:
                     piece = Piece(levels, part.result.homographies)
                     line.behind(partial(self._store, making, piece))
             if part.last:
