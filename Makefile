@@ -65,6 +65,7 @@ benchmarks: $(READY) demo ## measure this machine; results in benchmarks/results
 	$(BIN)/python benchmarks/flow.py
 	$(BIN)/python benchmarks/camera.py
 	$(BIN)/python benchmarks/extract.py
+	$(BIN)/python benchmarks/grey.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/accuracy_table.py

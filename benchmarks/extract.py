@@ -323,13 +323,7 @@ def benchmark(clips: list[Path], many: int, long: int, rounds: int) -> dict[str,
                     for title, result in rivals(clips, target, name, camera):
                         cases[title] = better(cases.get(title), result)
         common: dict[str, Any] = {"name": "dis", "camera": "none", "workers": 2}
-        cases["flow job"] = in_process("ours", clips, folder=folder / "two", kind="flow", **common)
-        cases["trajectory job"] = in_process(
-            "ours", clips, folder=folder / "two", kind="trajectories", **common
-        )
-        cases["one pass, flow not kept"] = in_process(
-            "ours", clips, folder=folder / "nokeep", keep=False, **common
-        )
+        cases |= one_or_two_jobs(clips, folder, common, rounds)
         cases["flow read alone"] = in_process("read_flow", clips, folder=folder / "two")
         cases["compression alone"] = in_process("compress", clips, folder=folder / "two")
         for count in (many // 10, many):
@@ -376,6 +370,24 @@ def rivals(clips: list[Path], folder: Path, name: str, camera: str) -> Iterator[
                 "ours", clips, folder=folder / str(workers), name=name, camera=camera, workers=workers
             ),
         )
+
+
+def one_or_two_jobs(
+    clips: list[Path], folder: Path, common: dict[str, Any], rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Flow and trajectories in two jobs and in one, in turns; the flow of the first turn stays in "two"."""
+    cases: dict[str, dict[str, Any]] = {}
+    for turn in range(rounds):
+        two = folder / ("two" if turn == 0 else f"two-{turn}")
+        jobs: dict[str, dict[str, Any]] = {
+            "flow job": {"folder": two, "kind": "flow"},
+            "trajectory job": {"folder": two, "kind": "trajectories"},
+            "one pass": {"folder": folder / f"one-{turn}"},
+            "one pass, flow not kept": {"folder": folder / f"nokeep-{turn}", "keep": False},
+        }
+        for title, job in jobs.items():
+            cases[title] = better(cases.get(title), in_process("ours", clips, **job, **common))
+    return cases
 
 
 def better(one: dict[str, Any] | None, two: dict[str, Any]) -> dict[str, Any]:
@@ -427,10 +439,10 @@ def ratios(cases: dict[str, dict[str, Any]], many: int, long: int) -> dict[str, 
         ]["track"]
         / cases["trajectory job"]["stages"]["decode"],
         "compression over reading the flow, core-seconds": cpu("compression alone") / cpu("flow read alone"),
-        "two jobs over one pass, core-seconds": (cpu("flow job") + cpu("trajectory job"))
-        / cpu(f"{dis}: 2 worker"),
-        "two jobs over one pass, wall": (wall("flow job") + wall("trajectory job"))
-        / wall(f"{dis}: 2 worker"),
+        "two jobs over one pass, core-seconds": (cpu("flow job") + cpu("trajectory job")) / cpu("one pass"),
+        "two jobs over one pass, wall": (wall("flow job") + wall("trajectory job")) / wall("one pass"),
+        "two jobs over one pass that keeps no flow, core-seconds": (cpu("flow job") + cpu("trajectory job"))
+        / cpu("one pass, flow not kept"),
         "1 worker over 2 workers, wall (farneback)": wall(f"{farneback}: 1 worker")
         / wall(f"{farneback}: 2 worker"),
         f"{many} small clips over {many // 10}, wall": wall(f"{many} small clips")
