@@ -25,9 +25,9 @@ from m3flow.flow import estimator
 from m3flow.flowfile import CODECS, FlowWriter, read_levels
 from m3flow.frames import Frames
 from m3flow.levels import quantise
+from real_clips import add_clips, chosen_clips
 
 RESULTS = Path(__file__).parent / "results"
-DEMO_CLIPS = Path(__file__).parent.parent / "demo" / "clips"
 FRAMES = 60
 
 
@@ -119,12 +119,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("clips", nargs="*", type=Path, help="real clips; by default those of `make demo`")
+    add_clips(parser)
     parser.add_argument("--output", type=Path, default=RESULTS / "codecs.json")
     options = parser.parse_args()
-    clips = options.clips or sorted(DEMO_CLIPS.glob("*/*.mp4"))
-    if not clips:
-        parser.error("no clips: name some, or run `make demo` first")
+    clips = chosen_clips(parser, options)
     cv2.setNumThreads(1)
     videos = [real_flow(clip) for clip in clips]
     codecs = {"OpenCV's mp4v": measure(videos, opencv_writer)}

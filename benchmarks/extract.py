@@ -28,6 +28,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from real_clips import add_clips, chosen_clips
+
 RESULTS = Path(__file__).parent / "results"
 REPOSITORY = Path(__file__).parent.parent
 
@@ -460,7 +462,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("clips", nargs="*", type=Path, help="real clips; by default those of `make demo`")
+    add_clips(parser)
     parser.add_argument("--output", type=Path, help="by default extract-cpu.json or extract-node.json")
     parser.add_argument("--repeat", type=int, default=1, help="take the clips so many times over")
     parser.add_argument("--rounds", type=int, default=2, help="so many times, of which the best counts")
@@ -473,9 +475,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.case:
         return run_case(options.case)
-    clips = options.clips or sorted((REPOSITORY / "demo" / "clips").glob("*/*.mp4"))
-    if not clips:
-        parser.error("no clips: name some, or run `make demo` first")
+    clips = chosen_clips(parser, options)
     output = options.output or RESULTS / f"extract-{'node' if options.node else 'cpu'}.json"
     output.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -22,9 +22,9 @@ from av.video.reformatter import ColorRange
 import machine
 from m3flow.flow import estimator
 from m3flow.frames import Frames
+from real_clips import add_clips, chosen_clips
 
 RESULTS = Path(__file__).parent / "results"
-REPOSITORY = Path(__file__).parent.parent
 PAIRS = 20
 ROUNDS = 5
 
@@ -85,12 +85,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("clips", nargs="*", type=Path, help="real clips; by default those of `make demo`")
+    add_clips(parser)
     parser.add_argument("--output", type=Path, default=RESULTS / "grey.json")
     options = parser.parse_args()
-    clips = options.clips or sorted((REPOSITORY / "demo" / "clips").glob("*/*.mp4"))
-    if not clips:
-        parser.error("no clips: name some, or run `make demo` first")
+    clips = chosen_clips(parser, options)
     cv2.setNumThreads(1)
     rows = [measured(clip) for clip in clips]
     options.output.parent.mkdir(exist_ok=True)

@@ -143,7 +143,7 @@ class Decoder:
         """Have the process go on with this video as soon as it is done with those before; `open` it then."""
         self.start()
         with suppress(BrokenPipeError):  # `open` will find out
-            self._request(path, short_side)
+            self._ask_for(path, short_side)
 
     def open(self, path: str, short_side: int = 0) -> Decoded:
         """Begin to decode a video; see `m3flow.frames.Frames` for what is delivered and what is rejected.
@@ -155,7 +155,7 @@ class Decoder:
         self.start()
         try:
             if not self._expected:
-                self._request(path, short_side)
+                self._ask_for(path, short_side)
             self._expected.popleft()
             answer = self._message()
         except BrokenPipeError:
@@ -174,7 +174,7 @@ class Decoder:
         decoded.blocks = self._blocks(decoded)
         return decoded
 
-    def _request(self, path: str, short_side: int) -> None:
+    def _ask_for(self, path: str, short_side: int) -> None:
         assert self._child is not None and self._child.stdin is not None
         request = _request(path, short_side)
         self._child.stdin.write(request)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import time
 import traceback
@@ -20,6 +19,7 @@ from m3flow.provenance import Camera, StoredFlow, made_by
 from m3flow.records import Record, one_line
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.sinks import FlowSink, Piece, Sink, TrajectorySink
+from m3flow.source import stamp
 from m3flow.statistics import MotionStatistics
 
 if TYPE_CHECKING:
@@ -95,6 +95,11 @@ class Making:
         """Leave nothing of what is not final."""
         self._files.close()
 
+    def _refuse_changed(self, before: tuple[int, int] | None) -> None:
+        """Raises RuntimeError where the video is not what it was `before` its content was looked at."""
+        if stamp(self.video.source) != before:
+            raise RuntimeError("the video changed while it was read; run again")
+
     def _enter(self, sink: Sink) -> None:
         self._sinks.append(self._files.enter_context(sink))
 
@@ -166,8 +171,7 @@ class FromFrames(Making):
         if decoded.frames <= self.flow.step:
             needed = f"flow over {self.flow.step} needs {self.flow.step + 1}"
             raise BadInput(f"only {decoded.frames} frame(s) decode; {needed}")
-        if stamp(self.video.source) != self._before:
-            raise RuntimeError("the video changed while it was read; run again")
+        self._refuse_changed(self._before)
         record.reason = shortfall(record.frames, record.claimed)
         made = made_by(self.flow.identity(), self._source, decoded, self._motion, self.camera)
         about = self._statistics.summary() | self.camera.summary()
@@ -222,14 +226,4 @@ class FromCodec(Making):
             codec_trajectories(
                 self._path, self.video.source, self._settings, self._source, self.record, sign_of_life
             )
-            if stamp(self.video.source) != self._before:
-                raise RuntimeError("the video changed while it was read; run again")
-
-
-def stamp(path: str) -> tuple[int, int] | None:
-    """What tells that a file was changed while it was read."""
-    try:
-        status = os.stat(path)  # noqa: PTH116
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+            self._refuse_changed(self._before)

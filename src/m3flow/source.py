@@ -74,9 +74,16 @@ def _hash_parts(path: Path, digest: hashlib._Hash) -> int:
     return size
 
 
+def stamp(path: str) -> tuple[int, int] | None:
+    """(bytes, time of change in ns) of a file, which tell that it changed; None where there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 def file_size(path: str) -> int:
     """The size of a file in bytes; 0 where there is none."""
-    try:
-        return os.stat(path).st_size  # noqa: PTH116
-    except OSError:
-        return 0
+    found = stamp(path)
+    return found[0] if found else 0
