@@ -67,7 +67,7 @@ def estimator_alone(clips: list[Path], name: str, keep_memory: bool = False) -> 
     """The estimator over frames in memory; with `keep_memory` as the workers run it."""
     from m3flow.flow import estimator
     from m3flow.frames import Frames
-    from m3flow.processes import keep_freed_memory
+    from m3flow.system import keep_freed_memory
 
     if keep_memory:
         keep_freed_memory()

@@ -22,9 +22,9 @@ from m3flow.errors import BadInput, UsageError
 from m3flow.estimate import Calibration, Throughput, headers, of_headers, settings_of
 from m3flow.listfile import sample_entries
 from m3flow.pipeline import Extractor, Work
-from m3flow.processes import available_cores
 from m3flow.records import Record
 from m3flow.shardjob import work_of
+from m3flow.system import available_cores
 from m3flow.version import __version__
 
 # So many videos of the list are measured, whole or, where that would take longer than the whole calibration

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m3flow.errors import BadInput
-from m3flow.processes import exit_with_parent
+from m3flow.system import exit_with_parent
 
 if TYPE_CHECKING:
     from m3flow.frames import Frames

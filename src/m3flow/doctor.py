@@ -97,7 +97,7 @@ def _other_opencv() -> Finding:
 def _cores() -> Iterator[Finding]:
     import psutil
 
-    from m3flow.processes import available_cores
+    from m3flow.system import available_cores
 
     memory = psutil.virtual_memory()
     yield Finding(

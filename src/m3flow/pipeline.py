@@ -19,12 +19,12 @@ from m3flow.flow.base import is_tensor
 from m3flow.flow.batching import Batches, Part, batch_size
 from m3flow.levels import quantise
 from m3flow.making import FromCodec, FromFlow, FromFrames, Making
-from m3flow.processes import keep_freed_memory
 from m3flow.provenance import flow_is_current, stored_flow, trajectories_are_current
 from m3flow.records import Record
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.sinks import Piece, clock
 from m3flow.source import identity, stamp
+from m3flow.system import keep_freed_memory
 
 if TYPE_CHECKING:
     from m3flow.motion import Motion, MotionEstimator

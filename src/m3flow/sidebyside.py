@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 from m3flow.decoding import Decoder, Limits
-from m3flow.processes import available_cores
+from m3flow.system import available_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

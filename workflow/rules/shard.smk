@@ -2,7 +2,7 @@
 # Snakemake deletes declared outputs of a job that fails or runs again, and nothing that is good may go.
 import signal
 
-from m3flow.processes import available_cores
+from m3flow.system import available_cores
 
 # A job is asked to stop by SIGTERM or SIGUSR1, which Slurm sends to all of its processes. Snakemake and the
 # shell between Slurm and our process must outlive them, so that it can end well.
