@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.ndimage import map_coordinates
 
 from m3flow.flow import estimator
-from m3flow.frames import Frames
+from m3flow.videos.frames import Frames
 
 LENGTH = 15
 MEDIAN = 5

@@ -66,8 +66,8 @@ def measured(work: Callable[[], int]) -> dict[str, float]:
 def estimator_alone(clips: list[Path], name: str, keep_memory: bool = False) -> dict[str, float]:
     """The estimator over frames in memory; with `keep_memory` as the workers run it."""
     from m3flow.flow import estimator
-    from m3flow.frames import Frames
     from m3flow.system import keep_freed_memory
+    from m3flow.videos.frames import Frames
 
     if keep_memory:
         keep_freed_memory()
@@ -77,7 +77,7 @@ def estimator_alone(clips: list[Path], name: str, keep_memory: bool = False) -> 
 
 
 def decode_alone(clips: list[Path]) -> dict[str, float]:
-    from m3flow.frames import Frames
+    from m3flow.videos.frames import Frames
 
     return measured(lambda: sum(1 for clip in clips for _ in Frames(clip)))
 
@@ -87,8 +87,8 @@ def encode_alone(clips: list[Path], folder: Path) -> dict[str, float]:
 
     from m3flow.flow import estimator
     from m3flow.flowfile import FlowWriter
-    from m3flow.frames import Frames
     from m3flow.levels import quantise
+    from m3flow.videos.frames import Frames
 
     quick = estimator("dis", backend="opencv", preset="ultrafast")
     videos = [quantise(quick.sequence(np.stack(list(Frames(clip)))), 20) for clip in clips]
@@ -126,10 +126,10 @@ def ours(
     parameters: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """m3flow over the clips: `kind` is both (one pass), flow, or trajectories; 0 workers is what it suggests."""
-    from m3flow.dataset import Outputs, Video
     from m3flow.pipeline import Work
     from m3flow.session import execute
     from m3flow.settings import FlowSettings, TrajectorySettings
+    from m3flow.videos.videolist import Outputs, Video
 
     if workers == 1:
         # One worker is to be one core, its decoding included.

@@ -21,7 +21,7 @@ from av.video.reformatter import ColorRange
 
 import machine
 from m3flow.flow import estimator
-from m3flow.frames import Frames
+from m3flow.videos.frames import Frames
 from real_clips import add_clips, chosen_clips
 
 RESULTS = Path(__file__).parent / "results"

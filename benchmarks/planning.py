@@ -173,7 +173,7 @@ def job(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def reality(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """`m3flow plan` beside what the run then takes: every video of a list several times over."""
-    from m3flow.dataset import read_list
+    from m3flow.videos.videolist import read_list
 
     listed = read_list(arguments.list, arguments.root)
     lines = []

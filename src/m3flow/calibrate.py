@@ -17,15 +17,15 @@ import numpy as np
 
 from m3flow import pool
 from m3flow.config import Experiment
-from m3flow.dataset import Outputs, Video
 from m3flow.errors import BadInput, UsageError
 from m3flow.estimate import Calibration, Throughput, headers, of_headers, settings_of
-from m3flow.listfile import sample_entries
 from m3flow.pipeline import Extractor, Work
 from m3flow.records import Record
 from m3flow.shardjob import work_of
 from m3flow.system import available_cores
 from m3flow.version import __version__
+from m3flow.videos.listfile import sample_entries
+from m3flow.videos.videolist import Outputs, Video
 
 # So many videos of the list are measured, whole or, where that would take longer than the whole calibration
 # should, their beginnings; each frame is worked on in some thirty passes.
@@ -229,7 +229,7 @@ def _frames(source: str, count: int) -> np.ndarray:
     """Up to `count` frames from a video's beginning: uint8 [F, H, W]."""
     from itertools import islice
 
-    from m3flow.frames import Frames
+    from m3flow.videos.frames import Frames
 
     return np.stack(list(islice(iter(Frames(source)), count)))
 

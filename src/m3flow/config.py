@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from m3flow.dataset import Outputs, Video, read_list
-from m3flow.decoding import Limits
 from m3flow.errors import UsageError
 from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.videos.decoder import Limits
+from m3flow.videos.videolist import Outputs, Video, read_list
 
 GRANULARITIES = ("video", "shard")
 
@@ -149,7 +149,7 @@ class Experiment:
         videos = read_list(self.videos, self.root, self.parts)
         if self.exclude is None:
             return videos
-        from m3flow.inventory import without_excluded
+        from m3flow.videos.inspection import without_excluded
 
         return without_excluded(videos, self.exclude, self.parts)
 

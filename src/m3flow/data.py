@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from m3flow.dataset import Outputs, Video, read_list
 from m3flow.errors import BadInput, UsageError
-from m3flow.source import image_names
 from m3flow.trajectories import GRID
 from m3flow.trajectoryfile import Trajectories, load_trajectories
+from m3flow.videos.identity import image_names
+from m3flow.videos.videolist import Outputs, Video, read_list
 
 TUBE = 2
 """Frames a token of the masked autoencoders: there are trajectories for every second frame of a clip."""
@@ -70,7 +70,7 @@ class TrajectoryClips(Dataset[dict[str, Any]]):
 
     Parameters
     ----------
-    list_file, root, parts: the list of videos, as `m3flow.dataset.read_list` takes them.
+    list_file, root, parts: the list of videos, as `m3flow.videos.videolist.read_list` takes them.
     output: the folder that `m3flow trajectories` wrote into (job trajs_dense or mvs).
     length: L; the files of this length are read.
     frames: T, even.
@@ -277,7 +277,7 @@ def cut(pictures: np.ndarray, window: Window) -> np.ndarray:
 def read_frames(source: str, numbers: list[int], size: tuple[int, int]) -> np.ndarray:
     """The frames `numbers` (ascending) of a video or a folder of images: uint8 [T, H, W, 3], RGB.
 
-    Frames are counted as `m3flow.frames` does, by decoding from the start: a seek in a container lands
+    Frames are counted as `m3flow.videos.frames` does, by decoding from the start: a seek in a container lands
     elsewhere in many of them. Frames are resized to `size` (H, W), the size that the trajectories were made
     at; a number beyond the end repeats the frame before it.
 

@@ -167,8 +167,8 @@ def _encoders() -> Iterator[Finding]:
 
 def _decoders() -> Iterator[Finding]:
     """Decode a clip of each codec for which there is an encoder, in the process that decodes videos."""
-    from m3flow.decoding import Decoder
     from m3flow.errors import BadInput
+    from m3flow.videos.decoder import Decoder
 
     works: list[str] = []
     fails: list[str] = []

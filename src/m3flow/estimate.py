@@ -14,9 +14,9 @@ import numpy as np
 
 from m3flow.atomic import write_text
 from m3flow.config import Experiment
-from m3flow.dataset import Video
 from m3flow.errors import BadInput, UsageError
-from m3flow.listfile import sample_entries
+from m3flow.videos.listfile import sample_entries
+from m3flow.videos.videolist import Video
 
 SAMPLE = 64
 SECONDS_A_HEADER = 20.0
@@ -171,7 +171,7 @@ def headers(sources: Sequence[str]) -> list[tuple[int, int, int] | None]:
 
 
 def _header(source: str) -> tuple[int, int, int] | None:
-    from m3flow.frames import Frames
+    from m3flow.videos.frames import Frames
 
     try:
         info = Frames(source).info

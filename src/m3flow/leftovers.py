@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from m3flow.atomic import TEMPORARY_SUFFIX, owner_of
-from m3flow.dataset import Outputs
+from m3flow.videos.videolist import Outputs
 
 # On another machine nobody can see whether the process lives; no file is written to for so long.
 SILENT_SECONDS = 24 * 3600.0

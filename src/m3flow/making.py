@@ -12,15 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m3flow.dataset import Video
-from m3flow.decoding import Decoded, shortfall
 from m3flow.errors import BadInput, Interrupted
 from m3flow.provenance import Camera, StoredFlow, made_by
 from m3flow.records import Record, one_line
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.sinks import FlowSink, Piece, Sink, TrajectorySink
-from m3flow.source import stamp
 from m3flow.statistics import MotionStatistics
+from m3flow.videos.decoder import Decoded, shortfall
+from m3flow.videos.identity import stamp
+from m3flow.videos.videolist import Video
 
 if TYPE_CHECKING:
     from m3flow.motion import MotionEstimator
@@ -118,7 +118,7 @@ class FromFrames(Making):
     motion: what computes its motion.
     flow_to: the folder that the flow is stored in; None to store none.
     trajectories_to: the file that the trajectories are stored in; None to make none.
-    source: what identifies the video's content, see `m3flow.source.identity`.
+    source: what identifies the video's content, see `m3flow.videos.identity.identity`.
     before: the `stamp` of the video from before its content was looked at.
 
     Attributes

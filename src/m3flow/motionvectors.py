@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 
 from m3flow.errors import BadInput
-from m3flow.pictures import read_pictures, reference_distances
 from m3flow.trajectories import GRID, OFFSET, track
 from m3flow.version import __version__
+from m3flow.videos.coded_pictures import read_pictures, reference_distances
 
 if TYPE_CHECKING:
     from m3flow.records import Record
@@ -173,7 +173,7 @@ def codec_trajectories(
     ----------
     path: the trajectory file, which appears when it is whole.
     settings: length and tracking.
-    source: the video's identity (`m3flow.source.identity`), stored in the file.
+    source: the video's identity (`m3flow.videos.identity.identity`), stored in the file.
     on_picture: called now and then while something comes of the video.
     record: gets the number of frames and windows, the size, the share outside, the times and a remark.
 

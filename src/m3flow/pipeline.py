@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import cv2
 
 from m3flow.background import Background
-from m3flow.dataset import Outputs, Video
-from m3flow.decoding import Decoder, Limits
 from m3flow.flow.base import is_tensor
 from m3flow.flow.batching import Batches, Part, batch_size
 from m3flow.levels import quantise
@@ -23,8 +21,10 @@ from m3flow.provenance import flow_is_current, stored_flow, trajectories_are_cur
 from m3flow.records import Record
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.sinks import Piece, clock
-from m3flow.source import identity, stamp
 from m3flow.system import keep_freed_memory
+from m3flow.videos.decoder import Decoder, Limits
+from m3flow.videos.identity import identity, stamp
+from m3flow.videos.videolist import Outputs, Video
 
 if TYPE_CHECKING:
     from m3flow.motion import Motion, MotionEstimator

@@ -20,10 +20,10 @@ import numpy as np
 
 from m3flow.atomic import write_text
 from m3flow.config import Experiment
-from m3flow.dataset import LIKE_AN_OUTPUT, Outputs, Video, output_name, read_list, read_list_part
 from m3flow.errors import UsageError
 from m3flow.estimate import calibration_of, jobs_of, sample, seconds_a_video, settings_of, shard_size
-from m3flow.listfile import Part, columns_of, read_entries
+from m3flow.videos.listfile import Part, columns_of, read_entries
+from m3flow.videos.videolist import LIKE_AN_OUTPUT, Outputs, Video, output_name, read_list, read_list_part
 
 FORMAT = 1
 
@@ -93,7 +93,7 @@ def make_plan(
 
     Memory: 8 bytes a video beside the shards, so that lists of many millions can be planned.
 
-    Raises UsageError for everything that `m3flow.dataset.read_list` refuses.
+    Raises UsageError for everything that `m3flow.videos.videolist.read_list` refuses.
     """
     excluded = _excluded(exclude, parts)
     columns = columns_of(list_file)
@@ -186,7 +186,7 @@ def shard_folder(experiment: Experiment) -> Path:
 def _excluded(exclude: Path | None, parts: int) -> set[str]:
     if exclude is None:
         return set()
-    from m3flow.inventory import excluded_names
+    from m3flow.videos.inspection import excluded_names
 
     return excluded_names(exclude, parts)
 

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from m3flow.dataset import Video
-from m3flow.decoding import CRASHES
 from m3flow.errors import Interrupted, UsageError
 from m3flow.flow.device import gpu_count
 from m3flow.pipeline import Extractor, Queue, Work, limit_threads
 from m3flow.records import Record
-from m3flow.source import file_size
 from m3flow.system import available_cores, exit_with_parent
+from m3flow.videos.decoder import CRASHES
+from m3flow.videos.identity import file_size
+from m3flow.videos.videolist import Video
 from m3flow.workers import SILENT, Channel, Workers
 
 POLL_SECONDS = 0.2

@@ -10,9 +10,9 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from m3flow.dataset import Video
 from m3flow.records import Record, one_line
-from m3flow.source import file_size
+from m3flow.videos.identity import file_size
+from m3flow.videos.videolist import Video
 
 PLAIN_SECONDS = 60.0
 FILES_LOOKED_AT = 2000

@@ -14,12 +14,12 @@ import numpy as np
 from m3flow.errors import BadInput
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.sinks import Piece
-from m3flow.source import identity
 from m3flow.version import __version__
+from m3flow.videos.identity import identity
 
 if TYPE_CHECKING:
-    from m3flow.decoding import Decoded
     from m3flow.motion import Motion, MotionEstimator
+    from m3flow.videos.decoder import Decoded
 
 
 class Camera:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from m3flow.dataset import Outputs
 from m3flow.records import read_records
+from m3flow.videos.videolist import Outputs
 
 
 def reopen(outputs: Outputs, names: Collection[str]) -> int:

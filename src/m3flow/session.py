@@ -15,12 +15,12 @@ from pathlib import Path
 from rich.console import Console
 
 from m3flow import pool
-from m3flow.dataset import Video
 from m3flow.errors import Interrupted
 from m3flow.pipeline import Extractor, Work
 from m3flow.progress import Display
 from m3flow.records import STATUSES, Record, RecordFile, one_line
 from m3flow.version import __version__
+from m3flow.videos.videolist import Video
 
 log = logging.getLogger("m3flow")
 

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faultcases import QUICK, encode, run, statuses, temporaries, unfinished
-from m3flow.dataset import read_list
 from m3flow.errors import BadInput, UsageError
 from m3flow.flowfile import FlowWriter, load_flow, packet_digest, read_provenance
-from m3flow.inventory import without_excluded
 from m3flow.records import read_records
 from m3flow.trajectoryfile import TrajectoryWriter, load_trajectories, read_made
+from m3flow.videos.inspection import without_excluded
+from m3flow.videos.videolist import read_list
 
 MUTATIONS = 500
 # (codec, container, suffix): the kinds of files that the usual data sets hold.

@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from clips import clip, image_folder, moving_frames, write_video
-from m3flow.decoding import Decoder, Limits
 from m3flow.errors import BadInput, UsageError
-from m3flow.frames import Frames
+from m3flow.videos.decoder import Decoder, Limits
+from m3flow.videos.frames import Frames
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +275,7 @@ class TestDeath:
         (folder / "frame_00000.png").unlink()
         os.mkfifo(folder / "frame_00000.png")
         program = (
-            "import sys; from m3flow.decoding import Decoder\n"
+            "import sys; from m3flow.videos.decoder import Decoder\n"
             "decoder = Decoder(); decoder.start(); print(decoder._child.pid, flush=True)\n"
             "decoder.open(sys.argv[1])"
         )

@@ -29,11 +29,11 @@ from m3flow.cli import app, main
 from m3flow.config import Experiment
 from m3flow.flow import ESTIMATORS
 from m3flow.flowfile import read_provenance
-from m3flow.inventory import COLUMNS as INVENTORY_COLUMNS
 from m3flow.pipeline import Extractor, Work
 from m3flow.records import COLUMNS as RECORD_COLUMNS
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectoryfile import read_made
+from m3flow.videos.inspection import COLUMNS as INVENTORY_COLUMNS
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *DOCS.glob("*.md")])
@@ -95,7 +95,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make_results(folder: Path) -> None:
     """What the pages read: the flow (with the camera's motion) and trajectories of clip.mkv in results/."""
-    from m3flow.dataset import Outputs, Video
+    from m3flow.videos.videolist import Outputs, Video
 
     work = Work(
         outputs=Outputs(folder / "results"), flow=FlowSettings(), trajectories=TrajectorySettings(), threads=1

@@ -14,8 +14,8 @@ import pytest
 
 from clips import image_folder, moving_frames, write_video
 from m3flow.errors import BadInput
-from m3flow.frames import Frames
-from m3flow.source import identity
+from m3flow.videos.frames import Frames
+from m3flow.videos.identity import identity
 
 
 def listed_clips(shared_data: Path) -> list[dict[str, str]]:

@@ -19,10 +19,10 @@ from m3flow.motionvectors import (
     trajectories_from_motion_vectors,
     upsampled,
 )
-from m3flow.pictures import decoding_order, h264_is_reference, reference_distances
 from m3flow.records import Record
 from m3flow.settings import TrajectorySettings
 from m3flow.trajectoryfile import load_trajectories
+from m3flow.videos.coded_pictures import decoding_order, h264_is_reference, reference_distances
 from scenes import Scene, make_scene
 
 

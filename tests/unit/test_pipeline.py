@@ -15,8 +15,6 @@ import pytest
 from clips import clip, image_folder, moving_frames, write_video
 from m3flow import load_flow, load_trajectories
 from m3flow.camera.geometry import put_camera_back
-from m3flow.dataset import Outputs, Video
-from m3flow.decoding import Limits
 from m3flow.errors import BadInput, Interrupted
 from m3flow.flowfile import read_provenance
 from m3flow.pipeline import Extractor, Queue, Work
@@ -24,6 +22,8 @@ from m3flow.provenance import homographies_of, stored_flow
 from m3flow.records import Record
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectories import track
+from m3flow.videos.decoder import Limits
+from m3flow.videos.videolist import Outputs, Video
 from scenes import make_scene
 
 NAME = "set/class/a.mkv"

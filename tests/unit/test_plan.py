@@ -11,7 +11,6 @@ import pytest
 from clips import clip
 from m3flow import plan as plan_module
 from m3flow.config import Experiment
-from m3flow.dataset import read_list
 from m3flow.errors import UsageError
 from m3flow.estimate import (
     Calibration,
@@ -25,6 +24,7 @@ from m3flow.estimate import (
 from m3flow.forecast import forecast
 from m3flow.plan import Plan, make_plan, plan_of, shard_videos
 from m3flow.records import Record, RecordFile
+from m3flow.videos.videolist import read_list
 
 
 def names(count: int, start: int = 0) -> list[str]:

@@ -11,12 +11,12 @@ import pytest
 
 from clips import clip, moving_frames, write_video
 from m3flow import pool
-from m3flow.dataset import Outputs, Video
 from m3flow.errors import UsageError
 from m3flow.pipeline import Work
 from m3flow.pool import Crew, crew, run
 from m3flow.records import Record
 from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.videos.videolist import Outputs, Video
 
 FAST = FlowSettings(estimator="dis", parameters={"preset": "ultrafast"}, camera="none")
 SLOW = FlowSettings(parameters={"iterations": 200}, camera="none")

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from clips import clip, write_video
 from m3flow.cli import app
-from m3flow.dataset import Outputs, Video
 from m3flow.errors import BadInput, UsageError
 from m3flow.flow import estimator
 from m3flow.flowfile import load_flow
@@ -27,6 +26,7 @@ from m3flow.report.film import write_film
 from m3flow.report.sheet import contact_sheet, description, encoded
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectoryfile import TrajectoryWriter, load_trajectories
+from m3flow.videos.videolist import Outputs, Video
 
 FLOW = FlowSettings(estimator="dis", codec="h264-lossless")
 NAME = "set/class/clip.mkv"

@@ -8,7 +8,7 @@ from m3flow.errors import BadInput, UsageError
 from m3flow.records import record_files
 from m3flow.estimate import jobs_of, time_limit
 from m3flow.plan import plan_of, shard_folder
-from m3flow.source import identity
+from m3flow.videos.identity import identity
 
 try:
     experiment = Experiment.of(config)

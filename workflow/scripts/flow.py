@@ -3,9 +3,9 @@
 import sys
 
 from m3flow.config import Experiment
-from m3flow.dataset import Video
 from m3flow.pipeline import Work
 from m3flow.session import execute_one
+from m3flow.videos.videolist import Video
 
 if __name__ == "__main__":
     snakemake = globals()["snakemake"]

@@ -23,9 +23,9 @@ from m3flow.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from m3flow.dataset import Video
     from m3flow.pipeline import Work
     from m3flow.settings import FlowSettings
+    from m3flow.videos.videolist import Video
 
 FLOW_EXAMPLES = """**Examples**
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from m3flow.dataset import Outputs, Video, videos_of
 from m3flow.errors import UsageError
+from m3flow.videos.videolist import Outputs, Video, videos_of
 
 if TYPE_CHECKING:
-    from m3flow.decoding import Limits
+    from m3flow.videos.decoder import Limits
 
 List = Annotated[
     str,
@@ -58,7 +58,7 @@ Exclude = Annotated[
 
 def limits(pairs: list[str] | None) -> Limits:
     """`name=value` texts as the limits of decoding."""
-    from m3flow.decoding import Limits
+    from m3flow.videos.decoder import Limits
 
     values: dict[str, Any] = {}
     names = [item.name for item in fields(Limits)]
@@ -78,7 +78,7 @@ def listed(videos: str, root: Path, parts: int, exclude: Path | None) -> list[Vi
     found = videos_of(videos, root, parts)
     if exclude is None:
         return found
-    from m3flow.inventory import without_excluded
+    from m3flow.videos.inspection import without_excluded
 
     return without_excluded(found, exclude, parts)
 

@@ -48,8 +48,8 @@ def report(
 
     It stands alone, needs no network, and stays small however many videos there are.
     """
-    from m3flow.dataset import Outputs, videos_of
     from m3flow.report.page import write_report
+    from m3flow.videos.videolist import Outputs, videos_of
 
     outputs = Outputs(output)
     listed = videos_of(videos, root, parts) if videos is not None else []

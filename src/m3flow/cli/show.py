@@ -12,9 +12,9 @@ from m3flow.cli.options import Parts, Root
 from m3flow.errors import BadInput, UsageError
 
 if TYPE_CHECKING:
-    from m3flow.dataset import Outputs, Video
     from m3flow.report.clip import Clip
     from m3flow.settings import FlowSettings
+    from m3flow.videos.videolist import Outputs, Video
 
 EXAMPLES = """**Examples**
 
@@ -73,8 +73,8 @@ def show(
     parts: Parts = 3,
 ) -> None:
     """Show a video's motion as a picture: frames, flow as colours, the camera's motion, trajectories."""
-    from m3flow.dataset import Outputs
     from m3flow.settings import FlowSettings
+    from m3flow.videos.videolist import Outputs
 
     settings = FlowSettings(estimator=estimator, camera=camera)  # type: ignore[arg-type]
     outputs = None if output is None else Outputs(output)
@@ -99,7 +99,7 @@ def show(
 
 
 def _video(what: str, root: Path, parts: int, outputs: Outputs | None) -> Video:
-    from m3flow.dataset import Video, videos_of
+    from m3flow.videos.videolist import Video, videos_of
 
     if outputs is not None and outputs.flow(what).is_dir() and not (root / what).exists():
         return Video("", what)

@@ -15,9 +15,9 @@ from m3flow.errors import UsageError
 
 if TYPE_CHECKING:
     from m3flow.config import Experiment
-    from m3flow.dataset import Video
-    from m3flow.inventory import Inspected
     from m3flow.verify import Verified, Wanted
+    from m3flow.videos.inspection import Inspected
+    from m3flow.videos.videolist import Video
 
 EXAMPLES = """**Examples**
 
@@ -150,8 +150,8 @@ def verify(
 
 
 def _wanted_by(experiment: Experiment, output: Path | None, bounds: Any) -> Wanted:
-    from m3flow.dataset import Outputs
     from m3flow.verify import Wanted
+    from m3flow.videos.videolist import Outputs
 
     return Wanted(
         outputs=Outputs(output) if output else experiment.outputs,
@@ -164,8 +164,8 @@ def _wanted_by(experiment: Experiment, output: Path | None, bounds: Any) -> Want
 
 
 def _wanted(output: Path | None, flow: dict[str, Any], trajectories: dict[str, Any], bounds: Any) -> Wanted:
-    from m3flow.dataset import Outputs
     from m3flow.verify import Wanted
+    from m3flow.videos.videolist import Outputs
 
     assert output is not None
     kinds = {name: (output / name).is_dir() for name in ("flows", "trajs")}
@@ -183,9 +183,9 @@ def _wanted(output: Path | None, flow: dict[str, Any], trajectories: dict[str, A
 
 
 def _input(videos: Sequence[Video], table: Path, workers: int, bounds: Any) -> int:
-    from m3flow.inventory import inspect_all, write_table
     from m3flow.progress import Display
     from m3flow.records import Record
+    from m3flow.videos.inspection import inspect_all, write_table
 
     console = Console(stderr=True)
     rows: dict[str, Inspected] = {}

@@ -19,12 +19,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from m3flow.atomic import write_text
-from m3flow.dataset import Outputs, Video
 from m3flow.errors import BadInput, UsageError
 from m3flow.flowfile import COMPONENTS, read_provenance
 from m3flow.report import charts, gather, selection
 from m3flow.report.canvas import printable
 from m3flow.version import __version__
+from m3flow.videos.videolist import Outputs, Video
 
 SHEETS_BYTES = 1_500_000
 LOOKED_AT = 40  # flow files whose settings are read

@@ -8,8 +8,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from typing import TypeVar
 
-from m3flow.decoding import Decoder, Limits
 from m3flow.system import available_cores
+from m3flow.videos.decoder import Decoder, Limits
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from m3flow.errors import BadInput
-from m3flow.source import image_names
+from m3flow.videos.identity import image_names
 
 DEFAULT_RATE = Fraction(25)
 # The MPEG-4 time base has 16 bits.

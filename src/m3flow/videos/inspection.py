@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from m3flow.atomic import complete_or_absent
-from m3flow.dataset import Video, read_list
-from m3flow.decoding import Decoder, Limits, shortfall
 from m3flow.errors import BadInput, UsageError
 from m3flow.records import one_line
-from m3flow.sidebyside import decoded_side_by_side
+from m3flow.videos.decoder import Decoder, Limits, shortfall
+from m3flow.videos.parallel import decoded_side_by_side
+from m3flow.videos.videolist import Video, read_list
 
 Verdict = Literal["ok", "damaged", "rejected", "failed"]
 
@@ -111,7 +111,7 @@ def without_excluded(videos: list[Video], exclude: Path, parts: int = 3) -> list
     """The videos that the file `exclude` does not name.
 
     It is a table that `write_table` wrote, whose videos with the verdict "rejected" are left out, or any list
-    of videos in a form that `m3flow.dataset.read_list` reads, all of which are left out.
+    of videos in a form that `m3flow.videos.videolist.read_list` reads, all of which are left out.
 
     Raises UsageError where the file cannot be read, or leaves no video.
     """

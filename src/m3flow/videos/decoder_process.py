@@ -1,6 +1,6 @@
 """The process that decodes: reads requests on its standard input, writes frames on its standard output.
 
-It is started by `m3flow.decoding.Decoder`. Whatever a damaged file does to a decoder (a crash, an endless
+It is started by `m3flow.videos.decoder.Decoder`. Whatever a damaged file does to a decoder (a crash, an endless
 loop, all of the memory) happens here, where it costs that one video.
 
 A request is a JSON line. The answer is a JSON line (`info`, or `rejected` with the reason), then blocks of
@@ -29,7 +29,7 @@ from m3flow.errors import BadInput
 from m3flow.system import exit_with_parent
 
 if TYPE_CHECKING:
-    from m3flow.frames import Frames
+    from m3flow.videos.frames import Frames
 
 BLOCK_FRAMES = 8
 COUNT = struct.Struct("<i")
@@ -47,7 +47,7 @@ def main() -> None:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     import cv2
 
-    import m3flow.frames  # noqa: F401 (loaded here, before the limit)
+    import m3flow.videos.frames  # noqa: F401 (loaded here, before the limit)
 
     cv2.setNumThreads(1)
     # After the libraries are loaded: the limit is for what a file asks for.
@@ -64,7 +64,7 @@ def answer(request: dict[str, Any], out: int) -> None:
     """Decode what `request` names (`path`, `short_side`) into the open file `out`."""
     import cv2
 
-    from m3flow.frames import Frames
+    from m3flow.videos.frames import Frames
 
     unusable = (BadInput, cv2.error, MemoryError, OSError)
     began = time.perf_counter()

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from m3flow.decode_child import COUNT
 from m3flow.errors import BadInput, UsageError
-from m3flow.frames import VideoInfo
+from m3flow.videos.decoder_process import COUNT
+from m3flow.videos.frames import VideoInfo
 
 PIPE_BYTES = 2**20
 # Signals that a decoder dies of by its own fault; SIGKILL comes from outside (the kernel short of memory).
@@ -71,7 +71,7 @@ class Decoded:
 
     Attributes
     ----------
-    info: see `m3flow.frames.VideoInfo`.
+    info: see `m3flow.videos.frames.VideoInfo`.
     blocks: uint8 [n, H, W], in order; raises BadInput where the video breaks a limit or kills its decoder.
     frames, seconds: how many frames there were, and the time that decoding them took; set after the blocks.
     """
@@ -123,7 +123,7 @@ class Decoder:
                 sys.executable,
                 "-P",  # a file of the current folder called like a module is none
                 "-m",
-                "m3flow.decode_child",
+                "m3flow.videos.decoder_process",
                 str(int(self.limits.memory_gb * 2**30)),
                 str(self._threads),
             ],
@@ -146,7 +146,7 @@ class Decoder:
             self._ask_for(path, short_side)
 
     def open(self, path: str, short_side: int = 0) -> Decoded:
-        """Begin to decode a video; see `m3flow.frames.Frames` for what is delivered and what is rejected.
+        """Begin to decode a video; see `m3flow.videos.frames.Frames` for what is delivered and what is rejected.
 
         It ends the video before, if that was left in the middle.
         """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m3flow.errors import UsageError
-from m3flow.listfile import Part, read_entries
+from m3flow.videos.listfile import Part, read_entries
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset(
