@@ -11,7 +11,7 @@ from flowcases import CLIPS, TRANSLATION, ZOOM, clip_frames, endpoint_distance, 
 from m3flow.errors import BadInput
 from m3flow.flow import estimator
 from m3flow.flow.dis import _densify, _Patches, _residual
-from m3flow.flow.refinement import refine
+from m3flow.flow.dis_refinement import refine
 
 PRESETS = ["ultrafast", "fast", "medium"]
 

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from m3flow.errors import BadInput
 from m3flow.flow.area import resize_area
+from m3flow.flow.dis_refinement import refine
 from m3flow.flow.parameters import DISParameters
-from m3flow.flow.refinement import refine
 from m3flow.flow.resample import correlate, pad, pixel_grid, resize, sample
 from m3flow.flow.torch_base import TorchEstimator
 
