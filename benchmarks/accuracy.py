@@ -29,10 +29,10 @@ import numpy as np
 import torch
 
 import machine
+from m3flow.camera.compensation import MotionEstimator
 from m3flow.flow import ESTIMATORS, estimator
 from m3flow.flowfile import FlowWriter, load_flow
 from m3flow.levels import quantise
-from m3flow.motion import MotionEstimator
 from m3flow.motionvectors import motion_vectors, trajectories_from_motion_vectors
 from m3flow.trajectories import GRID, OFFSET, track
 from scenes import SCENES, Scene, inside, make_scene

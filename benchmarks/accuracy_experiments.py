@@ -19,9 +19,9 @@ from scipy.ndimage import map_coordinates
 
 from accuracy import LENGTH, Judge, rounded, summary
 from m3flow.camera import put_camera_back
+from m3flow.camera.compensation import MotionEstimator
 from m3flow.flow import estimator
 from m3flow.levels import quantise, restore
-from m3flow.motion import MotionEstimator
 from m3flow.trajectories import track
 from scenes import Scene, make_scene, pixel_grid
 

@@ -33,10 +33,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 import machine
 from camera_scenes import camera_pair
-from m3flow.camera import camera_flow, camera_motion, homography, homography_opencv, remove_camera, rules
-from m3flow.camera.schemes_opencv import resample
+from m3flow.camera import (
+    camera_flow,
+    camera_motion,
+    homography_opencv,
+    homography_torch,
+    remove_camera,
+    thresholds,
+)
+from m3flow.camera.compensation import MotionEstimator
+from m3flow.camera.compensation_opencv import resample
 from m3flow.flow import estimator
-from m3flow.motion import MotionEstimator
 from scenes import Scene
 
 REACHES = (3.0, 8.0, 20.0)
@@ -165,7 +172,7 @@ def finders(device: str) -> dict[str, Callable[[np.ndarray, np.ndarray], np.ndar
 
     def batched(frames: np.ndarray, _flow: np.ndarray) -> np.ndarray:
         pair = torch.from_numpy(frames).to(device)
-        return homography.find_homographies(pair[:1], pair[1:])[0][0].cpu().numpy()
+        return homography_torch.find_homographies(pair[:1], pair[1:])[0][0].cpu().numpy()
 
     return {
         "corners, tracked (OpenCV)": tracked,
@@ -200,15 +207,15 @@ def described(detector: Any, norm: int, frames: np.ndarray) -> tuple[np.ndarray,
 
 
 def near(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    kept = np.linalg.norm(end - start, axis=1) <= rules.MATCH_RADIUS
+    kept = np.linalg.norm(end - start, axis=1) <= thresholds.MATCH_RADIUS
     return start[kept], end[kept]
 
 
 def ransac(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    if len(start) <= rules.MATCHES_NEEDED:
+    if len(start) <= thresholds.MATCHES_NEEDED:
         return np.eye(3)
-    found, inliers = cv2.findHomography(start, end, cv2.RANSAC, rules.INLIER_DISTANCE)
-    return np.eye(3) if found is None or inliers.sum() <= rules.INLIERS_NEEDED else found
+    found, inliers = cv2.findHomography(start, end, cv2.RANSAC, thresholds.INLIER_DISTANCE)
+    return np.eye(3) if found is None or inliers.sum() <= thresholds.INLIERS_NEEDED else found
 
 
 def measure_borders(scenes: dict[float, list[Scene]]) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from m3flow.videos.identity import stamp
 from m3flow.videos.videolist import Video
 
 if TYPE_CHECKING:
-    from m3flow.motion import MotionEstimator
+    from m3flow.camera.compensation import MotionEstimator
 
 # Errors of writing that no other video would be spared.
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

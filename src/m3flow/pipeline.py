@@ -27,7 +27,7 @@ from m3flow.videos.identity import identity, stamp
 from m3flow.videos.videolist import Outputs, Video
 
 if TYPE_CHECKING:
-    from m3flow.motion import Motion, MotionEstimator
+    from m3flow.camera.compensation import Motion, MotionEstimator
 
 Progress = Callable[[int], None]
 
@@ -317,8 +317,8 @@ def _no_frames(_: object) -> Motion:
 
 def motion_estimator(work: Work) -> MotionEstimator:
     """The estimator with its treatment of the camera, on the device that the work names."""
+    from m3flow.camera.compensation import MotionEstimator
     from m3flow.flow import estimator
-    from m3flow.motion import MotionEstimator
 
     assert work.flow is not None
     chosen = estimator(work.flow.estimator, backend=work.backend, device=work.device, **work.flow.parameters)

@@ -18,7 +18,7 @@ from m3flow.version import __version__
 from m3flow.videos.identity import identity
 
 if TYPE_CHECKING:
-    from m3flow.motion import Motion, MotionEstimator
+    from m3flow.camera.compensation import Motion, MotionEstimator
     from m3flow.videos.decoder import Decoded
 
 

@@ -29,7 +29,7 @@ class FlowSettings:
     ----------
     estimator, parameters: see `m3flow.flow.estimator`.
     camera: "warp" removes the camera's own motion, "none" keeps it.
-    scheme: how it is removed (see `m3flow.motion`).
+    scheme: how it is removed (see `m3flow.camera.compensation`).
     bound: the largest displacement stored, in pixels; larger ones saturate.
     step: the flow goes from frame t to frame t + step.
     codec: "mpeg4" (small) or "h264-lossless" (levels come back exactly).

@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from clips import clip, write_video
+from m3flow.camera.compensation import MotionEstimator
 from m3flow.cli import app
 from m3flow.errors import BadInput, UsageError
 from m3flow.flow import estimator
 from m3flow.flowfile import load_flow
-from m3flow.motion import MotionEstimator
 from m3flow.pipeline import Extractor, Work
 from m3flow.report import drawing, wheel
 from m3flow.report.canvas import Canvas

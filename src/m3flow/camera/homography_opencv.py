@@ -11,7 +11,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from m3flow.camera import rules
+from m3flow.camera import thresholds
 from m3flow.camera.geometry import camera_motion, is_plausible, transform
 
 WINDOW = (9, 9)
@@ -31,36 +31,36 @@ def find_homography(previous: np.ndarray, current: np.ndarray) -> tuple[np.ndarr
     -------
     (float64 [3, 3], whether it was accepted). Identity where it was refused (more than 50 matches and 25
     inliers are needed, and a frame that is not turned inside out), and exactly the identity where the
-    camera stands still (`m3flow.camera.rules`). The same frames give the same result: OpenCV's RANSAC
+    camera stands still (`m3flow.camera.thresholds`). The same frames give the same result: OpenCV's RANSAC
     starts from a fixed seed.
     """
     refused = np.eye(3), False
     start, end = track(previous, current, corners(previous))
-    if len(start) <= rules.MATCHES_NEEDED:
+    if len(start) <= thresholds.MATCHES_NEEDED:
         return refused
     homography, inliers = cv2.findHomography(
-        start, end, cv2.RANSAC, rules.INLIER_DISTANCE, confidence=CONFIDENCE
+        start, end, cv2.RANSAC, thresholds.INLIER_DISTANCE, confidence=CONFIDENCE
     )
-    if homography is None or np.count_nonzero(inliers) <= rules.INLIERS_NEEDED:
+    if homography is None or np.count_nonzero(inliers) <= thresholds.INLIERS_NEEDED:
         return refused
     if not is_plausible(homography, *previous.shape):
         return refused
-    barely = camera_motion(homography, *previous.shape) < rules.STILL
-    if barely or cost(start, end) <= rules.STILL_COST * cost(transform(homography, start), end):
+    barely = camera_motion(homography, *previous.shape) < thresholds.STILL
+    if barely or cost(start, end) <= thresholds.STILL_COST * cost(transform(homography, start), end):
         return np.eye(3), True
     return homography, True
 
 
 def cost(predicted: np.ndarray, end: np.ndarray) -> float:
     """The sum of the matches' squared errors, each counted up to the inliers' distance: px²."""
-    return float(np.minimum(((predicted - end) ** 2).sum(1), rules.INLIER_DISTANCE**2).sum())
+    return float(np.minimum(((predicted - end) ** 2).sum(1), thresholds.INLIER_DISTANCE**2).sum())
 
 
 def corners(frame: np.ndarray) -> np.ndarray:
     """The frame's best corners, at most one a cell: uint8 [H, W] -> float32 [N, 2] as (x, y), best first."""
     strength = cv2.cornerMinEigenVal(frame, blockSize=3)
     height, width = strength.shape
-    border, size = rules.CORNER_BORDER, rules.cell_size(height, width)
+    border, size = thresholds.CORNER_BORDER, thresholds.cell_size(height, width)
     if min(height, width) <= 2 * border:
         return np.empty((0, 2), np.float32)
     strength = strength[border : height - border, border : width - border]
@@ -70,8 +70,8 @@ def corners(frame: np.ndarray) -> np.ndarray:
     cells = padded.reshape(rows, size, columns, size).swapaxes(1, 2).reshape(rows * columns, -1)
     place = cells.argmax(axis=1)
     value = cells[np.arange(len(cells)), place]
-    best = np.argsort(-value, kind="stable")[: rules.CORNERS]
-    best = best[value[best] > rules.CORNER_QUALITY * value.max()]
+    best = np.argsort(-value, kind="stable")[: thresholds.CORNERS]
+    best = best[value[best] > thresholds.CORNER_QUALITY * value.max()]
     y = best // columns * size + place[best] // size + border
     x = best % columns * size + place[best] % size + border
     return np.stack([x, y], axis=1).astype(np.float32)
@@ -88,8 +88,8 @@ def track(previous: np.ndarray, current: np.ndarray, points: np.ndarray) -> tupl
     end, found = _follow(previous, current, points)
     back, found_back = _follow(current, previous, end)
     good = found & found_back
-    good &= np.linalg.norm(back - points, axis=1) < rules.RETURN_DISTANCE
-    good &= np.linalg.norm(end - points, axis=1) <= rules.MATCH_RADIUS
+    good &= np.linalg.norm(back - points, axis=1) < thresholds.RETURN_DISTANCE
+    good &= np.linalg.norm(end - points, axis=1) <= thresholds.MATCH_RADIUS
     return points[good], end[good]
 
 

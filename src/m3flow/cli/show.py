@@ -123,8 +123,8 @@ def _stored(video: Video, outputs: Outputs | None, length: int) -> Clip | None:
 
 
 def _computed(video: Video, settings: FlowSettings, backend: str, device: str, length: int) -> Clip:
+    from m3flow.camera.compensation import MotionEstimator
     from m3flow.flow import estimator
-    from m3flow.motion import MotionEstimator
     from m3flow.report.clip import ComputedClip
 
     if not video.source:

@@ -23,7 +23,7 @@ from m3flow.videos.frames import DEFAULT_RATE, Frames
 from m3flow.videos.videolist import Outputs, Video
 
 if TYPE_CHECKING:
-    from m3flow.motion import MotionEstimator
+    from m3flow.camera.compensation import MotionEstimator
 
 
 @dataclass(frozen=True)

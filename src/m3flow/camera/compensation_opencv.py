@@ -18,7 +18,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from m3flow.camera import rules
+from m3flow.camera import thresholds
 from m3flow.camera.geometry import remove_camera
 from m3flow.camera.homography_opencv import find_homography
 from m3flow.flow.base import Estimator
@@ -78,7 +78,7 @@ def resample(current: np.ndarray, homography: np.ndarray, previous: np.ndarray) 
 @lru_cache(maxsize=8)
 def _trusted(height: int, width: int) -> np.ndarray:
     """1 inside the frame's margin, 0 on it: uint8 [H, W]."""
-    margin = round(rules.MARGIN)
+    margin = round(thresholds.MARGIN)
     mask = np.zeros((height, width), np.uint8)
     mask[margin : height - margin, margin : width - margin] = 1
     mask.flags.writeable = False

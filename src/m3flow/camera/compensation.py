@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m3flow.camera import rules
+from m3flow.camera import thresholds
 from m3flow.errors import UsageError
 from m3flow.flow.base import Estimator, is_tensor
 
@@ -61,7 +61,7 @@ class MotionEstimator:
     ----------
     estimator: from `m3flow.flow.estimator`.
     camera: "warp" takes the camera's motion out, "none" leaves the flow as it is.
-    scheme: how it is taken out (`m3flow.camera.schemes_opencv` and `schemes_torch` describe each); "auto" is
+    scheme: how it is taken out (`m3flow.camera.compensation_opencv` and `schemes_torch` describe each); "auto" is
         "one-pass", which measures best (benchmarks/camera.py). A scheme that the estimator cannot run
         becomes "two-pass", which all can; `scheme` and `describe()` say what it came to.
     seed: of the random choices in the homography search on torch (OpenCV's always starts the same).
@@ -76,8 +76,8 @@ class MotionEstimator:
     ) -> None:
         if camera not in CAMERAS:
             raise UsageError(f"unknown camera {camera!r}; choose from {', '.join(CAMERAS)}")
-        if scheme not in rules.SCHEMES:
-            raise UsageError(f"unknown scheme {scheme!r}; choose from {', '.join(rules.SCHEMES)}")
+        if scheme not in thresholds.SCHEMES:
+            raise UsageError(f"unknown scheme {scheme!r}; choose from {', '.join(thresholds.SCHEMES)}")
         self.estimator = estimator
         self.camera = camera
         self.seed = seed
@@ -96,9 +96,9 @@ class MotionEstimator:
             return Motion(self._whole_flow(frames, step), schemes=[""] * (len(frames) - step))
         if self.estimator.backend == "opencv":
             return self._opencv(_as_numpy(frames), step)
-        from m3flow.camera import schemes_torch
+        from m3flow.camera import compensation_torch
 
-        flow, homographies, accepted, schemes = schemes_torch.compensated(
+        flow, homographies, accepted, schemes = compensation_torch.compensated(
             self.estimator, self.scheme, frames, step, self.seed
         )
         return Motion(flow, homographies, accepted, schemes)
@@ -111,7 +111,7 @@ class MotionEstimator:
         return flow
 
     def _opencv(self, frames: np.ndarray, step: int) -> Motion:
-        from m3flow.camera.schemes_opencv import compensated
+        from m3flow.camera.compensation_opencv import compensated
 
         pairs = zip(frames[:-step], frames[step:], strict=True)
         done = [compensated(self.estimator, self.scheme, one, two) for one, two in pairs]
@@ -127,13 +127,13 @@ class MotionEstimator:
         return {
             "camera": self.camera,
             "scheme": self.scheme,
-            "matches_needed": rules.MATCHES_NEEDED,
-            "inliers_needed": rules.INLIERS_NEEDED,
-            "inlier_distance": rules.INLIER_DISTANCE,
-            "match_radius": rules.MATCH_RADIUS,
-            "margin": rules.MARGIN,
-            "still": rules.STILL,
-            "still_cost": rules.STILL_COST,
+            "matches_needed": thresholds.MATCHES_NEEDED,
+            "inliers_needed": thresholds.INLIERS_NEEDED,
+            "inlier_distance": thresholds.INLIER_DISTANCE,
+            "match_radius": thresholds.MATCH_RADIUS,
+            "margin": thresholds.MARGIN,
+            "still": thresholds.STILL,
+            "still_cost": thresholds.STILL_COST,
             "seed": self.seed,
         }
 

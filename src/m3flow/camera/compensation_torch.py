@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m3flow.camera import rules
-from m3flow.camera.homography import find_homographies
+from m3flow.camera import thresholds
+from m3flow.camera.homography_torch import find_homographies
 from m3flow.flow.base import Estimator
 from m3flow.flow.farneback import Farneback, box_sum
 from m3flow.flow.resample import pixel_grid, sample
@@ -157,7 +157,7 @@ def shown(homographies: Tensor, height: int, width: int) -> Tensor:
 
 
 def _trusted(x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
-    margin = rules.MARGIN
+    margin = thresholds.MARGIN
     return (x >= margin) & (x <= width - 1 - margin) & (y >= margin) & (y <= height - 1 - margin)
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from m3flow.camera import rules, tracking
+from m3flow.camera import lucas_kanade, thresholds
 from m3flow.flow.resample import correlate
 
 HYPOTHESES = 128  # 64 do while objects are small; a large moving object asks for more
@@ -40,7 +40,7 @@ def find_homographies(previous: Tensor, current: Tensor, *, seed: int = 0) -> tu
     -------
     (float32 [B, 3, 3], bool [B] whether it was accepted): the identity where it was refused (more than 50
     matches and 25 inliers are needed, and a frame that is not turned inside out), and exactly the identity
-    where the camera stands still (`m3flow.camera.rules`).
+    where the camera stands still (`m3flow.camera.thresholds`).
     """
     height, width = previous.shape[1:]
     points, valid = corners(previous)
@@ -49,15 +49,15 @@ def find_homographies(previous: Tensor, current: Tensor, *, seed: int = 0) -> tu
     scale = max(height, width) / 2
     centre = points.new_tensor([(width - 1) / 2, (height - 1) / 2])
     start, end = (points - centre) / scale, (matches - centre) / scale
-    fitted, inliers = fit(start, end, valid, rules.INLIER_DISTANCE / scale, seed)
+    fitted, inliers = fit(start, end, valid, thresholds.INLIER_DISTANCE / scale, seed)
     homographies = in_pixels(fitted, centre, scale)
 
     motion, in_front = frame_motion(homographies, height, width)
-    accepted = (valid.sum(1) > rules.MATCHES_NEEDED) & (inliers > rules.INLIERS_NEEDED) & in_front
-    limit = (rules.INLIER_DISTANCE / scale) ** 2
+    accepted = (valid.sum(1) > thresholds.MATCHES_NEEDED) & (inliers > thresholds.INLIERS_NEEDED) & in_front
+    limit = (thresholds.INLIER_DISTANCE / scale) ** 2
     still = cost((start - end).square().sum(-1), valid, limit)
-    moving = still > rules.STILL_COST * cost(_squared_error(fitted, start, end), valid, limit)
-    kept = accepted & (motion >= rules.STILL) & moving
+    moving = still > thresholds.STILL_COST * cost(_squared_error(fitted, start, end), valid, limit)
+    kept = accepted & (motion >= thresholds.STILL) & moving
     identity = torch.eye(3, device=previous.device)
     return torch.where(kept[:, None, None], homographies, identity), accepted
 
@@ -68,7 +68,7 @@ def corners(frames: Tensor) -> tuple[Tensor, Tensor]:
     [B, H, W] -> (float32 [B, N, 2] as (x, y), bool [B, N] which of them are corners).
     """
     batch, height, width = frames.shape
-    border, size = rules.CORNER_BORDER, rules.cell_size(height, width)
+    border, size = thresholds.CORNER_BORDER, thresholds.cell_size(height, width)
     if min(height, width) <= 2 * border:
         return frames.new_zeros(batch, 1, 2, dtype=torch.float32), frames.new_zeros(batch, 1).bool()
     strength = smaller_eigenvalue(frames.to(torch.float32))
@@ -78,11 +78,11 @@ def corners(frames: Tensor) -> tuple[Tensor, Tensor]:
     cells = functional.pad(strength, (0, right, 0, below)).view(batch, rows, size, columns, size)
     value, place = cells.transpose(2, 3).reshape(batch, rows * columns, -1).max(2)
     best, cell = value.sort(dim=1, descending=True, stable=True)
-    best, cell = best[:, : rules.CORNERS], cell[:, : rules.CORNERS]
+    best, cell = best[:, : thresholds.CORNERS], cell[:, : thresholds.CORNERS]
     place = place.gather(1, cell)
     x = cell % columns * size + place % size + border
     y = cell // columns * size + place // size + border
-    return torch.stack([x, y], 2).to(torch.float32), best > rules.CORNER_QUALITY * best[:, :1]
+    return torch.stack([x, y], 2).to(torch.float32), best > thresholds.CORNER_QUALITY * best[:, :1]
 
 
 def smaller_eigenvalue(frames: Tensor) -> Tensor:
@@ -103,14 +103,14 @@ def track(previous: Tensor, current: Tensor, points: Tensor) -> tuple[Tensor, Te
     They can if they come back to within 0.5 px when followed backwards, stay in the frame, and moved 25 px
     at most.
     """
-    one, two = tracking.pyramid(previous.float()), tracking.pyramid(current.float())
-    end = tracking.follow(one, two, points)
-    back = tracking.follow(two, one, end)
+    one, two = lucas_kanade.pyramid(previous.float()), lucas_kanade.pyramid(current.float())
+    end = lucas_kanade.follow(one, two, points)
+    back = lucas_kanade.follow(two, one, end)
     height, width = previous.shape[1:]
     last = end.new_tensor([width - 1, height - 1])
     good = ((end >= 0) & (end <= last)).all(2)
-    good &= (back - points).square().sum(2) < rules.RETURN_DISTANCE**2
-    good &= (end - points).square().sum(2) <= rules.MATCH_RADIUS**2
+    good &= (back - points).square().sum(2) < thresholds.RETURN_DISTANCE**2
+    good &= (end - points).square().sum(2) <= thresholds.MATCH_RADIUS**2
     return end, good
 
 
