@@ -33,8 +33,8 @@ from m3flow.camera.compensation import MotionEstimator
 from m3flow.flow import ESTIMATORS, estimator
 from m3flow.flowfile import FlowWriter, load_flow
 from m3flow.levels import quantise
-from m3flow.motionvectors import motion_vectors, trajectories_from_motion_vectors
-from m3flow.trajectories import GRID, OFFSET, track
+from m3flow.trajectories.motion_vectors import motion_vectors, trajectories_from_motion_vectors
+from m3flow.trajectories.tracking import GRID, OFFSET, track
 from scenes import SCENES, Scene, inside, make_scene
 
 RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.json"

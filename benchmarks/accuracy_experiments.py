@@ -22,7 +22,7 @@ from m3flow.camera import put_camera_back
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.flow import estimator
 from m3flow.levels import quantise, restore
-from m3flow.trajectories import track
+from m3flow.trajectories.tracking import track
 from scenes import Scene, make_scene, pixel_grid
 
 Flow = Callable[[np.ndarray], np.ndarray]

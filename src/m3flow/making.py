@@ -220,7 +220,7 @@ class FromCodec(Making):
 
     def read(self, sign_of_life: Callable[[], None]) -> None:
         """Read the vectors and make the file final; calls `sign_of_life` on the way."""
-        from m3flow.motionvectors import codec_trajectories
+        from m3flow.trajectories.motion_vectors import codec_trajectories
 
         with self.blamed():
             codec_trajectories(

@@ -14,7 +14,7 @@ import numpy as np
 from m3flow.levels import table
 from m3flow.records import Record
 from m3flow.settings import FlowSettings, TrajectorySettings
-from m3flow.trajectories import Tracker
+from m3flow.trajectories.tracking import Tracker
 from m3flow.videos.decoder import Decoded
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from m3flow import arraypickle
 from m3flow.atomic import complete_or_absent
 from m3flow.errors import BadInput
-from m3flow.trajectories import GRID, OFFSET
+from m3flow.trajectories.tracking import GRID, OFFSET
 
 COMPRESSION_LEVEL = 1
 SPOOL_BYTES = 8 * 2**20

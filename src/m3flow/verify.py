@@ -13,7 +13,7 @@ from m3flow.errors import BadInput
 from m3flow.flowfile import COMPONENTS, packet_digest, read_provenance
 from m3flow.provenance import same_source
 from m3flow.records import one_line, read_records, record_files
-from m3flow.trajectories import GRID, LARGEST, window_starts
+from m3flow.trajectories.tracking import GRID, LARGEST, window_starts
 from m3flow.trajectoryfile import load_trajectories
 from m3flow.videos.decoder import Decoder, Limits
 from m3flow.videos.identity import identity

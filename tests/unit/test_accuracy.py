@@ -9,7 +9,7 @@ import pytest
 
 import accuracy_table
 from accuracy import LENGTH, Judge, stored
-from m3flow.trajectories import track
+from m3flow.trajectories.tracking import track
 from scenes import SCENES, make_scene
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from m3flow.errors import BadInput
-from m3flow.motionvectors import (
+from m3flow.records import Record
+from m3flow.settings import TrajectorySettings
+from m3flow.trajectories.motion_vectors import (
     MotionVectors,
     codec_trajectories,
     filled,
@@ -19,8 +21,6 @@ from m3flow.motionvectors import (
     trajectories_from_motion_vectors,
     upsampled,
 )
-from m3flow.records import Record
-from m3flow.settings import TrajectorySettings
 from m3flow.trajectoryfile import load_trajectories
 from m3flow.videos.coded_pictures import decoding_order, h264_is_reference, reference_distances
 from scenes import Scene, make_scene
@@ -112,7 +112,7 @@ def test_windows_do_not_depend_on_how_many_are_followed_at_once(monkeypatch: pyt
         50,
     )
     whole = trajectories_from_motion_vectors(vectors, length=3)
-    monkeypatch.setattr("m3flow.motionvectors.WINDOWS_AT_ONCE", 4)
+    monkeypatch.setattr("m3flow.trajectories.motion_vectors.WINDOWS_AT_ONCE", 4)
     pieces = trajectories_from_motion_vectors(vectors, length=3)
     assert whole[0].shape == (6, 9, 5, 6)
     np.testing.assert_array_equal(whole[0], pieces[0])

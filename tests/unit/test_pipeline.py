@@ -21,7 +21,7 @@ from m3flow.pipeline import Extractor, Queue, Work
 from m3flow.provenance import homographies_of, stored_flow
 from m3flow.records import Record
 from m3flow.settings import FlowSettings, TrajectorySettings
-from m3flow.trajectories import track
+from m3flow.trajectories.tracking import track
 from m3flow.videos.decoder import Limits
 from m3flow.videos.videolist import Outputs, Video
 from scenes import make_scene

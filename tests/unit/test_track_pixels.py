@@ -13,7 +13,7 @@ from m3flow import load_trajectories
 from m3flow.errors import UsageError
 from m3flow.pipeline import Extractor, Work
 from m3flow.settings import FlowSettings, TrajectorySettings
-from m3flow.trajectories import Tracker, track
+from m3flow.trajectories.tracking import Tracker, track
 from m3flow.videos.videolist import Outputs, Video
 from scenes import make_scene
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from m3flow.report import wheel
 from m3flow.report.clip import Moment
-from m3flow.trajectories import GRID
+from m3flow.trajectories.tracking import GRID
 
 DIMMED = 0.5  # the frame behind the trajectories
 LEAVES = np.array([215.0, 215.0, 215.0])  # a trajectory that leaves the frame

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from m3flow.errors import BadInput
-from m3flow.trajectories import GRID, OFFSET, track
+from m3flow.trajectories.tracking import GRID, OFFSET, track
 from m3flow.version import __version__
 from m3flow.videos.coded_pictures import read_pictures, reference_distances
 
