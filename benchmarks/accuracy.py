@@ -31,8 +31,8 @@ import torch
 import machine
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.flow import ESTIMATORS, estimator
-from m3flow.flowfile import FlowWriter, load_flow
-from m3flow.levels import quantise
+from m3flow.results.flowfile import FlowWriter, load_flow
+from m3flow.results.quantisation import quantise
 from m3flow.trajectories.motion_vectors import motion_vectors, trajectories_from_motion_vectors
 from m3flow.trajectories.tracking import GRID, OFFSET, track
 from scenes import SCENES, Scene, inside, make_scene

@@ -21,7 +21,7 @@ from accuracy import LENGTH, Judge, rounded, summary
 from m3flow.camera import put_camera_back
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.flow import estimator
-from m3flow.levels import quantise, restore
+from m3flow.results.quantisation import quantise, restore
 from m3flow.trajectories.tracking import track
 from scenes import Scene, make_scene, pixel_grid
 

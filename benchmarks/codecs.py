@@ -22,8 +22,8 @@ import numpy as np
 
 import machine
 from m3flow.flow import estimator
-from m3flow.flowfile import CODECS, FlowWriter, read_levels
-from m3flow.levels import quantise
+from m3flow.results.flowfile import CODECS, FlowWriter, read_levels
+from m3flow.results.quantisation import quantise
 from m3flow.videos.frames import Frames
 from real_clips import add_clips, chosen_clips
 

@@ -86,8 +86,8 @@ def encode_alone(clips: list[Path], folder: Path) -> dict[str, float]:
     from fractions import Fraction
 
     from m3flow.flow import estimator
-    from m3flow.flowfile import FlowWriter
-    from m3flow.levels import quantise
+    from m3flow.results.flowfile import FlowWriter
+    from m3flow.results.quantisation import quantise
     from m3flow.videos.frames import Frames
 
     quick = estimator("dis", backend="opencv", preset="ultrafast")
@@ -166,7 +166,7 @@ def first_record(clips: list[Path], folder: Path) -> dict[str, float]:
 
 
 def read_flow(clips: list[Path], folder: Path) -> dict[str, float]:
-    from m3flow.flowfile import read_level_pairs
+    from m3flow.results.flowfile import read_level_pairs
 
     folders = [folder / "flows" / str(index) / clip.name for index, clip in enumerate(clips)]
     return measured(lambda: sum(len(piece) for one in folders for piece in read_level_pairs(one)))
@@ -177,7 +177,7 @@ def compress(clips: list[Path], folder: Path) -> dict[str, float]:
 
     from isal import igzip
 
-    from m3flow.trajectoryfile import COMPRESSION_LEVEL
+    from m3flow.results.trajectoryfile import COMPRESSION_LEVEL
 
     raw = [
         gzip.decompress((folder / "trajs" / str(index) / f"{clip.name}_6.gz").read_bytes())

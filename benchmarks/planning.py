@@ -109,7 +109,7 @@ def append(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def status(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """`m3flow status` where half of the list is done, one in a hundred rejected, the rest not begun."""
-    from m3flow.records import Record, RecordFile
+    from m3flow.results.records import Record, RecordFile
 
     names = data_set(folder, arguments.videos, files=False)
     half = len(names) // 2
@@ -229,7 +229,7 @@ def _took(logs: Path, kind: str) -> float:
 
 
 def _frames(folder: Path) -> int:
-    from m3flow.records import read_records
+    from m3flow.results.records import read_records
 
     return sum(record.frames for record in read_records((folder / "results/records").rglob("flow-*.csv")))
 

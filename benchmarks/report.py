@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from m3flow.records import Record, RecordFile
+from m3flow.results.records import Record, RecordFile
 from m3flow.videos.videolist import Outputs
 from machine import describe
 

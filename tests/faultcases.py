@@ -23,9 +23,9 @@ import psutil
 from m3flow.atomic import TEMPORARY_SUFFIX
 from m3flow.cli import main
 from m3flow.errors import BadInput
-from m3flow.flowfile import packet_digest, read_provenance
-from m3flow.trajectoryfile import load_trajectories
-from m3flow.verify import Wanted, verify_all
+from m3flow.results.flowfile import packet_digest, read_provenance
+from m3flow.results.trajectoryfile import load_trajectories
+from m3flow.results.verify import Wanted, verify_all
 from m3flow.videos.videolist import Outputs, read_list
 
 # What makes runs short: the cheapest estimator, and no search for the camera.

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from m3flow.version import __version__
 
 if TYPE_CHECKING:
-    from m3flow.flowfile import load_flow
-    from m3flow.trajectoryfile import Trajectories, load_trajectories
+    from m3flow.results.flowfile import load_flow
+    from m3flow.results.trajectoryfile import Trajectories, load_trajectories
 
 __all__ = ["Trajectories", "__version__", "load_flow", "load_trajectories"]
 
 _LAZY = {
-    "load_flow": "m3flow.flowfile",
-    "load_trajectories": "m3flow.trajectoryfile",
-    "Trajectories": "m3flow.trajectoryfile",
+    "load_flow": "m3flow.results.flowfile",
+    "load_trajectories": "m3flow.results.trajectoryfile",
+    "Trajectories": "m3flow.results.trajectoryfile",
 }
 _SUBMODULES = ("flow", "trajectories", "data")
 

@@ -20,7 +20,7 @@ from m3flow.config import Experiment
 from m3flow.errors import BadInput, UsageError
 from m3flow.estimate import Calibration, Throughput, headers, of_headers, settings_of
 from m3flow.pipeline import Extractor, Work
-from m3flow.records import Record
+from m3flow.results.records import Record
 from m3flow.shardjob import work_of
 from m3flow.system import available_cores
 from m3flow.version import __version__

@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import Dataset
 
 from m3flow.errors import BadInput, UsageError
+from m3flow.results.trajectoryfile import Trajectories, load_trajectories
 from m3flow.trajectories.tracking import GRID
-from m3flow.trajectoryfile import Trajectories, load_trajectories
 from m3flow.videos.identity import image_names
 from m3flow.videos.videolist import Outputs, Video, read_list
 

@@ -143,7 +143,7 @@ def _gpu() -> Iterator[Finding]:
 
 def _encoders() -> Iterator[Finding]:
     """Write flow with each codec and read it back."""
-    from m3flow.flowfile import CODECS, FlowWriter, read_level_pairs
+    from m3flow.results.flowfile import CODECS, FlowWriter, read_level_pairs
 
     levels = np.random.default_rng(0).integers(0, 256, (4, 2, 24, 33), np.uint8)
     for codec in CODECS:

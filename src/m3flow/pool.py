@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from m3flow.errors import Interrupted, UsageError
 from m3flow.flow.device import gpu_count
 from m3flow.pipeline import Extractor, Queue, Work, limit_threads
-from m3flow.records import Record
+from m3flow.results.records import Record
 from m3flow.system import available_cores, exit_with_parent
 from m3flow.videos.decoder import CRASHES
 from m3flow.videos.identity import file_size

@@ -18,7 +18,7 @@ from m3flow import pool
 from m3flow.errors import Interrupted
 from m3flow.pipeline import Extractor, Work
 from m3flow.progress import Display
-from m3flow.records import STATUSES, Record, RecordFile, one_line
+from m3flow.results.records import STATUSES, Record, RecordFile, one_line
 from m3flow.version import __version__
 from m3flow.videos.videolist import Video
 

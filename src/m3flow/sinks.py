@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from m3flow.levels import table
-from m3flow.records import Record
+from m3flow.results.quantisation import table
+from m3flow.results.records import Record
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectories.tracking import Tracker
 from m3flow.videos.decoder import Decoded
@@ -57,7 +57,7 @@ class Sink:
 
 class FlowSink(Sink):
     def __init__(self, folder: Path, flow: FlowSettings, decoded: Decoded, record: Record) -> None:
-        from m3flow.flowfile import FlowWriter
+        from m3flow.results.flowfile import FlowWriter
 
         info = decoded.info
         self._record = record
@@ -98,7 +98,7 @@ class TrajectorySink(Sink):
             self._writer.__exit__()
 
     def write(self, piece: Piece) -> None:
-        from m3flow.trajectoryfile import TrajectoryWriter
+        from m3flow.results.trajectoryfile import TrajectoryWriter
 
         with clock(self._record, "track"):
             follows_pixels = self._settings.track == "pixels"

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from m3flow.levels import table
+from m3flow.results.quantisation import table
 
 # Every fourth pixel both ways is enough for shares and percentiles, at a sixteenth of the work.
 STRIDE = 4

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from m3flow.config import Experiment
-from m3flow.records import record_files
+from m3flow.results.records import record_files
 from m3flow.videos.videolist import Video
 
 State = Literal["done", "rejected", "failed", "missing"]

@@ -27,10 +27,10 @@ from faultcases import (
     unfinished,
     wait_for,
 )
-from m3flow.flowfile import read_provenance
 from m3flow.pipeline import Extractor, Work
-from m3flow.provenance import same_source
-from m3flow.records import read_records
+from m3flow.results.flowfile import read_provenance
+from m3flow.results.provenance import same_source
+from m3flow.results.records import read_records
 from m3flow.settings import FlowSettings
 from m3flow.videos.identity import identity
 from m3flow.videos.videolist import Outputs, Video

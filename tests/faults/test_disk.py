@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from faultcases import QUICK, damaged, data_set, encode, results, run, statuses, temporaries, unfinished
-from m3flow.flowfile import FlowWriter
-from m3flow.trajectoryfile import TrajectoryWriter
+from m3flow.results.flowfile import FlowWriter
+from m3flow.results.trajectoryfile import TrajectoryWriter
 
 
 def _mount(*arguments: str) -> None:

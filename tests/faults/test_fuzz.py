@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from faultcases import QUICK, encode, run, statuses, temporaries, unfinished
 from m3flow.errors import BadInput, UsageError
-from m3flow.flowfile import FlowWriter, load_flow, packet_digest, read_provenance
-from m3flow.records import read_records
-from m3flow.trajectoryfile import TrajectoryWriter, load_trajectories, read_made
+from m3flow.results.flowfile import FlowWriter, load_flow, packet_digest, read_provenance
+from m3flow.results.records import read_records
+from m3flow.results.trajectoryfile import TrajectoryWriter, load_trajectories, read_made
 from m3flow.videos.inspection import without_excluded
 from m3flow.videos.videolist import read_list
 

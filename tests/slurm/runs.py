@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from m3flow.records import Record, read_records
+from m3flow.results.records import Record, read_records
 from slurm.cluster import Cluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]

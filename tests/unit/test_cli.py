@@ -17,7 +17,7 @@ import pytest
 
 from clips import clip, moving_frames, write_video
 from m3flow import load_flow, load_trajectories
-from m3flow.records import Record, read_records
+from m3flow.results.records import Record, read_records
 
 PROGRAM = [sys.executable, "-c", "from m3flow.cli import main; main()"]
 FAST = ["--estimator", "dis", "--set", "preset=ultrafast", "--camera", "none", "--backend", "opencv"]

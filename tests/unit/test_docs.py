@@ -28,11 +28,11 @@ from conftest import REPOSITORY
 from m3flow.cli import app, main
 from m3flow.config import Experiment
 from m3flow.flow import ESTIMATORS
-from m3flow.flowfile import read_provenance
 from m3flow.pipeline import Extractor, Work
-from m3flow.records import COLUMNS as RECORD_COLUMNS
+from m3flow.results.flowfile import read_provenance
+from m3flow.results.records import COLUMNS as RECORD_COLUMNS
+from m3flow.results.trajectoryfile import read_made
 from m3flow.settings import FlowSettings, TrajectorySettings
-from m3flow.trajectoryfile import read_made
 from m3flow.videos.inspection import COLUMNS as INVENTORY_COLUMNS
 
 DOCS = REPOSITORY / "docs"

@@ -17,8 +17,8 @@ import pytest
 
 from m3flow import load_flow
 from m3flow.errors import BadInput, UsageError
-from m3flow.flowfile import CODECS, FlowWriter, read_level_pairs, read_levels, read_provenance
-from m3flow.levels import quantise, restore
+from m3flow.results.flowfile import CODECS, FlowWriter, read_level_pairs, read_levels, read_provenance
+from m3flow.results.quantisation import quantise, restore
 from scenes import make_scene
 
 SIZES = [(48, 64), (241, 321), (17, 33), (33, 17)]  # height, width

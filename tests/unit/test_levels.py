@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from m3flow.levels import quantise, restore, table
+from m3flow.results.quantisation import quantise, restore, table
 
 BOUNDS = [0.5, 1, 7.3, 15, 20, 32, 100]
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from m3flow.errors import BadInput
-from m3flow.records import Record
+from m3flow.results.records import Record
+from m3flow.results.trajectoryfile import load_trajectories
 from m3flow.settings import TrajectorySettings
 from m3flow.trajectories.motion_vectors import (
     MotionVectors,
@@ -21,7 +22,6 @@ from m3flow.trajectories.motion_vectors import (
     trajectories_from_motion_vectors,
     upsampled,
 )
-from m3flow.trajectoryfile import load_trajectories
 from m3flow.videos.coded_pictures import decoding_order, h264_is_reference, reference_distances
 from scenes import Scene, make_scene
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m3flow.trajectoryfile import TrajectoryWriter
+from m3flow.results.trajectoryfile import TrajectoryWriter
 
 WANTED = "numpy==1.24.4"
 

@@ -23,7 +23,7 @@ from m3flow.estimate import (
 )
 from m3flow.forecast import forecast
 from m3flow.plan import Plan, make_plan, plan_of, shard_videos
-from m3flow.records import Record, RecordFile
+from m3flow.results.records import Record, RecordFile
 from m3flow.videos.videolist import read_list
 
 

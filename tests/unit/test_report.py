@@ -19,9 +19,9 @@ from clips import clip
 from m3flow.cli import app
 from m3flow.errors import UsageError
 from m3flow.pipeline import Extractor, Work
-from m3flow.records import Record, RecordFile
 from m3flow.report import charts, gather, selection
 from m3flow.report.page import write_report
+from m3flow.results.records import Record, RecordFile
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.videolist import Outputs, Video
 

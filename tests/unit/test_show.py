@@ -17,15 +17,15 @@ from m3flow.camera.compensation import MotionEstimator
 from m3flow.cli import app
 from m3flow.errors import BadInput, UsageError
 from m3flow.flow import estimator
-from m3flow.flowfile import load_flow
 from m3flow.pipeline import Extractor, Work
 from m3flow.report import drawing, wheel
 from m3flow.report.canvas import Canvas
 from m3flow.report.clip import ComputedClip, Moment, StoredClip, TrajectoriesAlone
 from m3flow.report.film import write_film
 from m3flow.report.sheet import contact_sheet, description, encoded
+from m3flow.results.flowfile import load_flow
+from m3flow.results.trajectoryfile import TrajectoryWriter, load_trajectories
 from m3flow.settings import FlowSettings, TrajectorySettings
-from m3flow.trajectoryfile import TrajectoryWriter, load_trajectories
 from m3flow.videos.videolist import Outputs, Video
 
 FLOW = FlowSettings(estimator="dis", codec="h264-lossless")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from m3flow.config import Experiment
-from m3flow.records import Record, RecordFile
+from m3flow.results.records import Record, RecordFile
 from m3flow.status import GONE, NO_FLOW, NO_TRAJECTORIES, NOT_BEGUN, status_of
 
 

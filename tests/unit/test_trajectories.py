@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from m3flow.errors import UsageError
-from m3flow.levels import quantise, restore, table
+from m3flow.results.quantisation import quantise, restore, table
 from m3flow.trajectories.tracking import GRID, LARGEST, OFFSET, Tracker, track, window_starts
 from scenes import make_scene
 

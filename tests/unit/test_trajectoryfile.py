@@ -17,7 +17,7 @@ import pytest
 
 from m3flow import load_trajectories
 from m3flow.errors import BadInput
-from m3flow.trajectoryfile import Trajectories, TrajectoryWriter, read_made
+from m3flow.results.trajectoryfile import Trajectories, TrajectoryWriter, read_made
 
 MADE = {"settings": {"length": 3, "job": "trajs_dense"}, "source": {"width": 41, "height": 25}}
 

@@ -13,7 +13,7 @@ import yaml
 
 from clips import clip
 from m3flow.cli import app
-from m3flow.records import read_records
+from m3flow.results.records import read_records
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLOW = {"estimator": "dis", "parameters": {"preset": "ultrafast"}}

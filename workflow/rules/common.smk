@@ -5,7 +5,7 @@ from snakemake.io import contains_wildcard
 
 from m3flow.config import Experiment
 from m3flow.errors import BadInput, UsageError
-from m3flow.records import record_files
+from m3flow.results.records import record_files
 from m3flow.estimate import jobs_of, time_limit
 from m3flow.plan import plan_of, shard_folder
 from m3flow.videos.identity import identity

@@ -173,7 +173,7 @@ def _check_device(settings: FlowSettings, backend: str, device: str) -> None:
 
 def _run(title: str, videos: list[Video], work: Work, workers: int, gpus: int) -> None:
     from m3flow.pool import crew
-    from m3flow.records import new_record_path
+    from m3flow.results.records import new_record_path
     from m3flow.session import execute
 
     crew(work, len(videos), workers, gpus)  # refused before any file is made

@@ -110,8 +110,8 @@ def _video(what: str, root: Path, parts: int, outputs: Outputs | None) -> Video:
 
 
 def _stored(video: Video, outputs: Outputs | None, length: int) -> Clip | None:
-    from m3flow.flowfile import COMPONENTS
     from m3flow.report.clip import StoredClip, TrajectoriesAlone
+    from m3flow.results.flowfile import COMPONENTS
 
     if outputs is None:
         return None

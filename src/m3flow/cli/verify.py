@@ -15,7 +15,7 @@ from m3flow.errors import UsageError
 
 if TYPE_CHECKING:
     from m3flow.config import Experiment
-    from m3flow.verify import Verified, Wanted
+    from m3flow.results.verify import Verified, Wanted
     from m3flow.videos.inspection import Inspected
     from m3flow.videos.videolist import Video
 
@@ -150,7 +150,7 @@ def verify(
 
 
 def _wanted_by(experiment: Experiment, output: Path | None, bounds: Any) -> Wanted:
-    from m3flow.verify import Wanted
+    from m3flow.results.verify import Wanted
     from m3flow.videos.videolist import Outputs
 
     return Wanted(
@@ -164,7 +164,7 @@ def _wanted_by(experiment: Experiment, output: Path | None, bounds: Any) -> Want
 
 
 def _wanted(output: Path | None, flow: dict[str, Any], trajectories: dict[str, Any], bounds: Any) -> Wanted:
-    from m3flow.verify import Wanted
+    from m3flow.results.verify import Wanted
     from m3flow.videos.videolist import Outputs
 
     assert output is not None
@@ -184,7 +184,7 @@ def _wanted(output: Path | None, flow: dict[str, Any], trajectories: dict[str, A
 
 def _input(videos: Sequence[Video], table: Path, workers: int, bounds: Any) -> int:
     from m3flow.progress import Display
-    from m3flow.records import Record
+    from m3flow.results.records import Record
     from m3flow.videos.inspection import inspect_all, write_table
 
     console = Console(stderr=True)
@@ -207,11 +207,11 @@ def _input(videos: Sequence[Video], table: Path, workers: int, bounds: Any) -> i
 
 
 def _results(videos: Sequence[Video], wanted: Wanted, workers: int, repair: bool) -> int:
-    from m3flow.leftovers import leftovers
     from m3flow.progress import Display
-    from m3flow.records import Record
-    from m3flow.reopen import reopen
-    from m3flow.verify import verify_all
+    from m3flow.results.leftovers import leftovers
+    from m3flow.results.records import Record
+    from m3flow.results.reopen import reopen
+    from m3flow.results.verify import verify_all
 
     console = Console(stderr=True)
     counts: Counter[str] = Counter()
@@ -253,6 +253,6 @@ def _remove(paths: Sequence[Path], console: Console) -> None:
 
 
 def _say(console: Console, text: str) -> None:
-    from m3flow.records import one_line
+    from m3flow.results.records import one_line
 
     console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)

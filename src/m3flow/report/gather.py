@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from m3flow.records import COLUMNS, read_records, record_files
+from m3flow.results.records import COLUMNS, read_records, record_files
 
 CHUNK = 20_000
 TIMES = ("seconds", "wait", "decode", "flow", "encode", "track")
@@ -28,7 +28,7 @@ def read_lines(folder: Path) -> pd.DataFrame:
 
     Returns
     -------
-    A frame with the fields of `m3flow.records.Record`, and `kind`: "flow" for a run that made flow (and perhaps
+    A frame with the fields of `m3flow.results.records.Record`, and `kind`: "flow" for a run that made flow (and perhaps
     the trajectories in the same pass), "trajectories" for one that made trajectories alone.
     """
     pieces = [pd.DataFrame({name: [] for name in [*COLUMNS, "kind"]})]
@@ -50,7 +50,7 @@ def videos_of(lines: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     A frame indexed by the video's name: `status` ("done", "rejected" or "failed"), `reason`, and the other
-    fields of `m3flow.records.Record`, NaN where nothing was measured. Seconds are summed over both runs.
+    fields of `m3flow.results.records.Record`, NaN where nothing was measured. Seconds are summed over both runs.
     """
     lines = _without_superseded(lines)
     by_kind = lines.groupby(["video", "kind"], sort=False)

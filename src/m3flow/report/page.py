@@ -20,9 +20,9 @@ from markupsafe import Markup
 
 from m3flow.atomic import write_text
 from m3flow.errors import BadInput, UsageError
-from m3flow.flowfile import COMPONENTS, read_provenance
 from m3flow.report import charts, gather, selection
 from m3flow.report.canvas import printable
+from m3flow.results.flowfile import COMPONENTS, read_provenance
 from m3flow.version import __version__
 from m3flow.videos.videolist import Outputs, Video
 

@@ -21,7 +21,7 @@ from m3flow.version import __version__
 from m3flow.videos.coded_pictures import read_pictures, reference_distances
 
 if TYPE_CHECKING:
-    from m3flow.records import Record
+    from m3flow.results.records import Record
     from m3flow.settings import TrajectorySettings
 
 MAX_HELD = 4
@@ -181,7 +181,7 @@ def codec_trajectories(
     ------
     BadInput: as `motion_vectors`.
     """
-    from m3flow.trajectoryfile import TrajectoryWriter
+    from m3flow.results.trajectoryfile import TrajectoryWriter
 
     began = time.perf_counter()
     vectors = motion_vectors(video, on_picture)

@@ -72,7 +72,7 @@ def homographies_of(folder: Path | str) -> tuple[np.ndarray, np.ndarray] | None:
         identity where none was accepted. `m3flow.camera.put_camera_back` puts the motion back.
     accepted: bool [T].
     """
-    from m3flow.flowfile import COMPONENTS, read_provenance
+    from m3flow.results.flowfile import COMPONENTS, read_provenance
 
     camera = read_provenance(Path(folder) / COMPONENTS[0]).get("camera")
     if not camera:
@@ -134,7 +134,7 @@ def same_source(made: dict[str, Any], source: dict[str, Any]) -> bool:
 
 def flow_is_current(folder: Path, settings: FlowSettings, source: dict[str, Any]) -> bool:
     """Whether both flow files are there, made with these settings from this source."""
-    from m3flow.flowfile import COMPONENTS, read_provenance
+    from m3flow.results.flowfile import COMPONENTS, read_provenance
 
     for name in COMPONENTS:
         if not (folder / name).is_file():
@@ -152,7 +152,7 @@ def trajectories_are_current(
     path: Path, settings: TrajectorySettings, flow: dict[str, Any], source: dict[str, Any]
 ) -> bool:
     """Whether the file is there, made with these settings from this flow ({} for none) of this source."""
-    from m3flow.trajectoryfile import read_made
+    from m3flow.results.trajectoryfile import read_made
 
     if not path.is_file():
         return False
@@ -182,7 +182,7 @@ class StoredFlow:
 
     @property
     def bound(self) -> float:
-        from m3flow.flowfile import DEFAULT_BOUND
+        from m3flow.results.flowfile import DEFAULT_BOUND
 
         return float(self.settings.get("bound", DEFAULT_BOUND))
 
@@ -192,7 +192,7 @@ class StoredFlow:
 
     def levels(self) -> Iterator[np.ndarray]:
         """uint8 [n, 2, H, W] levels, in pieces."""
-        from m3flow.flowfile import read_level_pairs
+        from m3flow.results.flowfile import read_level_pairs
 
         return read_level_pairs(self.folder)
 
@@ -212,7 +212,7 @@ def stored_flow(folder: Path) -> StoredFlow:
     Files that say nothing of themselves (another program's) are taken with the default bound; the flow file
     itself then stands for the source.
     """
-    from m3flow.flowfile import COMPONENTS, read_provenance
+    from m3flow.results.flowfile import COMPONENTS, read_provenance
 
     paths = [folder / name for name in COMPONENTS]
     for path in paths:

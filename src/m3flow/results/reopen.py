@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from m3flow.records import read_records
+from m3flow.results.records import read_records
 from m3flow.videos.videolist import Outputs
 
 

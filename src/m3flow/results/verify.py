@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from m3flow.errors import BadInput
-from m3flow.flowfile import COMPONENTS, packet_digest, read_provenance
-from m3flow.provenance import same_source
-from m3flow.records import one_line, read_records, record_files
+from m3flow.results.flowfile import COMPONENTS, packet_digest, read_provenance
+from m3flow.results.provenance import same_source
+from m3flow.results.records import one_line, read_records, record_files
+from m3flow.results.trajectoryfile import load_trajectories
 from m3flow.trajectories.tracking import GRID, LARGEST, window_starts
-from m3flow.trajectoryfile import load_trajectories
 from m3flow.videos.decoder import Decoder, Limits
 from m3flow.videos.identity import identity
 from m3flow.videos.parallel import decoded_side_by_side

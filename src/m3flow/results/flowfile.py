@@ -19,7 +19,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 
 from m3flow.atomic import complete_or_absent
 from m3flow.errors import BadInput, UsageError
-from m3flow.levels import restore
+from m3flow.results.quantisation import restore
 
 COMPONENTS = ("x.mp4", "y.mp4")
 DEFAULT_BOUND = 20.0

@@ -17,9 +17,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from m3flow import arraypickle
 from m3flow.atomic import complete_or_absent
 from m3flow.errors import BadInput
+from m3flow.results import safe_pickle
 from m3flow.trajectories.tracking import GRID, OFFSET
 
 COMPRESSION_LEVEL = 1
@@ -199,7 +199,7 @@ def load_trajectories(path: Path | str) -> Trajectories:
     path = Path(path)
     try:
         data = gzip.decompress(path.read_bytes())
-        content = arraypickle.load(data)
+        content = safe_pickle.load(data)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from error
     except (pickle.UnpicklingError, zlib.error, EOFError) as error:
