@@ -126,8 +126,8 @@ def ours(
     parameters: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """m3flow over the clips: `kind` is both (one pass), flow, or trajectories; 0 workers is what it suggests."""
-    from m3flow.pipeline import Work
-    from m3flow.session import execute
+    from m3flow.extraction.extractor import Work
+    from m3flow.extraction.run import execute
     from m3flow.settings import FlowSettings, TrajectorySettings
     from m3flow.videos.videolist import Outputs, Video
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from m3flow import pool
 from m3flow.config import Experiment
 from m3flow.errors import BadInput, UsageError
 from m3flow.estimate import Calibration, Throughput, headers, of_headers, settings_of
-from m3flow.pipeline import Extractor, Work
+from m3flow.extraction import dispatch
+from m3flow.extraction.extractor import Extractor, Work
 from m3flow.results.records import Record
 from m3flow.shardjob import work_of
 from m3flow.system import available_cores
@@ -52,7 +52,7 @@ def calibrate(experiment: Experiment, cluster: str = "local") -> Calibration:
         seen = of_headers(headers(sources), experiment.flow.short_side)
         kind = "flow" if experiment.wants_flow else "trajectories"
         work = work_of(experiment, kind)
-        team = pool.crew(work, 2**20, experiment.run.workers, experiment.run.gpus)
+        team = dispatch.crew(work, 2**20, experiment.run.workers, experiment.run.gpus)
         rates, start = _try_workers(work, team, sources, folder, experiment.run.workers)
         best = max(rates, key=lambda workers: rates[workers])
         own = _one_worker(experiment, sources, folder / "own", (round(seen.width), round(seen.height)))
@@ -117,7 +117,7 @@ def _pace(experiment: Experiment, clip: str, folder: Path) -> float:
 
 
 def _try_workers(
-    work: Work, team: pool.Crew, sources: Sequence[str], folder: Path, fixed: int
+    work: Work, team: dispatch.Crew, sources: Sequence[str], folder: Path, fixed: int
 ) -> tuple[dict[int, float], float]:
     """Frames a second by the number of workers, all of them busy; and the seconds until the first one begins."""
     cores = available_cores()
@@ -140,7 +140,9 @@ def _try_workers(
             ends.append((time.perf_counter(), record.frames))
 
         threads = max(1, cores // workers)
-        pool.run(videos, replace(work, outputs=outputs), pool.Crew(workers, threads, team.devices), on_record)
+        dispatch.run(
+            videos, replace(work, outputs=outputs), dispatch.Crew(workers, threads, team.devices), on_record
+        )
         # From the end of each worker's first video, when all are at work and warm.
         warm = ends[workers - 1][0]
         rates[workers] = sum(frames for _, frames in ends[workers:]) / max(ends[-1][0] - warm, 1e-9)
@@ -256,7 +258,7 @@ def _write_clip(path: Path, frames: np.ndarray) -> str:
     return str(path)
 
 
-def _gpus(team: pool.Crew) -> int:
+def _gpus(team: dispatch.Crew) -> int:
     """The GPUs that this job was given, used or not: that is what is paid for."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "") if "SLURM_JOB_ID" in os.environ else ""
     used = sum(device.startswith("cuda") for device in team.devices)

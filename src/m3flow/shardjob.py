@@ -12,10 +12,10 @@ from m3flow.atomic import write_text
 from m3flow.config import Experiment
 from m3flow.errors import UsageError
 from m3flow.estimate import calibration_of
-from m3flow.pipeline import Work
+from m3flow.extraction.extractor import Work
+from m3flow.extraction.run import ALL_DONE, SOME_REJECTED, execute
 from m3flow.plan import plan_of, shard_folder, shard_videos
 from m3flow.results.records import STATUSES, Record, read_records
-from m3flow.session import ALL_DONE, SOME_REJECTED, execute
 from m3flow.system import available_cores
 
 

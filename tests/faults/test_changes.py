@@ -27,7 +27,7 @@ from faultcases import (
     unfinished,
     wait_for,
 )
-from m3flow.pipeline import Extractor, Work
+from m3flow.extraction.extractor import Extractor, Work
 from m3flow.results.flowfile import read_provenance
 from m3flow.results.provenance import same_source
 from m3flow.results.records import read_records

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from m3flow.flow import batching
-from m3flow.flow.batching import Batches, TooLarge, batch_size
+from m3flow.extraction import batching
+from m3flow.extraction.batching import Batches, TooLarge, batch_size
 
 FRAMES = np.arange(23, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(3, 2)
 

@@ -279,7 +279,7 @@ class TestImports:
             done = m3flow(command, *common, *more, "--workers", workers, PYTHONPROFILEIMPORTTIME="1")
             assert done.returncode == 0
             modules = self.imported(done.stderr)
-            assert "m3flow.pipeline" in modules and "cv2" in modules
+            assert "m3flow.extraction.extractor" in modules and "cv2" in modules
             assert not {name.split(".")[0] for name in modules} & {"torch", "snakemake", "pandas"}
 
 

@@ -16,7 +16,7 @@ from clips import clip, image_folder, moving_frames, write_video
 from m3flow import load_flow, load_trajectories
 from m3flow.camera.geometry import put_camera_back
 from m3flow.errors import BadInput, Interrupted
-from m3flow.pipeline import Extractor, Queue, Work
+from m3flow.extraction.extractor import Extractor, Queue, Work
 from m3flow.results.flowfile import read_provenance
 from m3flow.results.provenance import homographies_of, stored_flow
 from m3flow.results.records import Record

@@ -10,10 +10,9 @@ import psutil
 import pytest
 
 from clips import clip, moving_frames, write_video
-from m3flow import pool
 from m3flow.errors import UsageError
-from m3flow.pipeline import Work
-from m3flow.pool import Crew, crew, run
+from m3flow.extraction.dispatch import Crew, crew, run
+from m3flow.extraction.extractor import Work
 from m3flow.results.records import Record
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.videolist import Outputs, Video

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from clips import clip
 from m3flow.cli import app
 from m3flow.errors import UsageError
-from m3flow.pipeline import Extractor, Work
+from m3flow.extraction.extractor import Extractor, Work
 from m3flow.report import charts, gather, selection
 from m3flow.report.page import write_report
 from m3flow.results.records import Record, RecordFile

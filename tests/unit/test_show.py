@@ -16,8 +16,8 @@ from clips import clip, write_video
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.cli import app
 from m3flow.errors import BadInput, UsageError
+from m3flow.extraction.extractor import Extractor, Work
 from m3flow.flow import estimator
-from m3flow.pipeline import Extractor, Work
 from m3flow.report import drawing, wheel
 from m3flow.report.canvas import Canvas
 from m3flow.report.clip import ComputedClip, Moment, StoredClip, TrajectoriesAlone

@@ -11,7 +11,7 @@ import torch
 from clips import write_clip
 from m3flow import load_trajectories
 from m3flow.errors import UsageError
-from m3flow.pipeline import Extractor, Work
+from m3flow.extraction.extractor import Extractor, Work
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectories.tracking import Tracker, track
 from m3flow.videos.videolist import Outputs, Video

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from m3flow.errors import Interrupted, UsageError
-from m3flow.workers import Channel, Event, Workers
+from m3flow.extraction.process_pool import Channel, Event, Workers
 
 KILLER, FAILURE = "killer", "failure"
 

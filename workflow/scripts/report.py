@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from m3flow.config import Experiment
+from m3flow.extraction.run import log_to
 from m3flow.report.page import write_report
-from m3flow.session import log_to
 
 if __name__ == "__main__":
     snakemake = globals()["snakemake"]

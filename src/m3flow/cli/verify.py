@@ -183,7 +183,7 @@ def _wanted(output: Path | None, flow: dict[str, Any], trajectories: dict[str, A
 
 
 def _input(videos: Sequence[Video], table: Path, workers: int, bounds: Any) -> int:
-    from m3flow.progress import Display
+    from m3flow.extraction.progress import Display
     from m3flow.results.records import Record
     from m3flow.videos.inspection import inspect_all, write_table
 
@@ -207,7 +207,7 @@ def _input(videos: Sequence[Video], table: Path, workers: int, bounds: Any) -> i
 
 
 def _results(videos: Sequence[Video], wanted: Wanted, workers: int, repair: bool) -> int:
-    from m3flow.progress import Display
+    from m3flow.extraction.progress import Display
     from m3flow.results.leftovers import leftovers
     from m3flow.results.records import Record
     from m3flow.results.reopen import reopen

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m3flow.errors import BadInput
+from m3flow.extraction.sinks import Piece
 from m3flow.settings import FlowSettings, TrajectorySettings
-from m3flow.sinks import Piece
 from m3flow.version import __version__
 from m3flow.videos.identity import identity
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 
-from m3flow.background import Background
+from m3flow.extraction.background import Background
+from m3flow.extraction.batching import Batches, Part, batch_size
+from m3flow.extraction.sinks import Piece, clock
+from m3flow.extraction.tasks import FromCodec, FromFlow, FromFrames, Making
 from m3flow.flow.base import is_tensor
-from m3flow.flow.batching import Batches, Part, batch_size
-from m3flow.making import FromCodec, FromFlow, FromFrames, Making
 from m3flow.results.provenance import flow_is_current, stored_flow, trajectories_are_current
 from m3flow.results.quantisation import quantise
 from m3flow.results.records import Record
 from m3flow.settings import FlowSettings, TrajectorySettings
-from m3flow.sinks import Piece, clock
 from m3flow.system import keep_freed_memory
 from m3flow.videos.decoder import Decoder, Limits
 from m3flow.videos.identity import identity, stamp

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from m3flow.errors import Interrupted, UsageError
+from m3flow.extraction.extractor import Extractor, Queue, Work, limit_threads
+from m3flow.extraction.process_pool import SILENT, Channel, Workers
 from m3flow.flow.device import gpu_count
-from m3flow.pipeline import Extractor, Queue, Work, limit_threads
 from m3flow.results.records import Record
 from m3flow.system import available_cores, exit_with_parent
 from m3flow.videos.decoder import CRASHES
 from m3flow.videos.identity import file_size
 from m3flow.videos.videolist import Video
-from m3flow.workers import SILENT, Channel, Workers
 
 POLL_SECONDS = 0.2
 # Asked to stop, a worker may finish the video in hand for so long; then it is dropped.

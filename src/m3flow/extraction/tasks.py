@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m3flow.errors import BadInput, Interrupted
+from m3flow.extraction.sinks import FlowSink, Piece, Sink, TrajectorySink
+from m3flow.extraction.statistics import MotionStatistics
 from m3flow.results.provenance import Camera, StoredFlow, made_by
 from m3flow.results.records import Record, one_line
 from m3flow.settings import FlowSettings, TrajectorySettings
-from m3flow.sinks import FlowSink, Piece, Sink, TrajectorySink
-from m3flow.statistics import MotionStatistics
 from m3flow.videos.decoder import Decoded, shortfall
 from m3flow.videos.identity import stamp
 from m3flow.videos.videolist import Video
