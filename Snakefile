@@ -1,7 +1,7 @@
 # From a list of videos to optical flow and trajectories. What is made: config.yaml; where: profiles/.
 from snakemake.utils import min_version, validate
 
-from m3flow.config import typed
+from m3flow.experiment.config import typed
 
 min_version("9.0")
 

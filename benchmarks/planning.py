@@ -95,7 +95,7 @@ def plan(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def append(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Ten videos more at the end of ten thousand: how many shards are another?"""
-    from m3flow.plan import make_plan
+    from m3flow.experiment.shards import make_plan
 
     del arguments
     data_set(folder, 10_000, files=False)
@@ -218,7 +218,7 @@ def reality(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _took(logs: Path, kind: str) -> float:
     """Seconds of our own part of all jobs of a kind, and what a job's start adds in the plan."""
-    from m3flow.calibrate import JOB_START_SECONDS
+    from m3flow.experiment.calibrate import JOB_START_SECONDS
 
     total = 0.0
     for log in logs.glob(f"{kind}-*.log"):

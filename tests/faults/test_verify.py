@@ -95,7 +95,7 @@ def exclude_file(folder: Path) -> Path:
 
 
 def test_a_plain_list_excludes_too_on_the_command_line_and_in_the_configuration(tmp_path: Path) -> None:
-    from m3flow.config import Experiment
+    from m3flow.experiment.config import Experiment
 
     list_file = data_set(tmp_path, 3)
     without = exclude_file(tmp_path)

@@ -11,9 +11,9 @@ import pytest
 
 from clips import clip
 from m3flow import load_flow, load_trajectories
-from m3flow.config import Experiment
+from m3flow.experiment.config import Experiment
+from m3flow.experiment.jobs import work_of
 from m3flow.extraction.run import SOME_REJECTED, execute
-from m3flow.shardjob import work_of
 from slurm.cluster import Cluster
 from slurm.runs import Run, wait_until
 

@@ -26,7 +26,7 @@ import yaml
 from clips import moving, write_clip, write_list
 from conftest import REPOSITORY
 from m3flow.cli import app, main
-from m3flow.config import Experiment
+from m3flow.experiment.config import Experiment
 from m3flow.extraction.extractor import Extractor, Work
 from m3flow.flow import ESTIMATORS
 from m3flow.results.flowfile import read_provenance

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from m3flow.config import Experiment
+from m3flow.experiment.config import Experiment
+from m3flow.experiment.status import GONE, NO_FLOW, NO_TRAJECTORIES, NOT_BEGUN, status_of
 from m3flow.results.records import Record, RecordFile
-from m3flow.status import GONE, NO_FLOW, NO_TRAJECTORIES, NOT_BEGUN, status_of
 
 
 class Results:

@@ -3,11 +3,11 @@ import math
 from snakemake.exceptions import WorkflowError
 from snakemake.io import contains_wildcard
 
-from m3flow.config import Experiment
+from m3flow.experiment.config import Experiment
 from m3flow.errors import BadInput, UsageError
 from m3flow.results.records import record_files
-from m3flow.estimate import jobs_of, time_limit
-from m3flow.plan import plan_of, shard_folder
+from m3flow.experiment.calibration import jobs_of, time_limit
+from m3flow.experiment.shards import plan_of, shard_folder
 from m3flow.videos.identity import identity
 
 try:

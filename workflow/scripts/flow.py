@@ -2,7 +2,7 @@
 
 import sys
 
-from m3flow.config import Experiment
+from m3flow.experiment.config import Experiment
 from m3flow.extraction.extractor import Work
 from m3flow.extraction.run import execute_one
 from m3flow.videos.videolist import Video

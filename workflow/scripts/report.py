@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from m3flow.config import Experiment
+from m3flow.experiment.config import Experiment
 from m3flow.extraction.run import log_to
 from m3flow.report.page import write_report
 

@@ -2,8 +2,8 @@
 
 import sys
 
-from m3flow.config import Experiment
-from m3flow.shardjob import run_shard
+from m3flow.experiment.config import Experiment
+from m3flow.experiment.jobs import run_shard
 
 # Worker processes import this file again.
 if __name__ == "__main__":

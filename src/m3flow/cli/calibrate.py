@@ -22,8 +22,8 @@ from m3flow.errors import UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from m3flow.config import Experiment
-    from m3flow.estimate import Calibration
+    from m3flow.experiment.calibration import Calibration
+    from m3flow.experiment.config import Experiment
 
 EXAMPLES = """**Examples**
 
@@ -69,7 +69,7 @@ def calibrate(
 
     experiment = experiment_of(config, list_file, root, output, set_)
     if cluster == "local":
-        from m3flow.calibrate import calibrate as measure
+        from m3flow.experiment.calibrate import calibrate as measure
 
         found = measure(experiment)
     elif cluster == "slurm":
@@ -97,7 +97,7 @@ def _on_slurm(experiment: Experiment, asked: dict[str, Any]) -> Calibration:
     """Measure in one job of its own; the paths of the experiment must mean the same on its node."""
     import submitit
 
-    from m3flow.calibrate import calibrate as measure
+    from m3flow.experiment.calibrate import calibrate as measure
 
     folder = experiment.outputs.logs / "calibrate"
     try:

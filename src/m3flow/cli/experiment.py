@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from m3flow.config import Experiment
 from m3flow.errors import UsageError
+from m3flow.experiment.config import Experiment
 
 Config = Annotated[
     Path, typer.Option(help="The configuration; left out where it does not exist and a LIST is given.")

@@ -20,7 +20,7 @@ from m3flow.cli.experiment import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from m3flow.forecast import Forecast
+    from m3flow.experiment.forecast import Forecast
 
 EXAMPLES = """**Examples**
 
@@ -55,7 +55,7 @@ def plan(
     from rich.console import Console
 
     from m3flow.atomic import write_text
-    from m3flow.forecast import forecast
+    from m3flow.experiment.forecast import forecast
 
     experiment = experiment_of(config, list_file, root, output, set_)
     found = forecast(experiment)

@@ -21,7 +21,7 @@ from m3flow.cli.experiment import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from m3flow.status import Status
+    from m3flow.experiment.status import Status
 
 EXAMPLES = """**Examples**
 
@@ -59,7 +59,7 @@ def status(
     from rich.live import Live
 
     from m3flow.atomic import write_text
-    from m3flow.status import status_of
+    from m3flow.experiment.status import status_of
 
     experiment = experiment_of(config, list_file, root, output, set_)
     videos = experiment.list_videos()

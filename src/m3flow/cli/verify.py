@@ -14,7 +14,7 @@ from m3flow.cli.options import Exclude, LimitPairs, Parts, Root, Workers, limits
 from m3flow.errors import UsageError
 
 if TYPE_CHECKING:
-    from m3flow.config import Experiment
+    from m3flow.experiment.config import Experiment
     from m3flow.results.verify import Verified, Wanted
     from m3flow.videos.inspection import Inspected
     from m3flow.videos.videolist import Video
@@ -110,7 +110,7 @@ def verify(
     Exit status: 0 all is well, 3 something is wrong (named, with the reason), 2 wrong usage, 1 a failure of
     ours.
     """
-    from m3flow.config import Experiment
+    from m3flow.experiment.config import Experiment
 
     experiment = Experiment.read(config) if config else None
     if videos is None and experiment is None:

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from m3flow.config import Experiment
 from m3flow.errors import BadInput, UsageError
-from m3flow.estimate import Calibration, Throughput, headers, of_headers, settings_of
+from m3flow.experiment.calibration import Calibration, Throughput, headers, of_headers, settings_of
+from m3flow.experiment.config import Experiment
+from m3flow.experiment.jobs import work_of
 from m3flow.extraction import dispatch
 from m3flow.extraction.extractor import Extractor, Work
 from m3flow.results.records import Record
-from m3flow.shardjob import work_of
 from m3flow.system import available_cores
 from m3flow.version import __version__
 from m3flow.videos.listfile import sample_entries

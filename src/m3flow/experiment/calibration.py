@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from m3flow.atomic import write_text
-from m3flow.config import Experiment
 from m3flow.errors import BadInput, UsageError
+from m3flow.experiment.config import Experiment
 from m3flow.videos.listfile import sample_entries
 from m3flow.videos.videolist import Video
 

@@ -19,9 +19,16 @@ from typing import Any
 import numpy as np
 
 from m3flow.atomic import write_text
-from m3flow.config import Experiment
 from m3flow.errors import UsageError
-from m3flow.estimate import calibration_of, jobs_of, sample, seconds_a_video, settings_of, shard_size
+from m3flow.experiment.calibration import (
+    calibration_of,
+    jobs_of,
+    sample,
+    seconds_a_video,
+    settings_of,
+    shard_size,
+)
+from m3flow.experiment.config import Experiment
 from m3flow.videos.listfile import Part, columns_of, read_entries
 from m3flow.videos.videolist import LIKE_AN_OUTPUT, Outputs, Video, output_name, read_list, read_list_part
 

@@ -7,10 +7,10 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from m3flow.config import Experiment
-from m3flow.estimate import Sample, calibration_of, jobs_of, sample, video_class
-from m3flow.plan import Plan, plan_of, shard_name
-from m3flow.status import status_of
+from m3flow.experiment.calibration import Sample, calibration_of, jobs_of, sample, video_class
+from m3flow.experiment.config import Experiment
+from m3flow.experiment.shards import Plan, plan_of, shard_name
+from m3flow.experiment.status import status_of
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Forecast:
 
     Attributes
     ----------
-    videos: by state (see `m3flow.status`), and in all; left: those that a run would try.
+    videos: by state (see `m3flow.experiment.status`), and in all; left: those that a run would try.
     frames: of the whole list, and of those left; known from the records where a video has one, from the
         headers of a sample otherwise.
     shards, size: how many there are, and videos in each; open: those with something left.

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from m3flow.atomic import write_text
-from m3flow.config import Experiment
 from m3flow.errors import UsageError
-from m3flow.estimate import calibration_of
+from m3flow.experiment.calibration import calibration_of
+from m3flow.experiment.config import Experiment
+from m3flow.experiment.shards import plan_of, shard_folder, shard_videos
 from m3flow.extraction.extractor import Work
 from m3flow.extraction.run import ALL_DONE, SOME_REJECTED, execute
-from m3flow.plan import plan_of, shard_folder, shard_videos
 from m3flow.results.records import STATUSES, Record, read_records
 from m3flow.system import available_cores
 

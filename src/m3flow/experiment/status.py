@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from m3flow.config import Experiment
+from m3flow.experiment.config import Experiment
 from m3flow.results.records import record_files
 from m3flow.videos.videolist import Video
 
