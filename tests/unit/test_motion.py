@@ -204,7 +204,8 @@ def test_description_is_json_and_names_the_settings(camera):
 
 def test_opencv_backend_does_not_import_torch():
     code = (
-        "import sys, numpy as np; from m3flow.flow import estimator; from m3flow.camera.compensation import MotionEstimator;"
+        "import sys, numpy as np; from m3flow.flow import estimator;"
+        "from m3flow.camera.compensation import MotionEstimator;"
         "f = np.random.default_rng(0).integers(0, 256, (2, 64, 64)).astype(np.uint8);"
         "MotionEstimator(estimator('farneback', backend='opencv'))(f); sys.exit('torch' in sys.modules)"
     )

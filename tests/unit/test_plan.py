@@ -59,10 +59,10 @@ def test_shards_hold_the_list_once_and_in_order(tmp_path: Path, write: object, c
     list_file = write(tmp_path / "list.csv", names(count))
     settings = experiment(tmp_path, list_file)
     plan = plan_of(settings)
-    parts = [shard_videos(settings, plan[name], shards.columns) for name in shards.names]
+    parts = [shard_videos(settings, plan[name], plan.columns) for name in plan.names]
     assert [video for part in parts for video in part] == read_list(list_file)
     assert [len(part) for part in parts] == [10] * (count // 10) + ([count % 10] if count % 10 else [])
-    assert shards.videos == count
+    assert plan.videos == count
 
 
 @pytest.mark.parametrize("write", [write_plain, write_csv])
@@ -85,7 +85,7 @@ def test_a_byte_order_mark_and_blank_lines_do_not_shift_the_shards(tmp_path: Pat
     list_file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     settings = experiment(tmp_path, list_file)
     plan = plan_of(settings)
-    found = [v for name in shards.names for v in shard_videos(settings, plan[name], shards.columns)]
+    found = [v for name in plan.names for v in shard_videos(settings, plan[name], plan.columns)]
     assert found == read_list(list_file)
 
 
@@ -147,7 +147,7 @@ class TestTheKeptPlan:
         plan = plan_of(settings)
         settings.videos.write_text("".join(f"{name}\n" for name in names(3)))
         with pytest.raises(UsageError, match="changed"):
-            shard_videos(settings, plan[shards.names[1]], shards.columns)
+            shard_videos(settings, plan[plan.names[1]], plan.columns)
 
 
 def test_excluded_videos_are_in_no_shard_and_shift_none(tmp_path: Path) -> None:
@@ -157,11 +157,11 @@ def test_excluded_videos_are_in_no_shard_and_shift_none(tmp_path: Path) -> None:
     exclude = write_plain(tmp_path / "exclude.txt", out)
     settings = experiment(tmp_path, list_file, exclude=str(exclude))
     plan = plan_of(settings)
-    assert shards.names == ["00001", "00002"]
-    found = [v for name in shards.names for v in shard_videos(settings, plan[name], shards.columns)]
+    assert plan.names == ["00001", "00002"]
+    found = [v for name in plan.names for v in shard_videos(settings, plan[name], plan.columns)]
     assert found == settings.list_videos()
     assert len(found) == 19
-    assert [a.digest == b.digest for a, b in zip(shards.shards, without.shards, strict=True)] == [
+    assert [a.digest == b.digest for a, b in zip(plan.shards, without.shards, strict=True)] == [
         False,
         False,
         True,
@@ -207,7 +207,7 @@ def test_auto_takes_the_calibration_and_stays(tmp_path: Path) -> None:
     calibrated(settings).write(tmp_path / "calibration.json")
     assert shard_size(settings) == 8
     plan = plan_of(settings)
-    assert shards.size == 8 and shards.minutes("flow", 8) == pytest.approx((6 + 8 * 0.45) / 60)
+    assert plan.size == 8 and plan.minutes("flow", 8) == pytest.approx((6 + 8 * 0.45) / 60)
     # The list grows by videos that cannot be opened: the shards stay as they are.
     write_plain(settings.videos, names(60))
     assert shard_size(settings) > 8
@@ -274,6 +274,6 @@ def test_planning_a_large_list_takes_little_memory(tmp_path: Path) -> None:
     plan = make_plan(list_file, 256)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert isinstance(plan, Plan) and shards.videos == 50_000
+    assert isinstance(plan, Plan) and plan.videos == 50_000
     assert peak < list_file.stat().st_size
-    assert np.unique([shard.digest for shard in shards.shards]).size == len(shards.shards)
+    assert np.unique([shard.digest for shard in plan.shards]).size == len(plan.shards)

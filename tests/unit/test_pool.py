@@ -11,6 +11,7 @@ import pytest
 
 from clips import clip, moving_frames, write_video
 from m3flow.errors import UsageError
+from m3flow.extraction import dispatch
 from m3flow.extraction.dispatch import Crew, crew, run
 from m3flow.extraction.extractor import Work
 from m3flow.results.records import Record
@@ -22,8 +23,8 @@ SLOW = FlowSettings(parameters={"iterations": 200}, camera="none")
 
 
 def on_machine(monkeypatch: pytest.MonkeyPatch, cores: int, gpus: int) -> None:
-    monkeypatch.setattr(pool, "available_cores", lambda: cores)
-    monkeypatch.setattr(pool, "gpu_count", lambda: gpus)
+    monkeypatch.setattr(dispatch, "available_cores", lambda: cores)
+    monkeypatch.setattr(dispatch, "gpu_count", lambda: gpus)
 
 
 def job(flow: FlowSettings | None = FAST, **how: Any) -> Work:

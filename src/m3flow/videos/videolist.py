@@ -93,7 +93,7 @@ def read_list(list_file: Path | str, root: Path | str = ".", parts: int = 3) -> 
 
 
 def read_list_part(list_file: Path, part: Part, root: Path | str = ".", parts: int = 3) -> list[Video]:
-    """The videos of a part of a list file (see `m3flow.experiment.shards`): a job pays for its own videos, not for the list.
+    """The videos of a part of a list file: a job pays for its own videos, not for the whole list.
 
     Raises UsageError for lines that cannot be read; what only the whole list shows is not looked for.
     """
