@@ -11,12 +11,12 @@ from camera_scenes import camera_pair, random_homography
 from m3flow.camera import (
     camera_flow,
     camera_motion,
+    compensation_opencv,
+    compensation_torch,
     geometry,
-    homography,
+    homography_torch,
     put_camera_back,
     remove_camera,
-    schemes_opencv,
-    schemes_torch,
 )
 from m3flow.camera import homography_opencv as opencv
 
@@ -116,21 +116,21 @@ def test_camera_motion_is_the_largest_in_the_frame():
 )
 def test_a_homography_that_no_camera_makes_is_refused(matrix, plausible):
     assert geometry.is_plausible(matrix, HEIGHT, WIDTH) is plausible
-    _, right_side_out = homography.frame_motion(torch.from_numpy(matrix[None]).float(), HEIGHT, WIDTH)
+    _, right_side_out = homography_torch.frame_motion(torch.from_numpy(matrix[None]).float(), HEIGHT, WIDTH)
     assert bool(right_side_out) is plausible
 
 
 def test_both_backends_find_the_same_corners():
     frame = camera_pair(6, 3.0).frames[0]
     expected = opencv.corners(frame)
-    points, valid = homography.corners(torch.from_numpy(frame[None]))
+    points, valid = homography_torch.corners(torch.from_numpy(frame[None]))
     assert len(expected) > 100
     np.testing.assert_array_equal(points[valid].numpy(), expected)
 
 
 def test_smaller_eigenvalue_is_opencvs_up_to_a_factor():
     frame = camera_pair(6, 3.0).frames[0]
-    ours = homography.smaller_eigenvalue(torch.from_numpy(frame[None]).float())[0].numpy()
+    ours = homography_torch.smaller_eigenvalue(torch.from_numpy(frame[None]).float())[0].numpy()
     theirs = cv2.cornerMinEigenVal(frame, blockSize=3)
     np.testing.assert_allclose(ours / ours.max(), theirs / theirs.max(), atol=1e-5)
 
@@ -142,14 +142,14 @@ def test_batched_fit_is_as_good_as_findhomography_on_the_same_matches(reach):
     for seed in range(12):
         start, end, true = scattered_matches(seed, reach)
         theirs.append(mean_error(cv2.findHomography(start, end, cv2.RANSAC, 1.0)[0], true))
-        fitted, inliers = homography.fit(
+        fitted, inliers = homography_torch.fit(
             (torch.from_numpy(start[None]) - centre) / scale,
             (torch.from_numpy(end[None]) - centre) / scale,
             torch.ones(1, len(start), dtype=torch.bool),
             1 / scale,
             seed=0,
         )
-        ours.append(mean_error(homography.in_pixels(fitted, centre, scale)[0].numpy(), true))
+        ours.append(mean_error(homography_torch.in_pixels(fitted, centre, scale)[0].numpy(), true))
         assert 250 <= int(inliers) <= 300
     assert np.median(ours) <= np.median(theirs) + 0.002
     assert max(ours) < 0.1
@@ -159,10 +159,10 @@ def test_four_points_give_their_homography():
     random = np.random.default_rng(7)
     true = torch.from_numpy(np.stack([random_homography(random, 2, 2, 0.4) for _ in range(5)])).float()
     start = torch.tensor([[0.0, 0.0], [1.0, 0.1], [0.9, 1.0], [-0.1, 0.8]]).expand(5, 4, 2)
-    found = homography.through_four(start, homography.transform(true, start))
+    found = homography_torch.through_four(start, homography_torch.transform(true, start))
     expected = true / true.abs().amax((1, 2), keepdim=True)
     torch.testing.assert_close(found / found.abs().amax((1, 2), keepdim=True), expected, atol=1e-5, rtol=0)
-    assert homography.through_four(torch.zeros(1, 4, 2), torch.zeros(1, 4, 2)).isfinite().all()
+    assert homography_torch.through_four(torch.zeros(1, 4, 2), torch.zeros(1, 4, 2)).isfinite().all()
 
 
 @pytest.mark.parametrize("reach", [3.0, 8.0])
@@ -180,7 +180,7 @@ def test_opencv_finds_the_camera(reach):
 @pytest.mark.parametrize("reach", REACHES)
 def test_torch_finds_the_camera_as_well_as_opencv_does(reach):
     scenes = [camera_pair(seed, reach) for seed in range(6)]
-    found, accepted = homography.find_homographies(*stacked([scene.frames for scene in scenes]))
+    found, accepted = homography_torch.find_homographies(*stacked([scene.frames for scene in scenes]))
     assert accepted.all()
     ours = [mean_error(h.numpy(), s.homographies[0]) for h, s in zip(found, scenes, strict=True)]
     theirs = [mean_error(opencv.find_homography(*s.frames)[0], s.homographies[0]) for s in scenes]
@@ -192,7 +192,7 @@ def test_corners_are_followed_to_where_opencv_follows_them():
     scene = camera_pair(3, 8.0)
     start, end = opencv.track(*scene.frames, opencv.corners(scene.frames[0]))
     previous, current = stacked([scene.frames])
-    found, good = homography.track(previous, current, torch.from_numpy(start[None]))
+    found, good = homography_torch.track(previous, current, torch.from_numpy(start[None]))
     difference = np.linalg.norm(found[0].numpy() - end, axis=1)
     assert good.float().mean() > 0.97
     assert np.median(difference) < 0.005
@@ -202,17 +202,17 @@ def test_corners_are_followed_to_where_opencv_follows_them():
 def test_torch_homography_of_a_pair_is_its_own_and_repeats():
     pairs = [camera_pair(seed, 8.0).frames[:, 60:180, 80:240] for seed in range(4)] * 8
     previous, current = stacked(pairs)
-    together, _ = homography.find_homographies(previous, current)
-    again, _ = homography.find_homographies(previous, current)
+    together, _ = homography_torch.find_homographies(previous, current)
+    again, _ = homography_torch.find_homographies(previous, current)
     torch.testing.assert_close(again, together, atol=0, rtol=0)
     for index in (0, 13, 31):
-        alone, _ = homography.find_homographies(previous[index, None], current[index, None])
+        alone, _ = homography_torch.find_homographies(previous[index, None], current[index, None])
         torch.testing.assert_close(alone[0], together[index], atol=1e-5, rtol=1e-5)
 
 
 def test_seed_chooses_the_hypotheses():
-    assert not torch.equal(homography.draws(0), homography.draws(1))
-    torch.testing.assert_close(homography.draws(5), homography.draws(5), atol=0, rtol=0)
+    assert not torch.equal(homography_torch.draws(0), homography_torch.draws(1))
+    torch.testing.assert_close(homography_torch.draws(5), homography_torch.draws(5), atol=0, rtol=0)
 
 
 def textureless():
@@ -255,7 +255,7 @@ def crowd(seed=0):
 def test_camera_stands_still_behind_a_crowd(seed):
     frames = crowd(seed)
     found, accepted = opencv.find_homography(*frames)
-    in_torch, also = homography.find_homographies(*stacked([frames]))
+    in_torch, also = homography_torch.find_homographies(*stacked([frames]))
     assert accepted and also.all()
     np.testing.assert_array_equal(found, np.eye(3))
     np.testing.assert_array_equal(in_torch[0].numpy(), np.eye(3))
@@ -264,7 +264,7 @@ def test_camera_stands_still_behind_a_crowd(seed):
 @pytest.mark.parametrize("reach", [0.3, 1.0])
 def test_slow_camera_is_still_found(reach):
     scenes = [camera_pair(seed, reach, noise=0.5) for seed in range(4)]
-    found, _ = homography.find_homographies(*stacked([scene.frames for scene in scenes]))
+    found, _ = homography_torch.find_homographies(*stacked([scene.frames for scene in scenes]))
     for scene, in_torch in zip(scenes, found.numpy(), strict=True):
         on_cpu, _ = opencv.find_homography(*scene.frames)
         for h in (on_cpu, in_torch):
@@ -282,7 +282,7 @@ def too_far():
 def test_too_little_evidence_is_refused(make):
     frames = make()
     found, accepted = opencv.find_homography(*frames)
-    in_torch, also = homography.find_homographies(*stacked([frames]))
+    in_torch, also = homography_torch.find_homographies(*stacked([frames]))
     assert not accepted and not also.any()
     np.testing.assert_array_equal(found, np.eye(3))
     np.testing.assert_array_equal(in_torch[0].numpy(), np.eye(3))
@@ -294,7 +294,7 @@ def test_any_size_works(size):
     texture = cv2.GaussianBlur(texture, (0, 0), 1.5)
     frames = np.stack([texture[1:-1, 1:-1], texture[:-2, :-2]])
     found, accepted = opencv.find_homography(*frames)
-    in_torch, also = homography.find_homographies(*stacked([frames]))
+    in_torch, also = homography_torch.find_homographies(*stacked([frames]))
     assert np.isfinite(found).all()
     assert in_torch.isfinite().all()
     if min(size) >= 180:
@@ -307,9 +307,11 @@ def test_any_size_works(size):
 def test_resampled_frame_is_the_same_on_both_backends_and_shows_the_view_before():
     scene = camera_pair(2, 8.0, noise=0, still=True)
     h = scene.homographies[0]
-    on_cpu = schemes_opencv.resample(scene.frames[1], h, scene.frames[0])
+    on_cpu = compensation_opencv.resample(scene.frames[1], h, scene.frames[0])
     tensors = [torch.from_numpy(frame[None]) for frame in scene.frames]
-    in_torch = schemes_torch.resample(tensors[1], torch.from_numpy(h[None]).float(), tensors[0])[0].numpy()
+    in_torch = compensation_torch.resample(tensors[1], torch.from_numpy(h[None]).float(), tensors[0])[
+        0
+    ].numpy()
     difference = np.abs(on_cpu.astype(int) - in_torch)
     assert np.mean(difference > 1) < 1e-3  # pixels at the margin may be filled on one side only
     before = np.abs(scene.frames[0].astype(int) - scene.frames[1]).mean()
@@ -322,10 +324,10 @@ def test_torch_takes_the_camera_out_as_numpy_does():
         np.float32
     )
     flow = random.normal(0, 5, (3, 2, HEIGHT, WIDTH)).astype(np.float32)
-    ours = schemes_torch.remove_camera(torch.from_numpy(flow), torch.from_numpy(matrices)).numpy()
+    ours = compensation_torch.remove_camera(torch.from_numpy(flow), torch.from_numpy(matrices)).numpy()
     np.testing.assert_allclose(ours, remove_camera(flow, matrices), atol=2e-4)
     np.testing.assert_allclose(
-        schemes_torch.camera_flow(torch.from_numpy(matrices), HEIGHT, WIDTH).numpy(),
+        compensation_torch.camera_flow(torch.from_numpy(matrices), HEIGHT, WIDTH).numpy(),
         camera_flow(matrices, HEIGHT, WIDTH),
         atol=2e-4,
     )

@@ -259,7 +259,7 @@ class TestHostileFiles:
             "text",
             None,
         ],
-        ids=str,
+        ids=lambda array: type(array).__name__,
     )
     def test_arrays_that_are_not_plain_numbers_or_not_as_large_as_they_say(
         self, tmp_path: Path, array: Any
