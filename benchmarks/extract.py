@@ -126,10 +126,11 @@ def ours(
     parameters: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """m3flow over the clips: `kind` is both (one pass), flow, or trajectories; 0 workers is what it suggests."""
-    from m3flow.extraction.extractor import Work
     from m3flow.extraction.run import execute
+    from m3flow.extraction.work import Work
+    from m3flow.layout import Outputs
     from m3flow.settings import FlowSettings, TrajectorySettings
-    from m3flow.videos.videolist import Outputs, Video
+    from m3flow.videos.videolist import Video
 
     if workers == 1:
         # One worker is to be one core, its decoding included.

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from m3flow.layout import Outputs
 from m3flow.results.records import Record, RecordFile
-from m3flow.videos.videolist import Outputs
 from machine import describe
 
 RESULTS = Path(__file__).parent / "results/report.json"

@@ -23,10 +23,11 @@ import psutil
 from m3flow.atomic import TEMPORARY_SUFFIX
 from m3flow.cli import main
 from m3flow.errors import BadInput
+from m3flow.layout import Outputs
 from m3flow.results.flowfile import packet_digest, read_provenance
 from m3flow.results.trajectoryfile import load_trajectories
 from m3flow.results.verify import Wanted, verify_all
-from m3flow.videos.videolist import Outputs, read_list
+from m3flow.videos.videolist import read_list
 
 # What makes runs short: the cheapest estimator, and no search for the camera.
 QUICK = ("--estimator", "dis", "--set", "preset=ultrafast", "--camera", "none")

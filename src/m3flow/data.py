@@ -14,10 +14,11 @@ import torch
 from torch.utils.data import Dataset
 
 from m3flow.errors import BadInput, UsageError
+from m3flow.layout import Outputs
 from m3flow.results.trajectoryfile import Trajectories, load_trajectories
 from m3flow.trajectories.tracking import GRID
 from m3flow.videos.identity import image_names
-from m3flow.videos.videolist import Outputs, Video, read_list
+from m3flow.videos.videolist import Video, read_list
 
 TUBE = 2
 """Frames a token of the masked autoencoders: there are trajectories for every second frame of a clip."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from m3flow.errors import UsageError
-from m3flow.videos.videolist import Outputs, Video, output_name, read_list, videos_of
+from m3flow.layout import Outputs, output_name
+from m3flow.videos.videolist import Video, read_list, videos_of
 
 
 def listed(tmp_path: Path, content: str | bytes, **how: object) -> list[Video]:

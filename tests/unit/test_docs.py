@@ -27,7 +27,8 @@ from clips import moving, write_clip, write_list
 from conftest import REPOSITORY
 from m3flow.cli import app, main
 from m3flow.experiment.config import Experiment
-from m3flow.extraction.extractor import Extractor, Work
+from m3flow.extraction.extractor import Extractor
+from m3flow.extraction.work import Work
 from m3flow.flow import ESTIMATORS
 from m3flow.results.flowfile import read_provenance
 from m3flow.results.records import COLUMNS as RECORD_COLUMNS
@@ -95,7 +96,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make_results(folder: Path) -> None:
     """What the pages read: the flow (with the camera's motion) and trajectories of clip.mkv in results/."""
-    from m3flow.videos.videolist import Outputs, Video
+    from m3flow.layout import Outputs
+    from m3flow.videos.videolist import Video
 
     work = Work(
         outputs=Outputs(folder / "results"), flow=FlowSettings(), trajectories=TrajectorySettings(), threads=1

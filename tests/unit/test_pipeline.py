@@ -16,14 +16,17 @@ from clips import clip, image_folder, moving_frames, write_video
 from m3flow import load_flow, load_trajectories
 from m3flow.camera.geometry import put_camera_back
 from m3flow.errors import BadInput, Interrupted
-from m3flow.extraction.extractor import Extractor, Queue, Work
+from m3flow.extraction.extractor import Extractor, Queue
+from m3flow.extraction.work import Work
+from m3flow.layout import Outputs
 from m3flow.results.flowfile import read_provenance
-from m3flow.results.provenance import homographies_of, stored_flow
+from m3flow.results.homographies import homographies_of
 from m3flow.results.records import Record
+from m3flow.results.stored_flow import stored_flow
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectories.tracking import track
 from m3flow.videos.decoder import Limits
-from m3flow.videos.videolist import Outputs, Video
+from m3flow.videos.videolist import Video
 from scenes import make_scene
 
 NAME = "set/class/a.mkv"

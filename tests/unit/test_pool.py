@@ -12,11 +12,12 @@ import pytest
 from clips import clip, moving_frames, write_video
 from m3flow.errors import UsageError
 from m3flow.extraction import dispatch
-from m3flow.extraction.dispatch import Crew, crew, run
-from m3flow.extraction.extractor import Work
+from m3flow.extraction.dispatch import WorkerConfig, run, worker_config
+from m3flow.extraction.work import Work
+from m3flow.layout import Outputs
 from m3flow.results.records import Record
 from m3flow.settings import FlowSettings, TrajectorySettings
-from m3flow.videos.videolist import Outputs, Video
+from m3flow.videos.videolist import Video
 
 FAST = FlowSettings(estimator="dis", parameters={"preset": "ultrafast"}, camera="none")
 SLOW = FlowSettings(parameters={"iterations": 200}, camera="none")
@@ -31,38 +32,44 @@ def job(flow: FlowSettings | None = FAST, **how: Any) -> Work:
     return Work(outputs=Outputs(Path("unused")), flow=flow, **how)
 
 
-class TestCrew:
+class TestWorkerConfig:
     @pytest.mark.parametrize(
         ("cores", "gpus", "videos", "asked", "expected"),
         [
-            (8, 0, 100, (0, 0), Crew(8, 1, ("auto",))),
-            (8, 0, 3, (0, 0), Crew(3, 2, ("auto",))),
-            (8, 0, 100, (2, 0), Crew(2, 4, ("auto",))),
-            (1, 0, 100, (4, 0), Crew(4, 1, ("auto",))),
-            (16, 2, 100, (0, 0), Crew(8, 2, ("cuda:0", "cuda:1"))),
-            (16, 4, 100, (0, 2), Crew(8, 2, ("cuda:0", "cuda:1"))),
-            (2, 4, 100, (0, 0), Crew(4, 1, ("cuda:0", "cuda:1", "cuda:2", "cuda:3"))),
+            (8, 0, 100, (0, 0), WorkerConfig(8, 1, ("auto",))),
+            (8, 0, 3, (0, 0), WorkerConfig(3, 2, ("auto",))),
+            (8, 0, 100, (2, 0), WorkerConfig(2, 4, ("auto",))),
+            (1, 0, 100, (4, 0), WorkerConfig(4, 1, ("auto",))),
+            (16, 2, 100, (0, 0), WorkerConfig(8, 2, ("cuda:0", "cuda:1"))),
+            (16, 4, 100, (0, 2), WorkerConfig(8, 2, ("cuda:0", "cuda:1"))),
+            (2, 4, 100, (0, 0), WorkerConfig(4, 1, ("cuda:0", "cuda:1", "cuda:2", "cuda:3"))),
         ],
     )
     def test_a_process_a_core_or_two_cores_a_process_on_gpus(
-        self, monkeypatch: pytest.MonkeyPatch, cores: int, gpus: int, videos: int, asked: Any, expected: Crew
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        cores: int,
+        gpus: int,
+        videos: int,
+        asked: Any,
+        expected: WorkerConfig,
     ) -> None:
         on_machine(monkeypatch, cores, gpus)
-        assert crew(job(), videos, *asked) == expected
+        assert worker_config(job(), videos, *asked) == expected
 
     def test_gpus_are_left_alone_where_nothing_needs_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
         on_machine(monkeypatch, 4, 2)
-        assert crew(job(backend="opencv"), 9).devices == ("auto",)
-        assert crew(job(device="cpu"), 9).devices == ("cpu",)
-        assert crew(job(device="cuda:1"), 9).devices == ("cuda:1",)
-        assert crew(job(None, trajectories=TrajectorySettings()), 9).devices == ("auto",)
+        assert worker_config(job(backend="opencv"), 9).devices == ("auto",)
+        assert worker_config(job(device="cpu"), 9).devices == ("cpu",)
+        assert worker_config(job(device="cuda:1"), 9).devices == ("cuda:1",)
+        assert worker_config(job(None, trajectories=TrajectorySettings()), 9).devices == ("auto",)
 
     def test_gpus_that_are_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         on_machine(monkeypatch, 4, 1)
         with pytest.raises(UsageError, match=r"--gpus 2: torch sees 1 GPU\(s\) here"):
-            crew(job(), 9, 0, 2)
+            worker_config(job(), 9, 0, 2)
         with pytest.raises(UsageError, match="--gpus 1 needs device auto or cuda"):
-            crew(job(backend="opencv"), 9, 0, 1)
+            worker_config(job(backend="opencv"), 9, 0, 1)
 
 
 def recorded(videos: list[Video], work: Work, workers: int) -> dict[str, Record]:
@@ -72,7 +79,7 @@ def recorded(videos: list[Video], work: Work, workers: int) -> dict[str, Record]
         assert record.video not in records
         records[record.video] = record
 
-    run(videos, work, Crew(workers, 1, ("auto",)), keep)
+    run(videos, work, WorkerConfig(workers, 1, ("auto",)), keep)
     return records
 
 
@@ -90,7 +97,7 @@ def test_a_record_for_each_video_and_frames_on_the_way(
     counted: list[int] = []
     work = Work(outputs=Outputs(tmp_path / "out"), flow=FAST, backend="opencv")
     records: list[Record] = []
-    run(videos, work, Crew(workers, 1, ("auto",)), records.append, counted.append)
+    run(videos, work, WorkerConfig(workers, 1, ("auto",)), records.append, counted.append)
     assert sorted(record.video for record in records) == sorted(video.name for video in videos)
     by_name = {record.video: record for record in records}
     assert by_name["bad.mp4"].status == "rejected"
@@ -123,7 +130,7 @@ def test_killed_workers_cost_no_more_than_what_they_have_in_hand(tmp_path: Path,
                     child.kill()
 
     work = Work(outputs=Outputs(tmp_path / "out"), flow=SLOW, backend="opencv")
-    run(queue, work, Crew(2, 1, ("auto",)), keep)
+    run(queue, work, WorkerConfig(2, 1, ("auto",)), keep)
     assert sorted(records) == sorted(video.name for video in queue)
     failed = {name for name, record in records.items() if record.status == "failed"}
     # One that was alone in a worker's hands; what was there with others is tried again.

@@ -18,12 +18,14 @@ from typer.testing import CliRunner
 from clips import clip
 from m3flow.cli import app
 from m3flow.errors import UsageError
-from m3flow.extraction.extractor import Extractor, Work
+from m3flow.extraction.extractor import Extractor
+from m3flow.extraction.work import Work
+from m3flow.layout import Outputs
 from m3flow.report import charts, gather, selection
 from m3flow.report.page import write_report
 from m3flow.results.records import Record, RecordFile
 from m3flow.settings import FlowSettings, TrajectorySettings
-from m3flow.videos.videolist import Outputs, Video
+from m3flow.videos.videolist import Video
 
 HOSTILE = [
     "a/<script>alert(1)</script>.mp4",

@@ -16,8 +16,10 @@ from clips import clip, write_video
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.cli import app
 from m3flow.errors import BadInput, UsageError
-from m3flow.extraction.extractor import Extractor, Work
+from m3flow.extraction.extractor import Extractor
+from m3flow.extraction.work import Work
 from m3flow.flow import estimator
+from m3flow.layout import Outputs
 from m3flow.report import drawing, wheel
 from m3flow.report.canvas import Canvas
 from m3flow.report.clip import ComputedClip, Moment, StoredClip, TrajectoriesAlone
@@ -26,7 +28,7 @@ from m3flow.report.sheet import contact_sheet, description, encoded
 from m3flow.results.flowfile import load_flow
 from m3flow.results.trajectoryfile import TrajectoryWriter, load_trajectories
 from m3flow.settings import FlowSettings, TrajectorySettings
-from m3flow.videos.videolist import Outputs, Video
+from m3flow.videos.videolist import Video
 
 FLOW = FlowSettings(estimator="dis", codec="h264-lossless")
 NAME = "set/class/clip.mkv"

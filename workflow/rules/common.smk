@@ -7,7 +7,7 @@ from m3flow.experiment.config import Experiment
 from m3flow.errors import BadInput, UsageError
 from m3flow.results.records import record_files
 from m3flow.experiment.calibration import jobs_of, time_limit
-from m3flow.experiment.shards import plan_of, shard_folder
+from m3flow.experiment.shards import plan_of
 from m3flow.videos.identity import identity
 
 try:
@@ -56,14 +56,12 @@ wildcard_constraints:
 def targets(wildcards):
     """The trajectories of every video, and its flow where it is kept; or what says that a shard is done."""
     if experiment.granularity == "shard":
-        return expand(
-            f"{shards}/{jobs_of(experiment)[-1]}/{{shard}}.json", shard=plan.names
-        )
+        return expand(done(jobs_of(experiment)[-1]), shard=plan.names)
     wanted = []
     for name in videos:
         wanted.append(str(outputs.trajectories(name, experiment.trajectories.length)))
         if experiment.wants_flow and experiment.keep_flow:
-            wanted += [str(outputs.flow(name) / file) for file in ("x.mp4", "y.mp4")]
+            wanted += map(str, outputs.flow_files(name))
     return wanted
 
 

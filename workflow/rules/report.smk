@@ -6,12 +6,12 @@
 rule report:
     output:
         report(
-            f"{folder}/report.html",
+            str(outputs.report),
             caption="../report/motion.rst",
             category="Motion",
         ),
     log:
-        f"{folder}/logs/report.log",
+        str(outputs.log("report")),
     localrule: True
     conda:
         "../envs/m3flow.yaml"

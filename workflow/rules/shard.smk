@@ -9,8 +9,13 @@ from m3flow.system import available_cores
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 shell.prefix("trap : TERM; ")
 
-shards = str(shard_folder(experiment))
-shard_logs = str(outputs.logs / experiment.videos.name)
+
+def done(kind):
+    return str(outputs.shard_done(experiment.videos.name, kind, "{shard}"))
+
+
+def shard_log(kind):
+    return str(outputs.shard_log(experiment.videos.name, kind, "{shard}"))
 
 
 wildcard_constraints:
@@ -19,9 +24,9 @@ wildcard_constraints:
 
 rule flow_shard:
     output:
-        f"{shards}/flow/{{shard}}.json",
+        done("flow"),
     log:
-        f"{shard_logs}/flow-{{shard}}.log",
+        shard_log("flow"),
     conda:
         "../envs/m3flow.yaml"
     # On one machine a job takes all cores; on a cluster the profile's `cpus_per_task` says how many it gets.
@@ -39,11 +44,11 @@ rule flow_shard:
 
 rule trajectories_shard:
     input:
-        f"{shards}/flow/{{shard}}.json" if "flow" in jobs_of(experiment) else [],
+        done("flow") if "flow" in jobs_of(experiment) else [],
     output:
-        f"{shards}/trajectories/{{shard}}.json",
+        done("trajectories"),
     log:
-        f"{shard_logs}/trajectories-{{shard}}.log",
+        shard_log("trajectories"),
     conda:
         "../envs/m3flow.yaml"
     threads: available_cores()
@@ -61,9 +66,9 @@ rule trajectories_shard:
 # Both in one pass: the flow is never read back, and stored only where it is kept.
 rule motion_shard:
     output:
-        f"{shards}/motion/{{shard}}.json",
+        done("motion"),
     log:
-        f"{shard_logs}/motion-{{shard}}.log",
+        shard_log("motion"),
     conda:
         "../envs/m3flow.yaml"
     threads: available_cores()

@@ -1,13 +1,16 @@
 # A flow job and a trajectory job for each video.
 # `conda` counts only for those who run with --software-deployment-method conda.
 
+flow_x, flow_y = map(str, outputs.flow_files("{video}"))
+length = experiment.trajectories.length
+
 
 rule flow:
     output:
-        x=kept(f"{folder}/flows/{{video}}/x.mp4"),
-        y=kept(f"{folder}/flows/{{video}}/y.mp4"),
+        x=kept(flow_x),
+        y=kept(flow_y),
     log:
-        f"{folder}/logs/flow/{{video}}.log",
+        str(outputs.log("flow/{video}")),
     conda:
         "../envs/m3flow.yaml"
     params:
@@ -20,16 +23,11 @@ rule flow:
 
 rule trajectories:
     input:
-        [
-            f"{folder}/flows/{{video}}/x.mp4",
-            f"{folder}/flows/{{video}}/y.mp4",
-        ]
-        if experiment.wants_flow
-        else [],
+        [flow_x, flow_y] if experiment.wants_flow else [],
     output:
-        f"{folder}/trajs/{{video}}_{experiment.trajectories.length}.gz",
+        str(outputs.trajectories("{video}", length)),
     log:
-        f"{folder}/logs/trajectories/{{video}}_{experiment.trajectories.length}.log",
+        str(outputs.log(f"trajectories/{{video}}_{length}")),
     conda:
         "../envs/m3flow.yaml"
     params:

@@ -3,8 +3,8 @@
 import sys
 
 from m3flow.experiment.config import Experiment
-from m3flow.extraction.extractor import Work
 from m3flow.extraction.run import execute_one
+from m3flow.extraction.work import Work
 from m3flow.videos.videolist import Video
 
 if __name__ == "__main__":

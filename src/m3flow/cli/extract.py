@@ -23,7 +23,7 @@ from m3flow.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from m3flow.extraction.extractor import Work
+    from m3flow.extraction.work import Work
     from m3flow.settings import FlowSettings
     from m3flow.videos.videolist import Video
 
@@ -88,7 +88,7 @@ def flow(
 
     What is already there, made with the same settings from the same source, is kept.
     """
-    from m3flow.extraction.extractor import Work
+    from m3flow.extraction.work import Work
     from m3flow.settings import FlowSettings
 
     settings = FlowSettings(
@@ -147,7 +147,7 @@ def trajectories(
     They follow the flow that `m3flow flow` left in the same output folder; job mvs reads the videos instead.
     What is already there, made with the same settings from the same flow, is kept.
     """
-    from m3flow.extraction.extractor import Work
+    from m3flow.extraction.work import Work
     from m3flow.settings import TrajectorySettings
 
     settings = TrajectorySettings(
@@ -172,11 +172,11 @@ def _check_device(settings: FlowSettings, backend: str, device: str) -> None:
 
 
 def _run(title: str, videos: list[Video], work: Work, workers: int, gpus: int) -> None:
-    from m3flow.extraction.dispatch import crew
+    from m3flow.extraction.dispatch import worker_config
     from m3flow.extraction.run import execute
     from m3flow.results.records import new_record_path
 
-    crew(work, len(videos), workers, gpus)  # refused before any file is made
+    worker_config(work, len(videos), workers, gpus)  # refused before any file is made
     records = new_record_path(work.outputs.records, title)
     status = execute(
         title,

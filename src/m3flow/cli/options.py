@@ -11,7 +11,8 @@ import typer
 import yaml
 
 from m3flow.errors import UsageError
-from m3flow.videos.videolist import Outputs, Video, videos_of
+from m3flow.layout import Outputs
+from m3flow.videos.videolist import Video, videos_of
 
 if TYPE_CHECKING:
     from m3flow.videos.decoder import Limits

@@ -48,12 +48,13 @@ def report(
 
     It stands alone, needs no network, and stays small however many videos there are.
     """
+    from m3flow.layout import Outputs
     from m3flow.report.page import write_report
-    from m3flow.videos.videolist import Outputs, videos_of
+    from m3flow.videos.videolist import videos_of
 
     outputs = Outputs(output)
     listed = videos_of(videos, root, parts) if videos is not None else []
-    path = to or outputs.folder / "report.html"
+    path = to or outputs.report
     table = write_report(path, outputs, listed, length=length, sheets=sheets)
     counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
     typer.echo(f"{path}: {len(table)} videos ({counts}), {path.stat().st_size / 1e6:.1f} MB", err=True)

@@ -12,9 +12,10 @@ from m3flow.cli.options import Parts, Root
 from m3flow.errors import BadInput, UsageError
 
 if TYPE_CHECKING:
+    from m3flow.layout import Outputs
     from m3flow.report.clip import Clip
     from m3flow.settings import FlowSettings
-    from m3flow.videos.videolist import Outputs, Video
+    from m3flow.videos.videolist import Video
 
 EXAMPLES = """**Examples**
 
@@ -73,8 +74,8 @@ def show(
     parts: Parts = 3,
 ) -> None:
     """Show a video's motion as a picture: frames, flow as colours, the camera's motion, trajectories."""
+    from m3flow.layout import Outputs
     from m3flow.settings import FlowSettings
-    from m3flow.videos.videolist import Outputs
 
     settings = FlowSettings(estimator=estimator, camera=camera)  # type: ignore[arg-type]
     outputs = None if output is None else Outputs(output)
@@ -111,11 +112,10 @@ def _video(what: str, root: Path, parts: int, outputs: Outputs | None) -> Video:
 
 def _stored(video: Video, outputs: Outputs | None, length: int) -> Clip | None:
     from m3flow.report.clip import StoredClip, TrajectoriesAlone
-    from m3flow.results.flowfile import COMPONENTS
 
     if outputs is None:
         return None
-    if (outputs.flow(video.name) / COMPONENTS[0]).is_file():
+    if outputs.flow_files(video.name)[0].is_file():
         return StoredClip(video, outputs, length)
     if outputs.trajectories(video.name, length).is_file():
         return TrajectoriesAlone(video, outputs, length)

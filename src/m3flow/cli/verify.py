@@ -150,8 +150,8 @@ def verify(
 
 
 def _wanted_by(experiment: Experiment, output: Path | None, bounds: Any) -> Wanted:
+    from m3flow.layout import Outputs
     from m3flow.results.verify import Wanted
-    from m3flow.videos.videolist import Outputs
 
     return Wanted(
         outputs=Outputs(output) if output else experiment.outputs,
@@ -164,17 +164,18 @@ def _wanted_by(experiment: Experiment, output: Path | None, bounds: Any) -> Want
 
 
 def _wanted(output: Path | None, flow: dict[str, Any], trajectories: dict[str, Any], bounds: Any) -> Wanted:
+    from m3flow.layout import Outputs
     from m3flow.results.verify import Wanted
-    from m3flow.videos.videolist import Outputs
 
     assert output is not None
-    kinds = {name: (output / name).is_dir() for name in ("flows", "trajs")}
-    if not any(kinds.values()):
+    outputs = Outputs(output)
+    has_flow, has_trajectories = outputs.flows.is_dir(), outputs.trajs.is_dir()
+    if not has_flow and not has_trajectories:
         raise UsageError(f"--output {output}: has neither flows/ nor trajs/")
     return Wanted(
-        outputs=Outputs(output),
-        flow=kinds["flows"],
-        trajectories=kinds["trajs"],
+        outputs=outputs,
+        flow=has_flow,
+        trajectories=has_trajectories,
         length=trajectories["length"],
         flow_settings={name: value for name, value in flow.items() if value is not None},
         trajectory_settings={name: value for name, value in trajectories.items() if value is not None},
@@ -208,9 +209,8 @@ def _input(videos: Sequence[Video], table: Path, workers: int, bounds: Any) -> i
 
 def _results(videos: Sequence[Video], wanted: Wanted, workers: int, repair: bool) -> int:
     from m3flow.extraction.progress import Display
-    from m3flow.results.leftovers import leftovers
     from m3flow.results.records import Record
-    from m3flow.results.reopen import reopen
+    from m3flow.results.repair import leftovers, reopen
     from m3flow.results.verify import verify_all
 
     console = Console(stderr=True)
@@ -253,6 +253,6 @@ def _remove(paths: Sequence[Path], console: Console) -> None:
 
 
 def _say(console: Console, text: str) -> None:
-    from m3flow.results.records import one_line
+    from m3flow.text import one_line
 
     console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)

@@ -20,12 +20,14 @@ from m3flow.experiment.calibration import Calibration, Throughput, headers, of_h
 from m3flow.experiment.config import Experiment
 from m3flow.experiment.jobs import work_of
 from m3flow.extraction import dispatch
-from m3flow.extraction.extractor import Extractor, Work
+from m3flow.extraction.extractor import Extractor
+from m3flow.extraction.work import Work
+from m3flow.layout import Outputs
 from m3flow.results.records import Record
 from m3flow.system import available_cores
 from m3flow.version import __version__
 from m3flow.videos.listfile import sample_entries
-from m3flow.videos.videolist import Outputs, Video
+from m3flow.videos.videolist import Video
 
 # So many videos of the list are measured, whole or, where that would take longer than the whole calibration
 # should, their beginnings; each frame is worked on in some thirty passes.
@@ -52,8 +54,8 @@ def calibrate(experiment: Experiment, cluster: str = "local") -> Calibration:
         seen = of_headers(headers(sources), experiment.flow.short_side)
         kind = "flow" if experiment.wants_flow else "trajectories"
         work = work_of(experiment, kind)
-        team = dispatch.crew(work, 2**20, experiment.run.workers, experiment.run.gpus)
-        rates, start = _try_workers(work, team, sources, folder, experiment.run.workers)
+        config = dispatch.worker_config(work, 2**20, experiment.run.workers, experiment.run.gpus)
+        rates, start = _try_workers(work, config, sources, folder, experiment.run.workers)
         best = max(rates, key=lambda workers: rates[workers])
         own = _one_worker(experiment, sources, folder / "own", (round(seen.width), round(seen.height)))
         # The single worker measured warm against as many as are best: what a job gains by them.
@@ -70,8 +72,8 @@ def calibrate(experiment: Experiment, cluster: str = "local") -> Calibration:
             },
             settings=settings_of(experiment),
             cores=cores,
-            gpus=_gpus(team),
-            device=team.devices[0],
+            gpus=_gpus(config),
+            device=config.devices[0],
             backend=work.backend,
             workers=best,
             rates={str(workers): round(rate, 3) for workers, rate in rates.items()},
@@ -117,11 +119,11 @@ def _pace(experiment: Experiment, clip: str, folder: Path) -> float:
 
 
 def _try_workers(
-    work: Work, team: dispatch.Crew, sources: Sequence[str], folder: Path, fixed: int
+    work: Work, config: dispatch.WorkerConfig, sources: Sequence[str], folder: Path, fixed: int
 ) -> tuple[dict[int, float], float]:
     """Frames a second by the number of workers, all of them busy; and the seconds until the first one begins."""
     cores = available_cores()
-    tried = {fixed} if fixed else {1, team.workers, cores, max(1, cores // 2), len(team.devices)}
+    tried = {fixed} if fixed else {1, config.workers, cores, max(1, cores // 2), len(config.devices)}
     rates: dict[int, float] = {}
     start = 0.0
     for workers in sorted(tried):
@@ -141,7 +143,10 @@ def _try_workers(
 
         threads = max(1, cores // workers)
         dispatch.run(
-            videos, replace(work, outputs=outputs), dispatch.Crew(workers, threads, team.devices), on_record
+            videos,
+            replace(work, outputs=outputs),
+            dispatch.WorkerConfig(workers, threads, config.devices),
+            on_record,
         )
         # From the end of each worker's first video, when all are at work and warm.
         warm = ends[workers - 1][0]
@@ -185,8 +190,8 @@ def _one_worker(
             **{stage: rate(stage, flow) for stage in ("decode", "flow", "encode")},
             "track": rate("track", records["trajectories"]),
         },
-        flow_bytes=_bytes(folder / "flows" / "one") / frames,
-        trajectory_bytes=_bytes(folder / "trajs" / "one") / frames,
+        flow_bytes=_bytes(outputs.flow("one")) / frames,
+        trajectory_bytes=_bytes(outputs.trajs / "one") / frames,
     )
 
 
@@ -258,10 +263,10 @@ def _write_clip(path: Path, frames: np.ndarray) -> str:
     return str(path)
 
 
-def _gpus(team: dispatch.Crew) -> int:
+def _gpus(config: dispatch.WorkerConfig) -> int:
     """The GPUs that this job was given, used or not: that is what is paid for."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "") if "SLURM_JOB_ID" in os.environ else ""
-    used = sum(device.startswith("cuda") for device in team.devices)
+    used = sum(device.startswith("cuda") for device in config.devices)
     return max(used, len([name for name in given.split(",") if name]))
 
 

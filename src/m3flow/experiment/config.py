@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from m3flow.errors import UsageError
+from m3flow.layout import Outputs
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.decoder import Limits
-from m3flow.videos.videolist import Outputs, Video, read_list
+from m3flow.videos.videolist import Video, read_list
 
 GRANULARITIES = ("video", "shard")
 

@@ -12,9 +12,9 @@ from m3flow.atomic import write_text
 from m3flow.errors import UsageError
 from m3flow.experiment.calibration import calibration_of
 from m3flow.experiment.config import Experiment
-from m3flow.experiment.shards import plan_of, shard_folder, shard_videos
-from m3flow.extraction.extractor import Work
+from m3flow.experiment.shards import plan_of, shard_videos
 from m3flow.extraction.run import ALL_DONE, SOME_REJECTED, execute
+from m3flow.extraction.work import Work
 from m3flow.results.records import STATUSES, Record, read_records
 from m3flow.system import available_cores
 
@@ -31,7 +31,8 @@ def run_shard(experiment: Experiment, kind: str, name: str, log_file: Path | str
     plan = plan_of(experiment)
     shard = plan[name]
     videos = shard_videos(experiment, shard, plan.columns)
-    records = records_path(experiment, kind, name)
+    outputs, list_name = experiment.outputs, experiment.videos.name
+    records = outputs.shard_records(list_name, kind, name)
     status = execute(
         f"{kind} of shard {name}",
         videos,
@@ -45,7 +46,8 @@ def run_shard(experiment: Experiment, kind: str, name: str, log_file: Path | str
         return 1
     last = {record.video: record for record in read_records([records])}
     summary = _summary([last[video.name] for video in videos if video.name in last])
-    write_text(done_path(experiment, kind, name), json.dumps({"videos": len(videos), **summary}) + "\n")
+    done = outputs.shard_done(list_name, kind, name)
+    write_text(done, json.dumps({"videos": len(videos), **summary}) + "\n")
     return 0
 
 
@@ -68,16 +70,6 @@ def work_of(experiment: Experiment, kind: str) -> Work:
         batch=run.batch,
         limits=experiment.limits,
     )
-
-
-def records_path(experiment: Experiment, kind: str, name: str) -> Path:
-    """The records of a shard; all of its attempts append to it."""
-    return experiment.outputs.records / experiment.videos.name / f"{kind}-{name}.csv"
-
-
-def done_path(experiment: Experiment, kind: str, name: str) -> Path:
-    """The file that says that a shard is done."""
-    return shard_folder(experiment) / kind / f"{name}.json"
 
 
 def _calibrated_workers(experiment: Experiment, kind: str) -> int:

@@ -29,8 +29,9 @@ from m3flow.experiment.calibration import (
     shard_size,
 )
 from m3flow.experiment.config import Experiment
+from m3flow.layout import LIKE_AN_OUTPUT, output_name
 from m3flow.videos.listfile import Part, columns_of, read_entries
-from m3flow.videos.videolist import LIKE_AN_OUTPUT, Outputs, Video, output_name, read_list, read_list_part
+from m3flow.videos.videolist import Video, read_list, read_list_part
 
 FORMAT = 1
 
@@ -148,7 +149,7 @@ def plan_of(experiment: Experiment) -> Plan:
 
     Raises UsageError for a list that cannot be used, and for "auto" without a calibration.
     """
-    path = shard_folder(experiment) / "plan.json"
+    path = experiment.outputs.shard_plan(experiment.videos.name)
     kept = _read(path)
     basis = _basis(experiment)
     size = experiment.shard.videos
@@ -183,11 +184,6 @@ def shard_videos(experiment: Experiment, shard: Shard, columns: tuple[str, ...] 
     if len(videos) != shard.videos:
         raise UsageError(f"{experiment.videos}: the list changed while it was used; run again")
     return videos
-
-
-def shard_folder(experiment: Experiment) -> Path:
-    """Where the plan and the shards' files of a list lie, in the output folder."""
-    return Outputs(experiment.output).shards / experiment.videos.name
 
 
 def _excluded(exclude: Path | None, parts: int) -> set[str]:

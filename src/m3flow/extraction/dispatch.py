@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from m3flow.errors import Interrupted, UsageError
-from m3flow.extraction.extractor import Extractor, Queue, Work, limit_threads
-from m3flow.extraction.process_pool import SILENT, Channel, Workers
+from m3flow.extraction.extractor import Extractor, Queue
+from m3flow.extraction.process_pool import UNRESPONSIVE, Channel, Workers
+from m3flow.extraction.work import Work, limit_threads
 from m3flow.flow.device import gpu_count
 from m3flow.results.records import Record
 from m3flow.system import available_cores, exit_with_parent
@@ -31,15 +32,15 @@ SORTED_VIDEOS = 2000
 
 
 @dataclass(frozen=True)
-class Crew:
-    """How many processes work, with how many threads each, on which devices."""
+class WorkerConfig:
+    """The number of worker processes, the threads of each, and the devices they are spread over."""
 
     workers: int
     threads: int
     devices: tuple[str, ...]
 
 
-def crew(work: Work, videos: int, workers: int = 0, gpus: int = 0) -> Crew:
+def worker_config(work: Work, videos: int, workers: int = 0, gpus: int = 0) -> WorkerConfig:
     """The processes for a run; 0 workers or GPUs means what the cores and GPUs given to this job suggest.
 
     On a CPU a worker a core; on GPUs a worker for every two cores (it decodes and encodes), at least one for
@@ -52,7 +53,7 @@ def crew(work: Work, videos: int, workers: int = 0, gpus: int = 0) -> Crew:
     if not workers:
         workers = max(len(devices), cores // CORES_PER_GPU_WORKER) if devices[0].startswith("cuda") else cores
     workers = max(1, min(workers, videos))
-    return Crew(workers, max(1, cores // workers), devices)
+    return WorkerConfig(workers, max(1, cores // workers), devices)
 
 
 def _devices(work: Work, gpus: int) -> tuple[str, ...]:
@@ -74,7 +75,7 @@ def _devices(work: Work, gpus: int) -> tuple[str, ...]:
 def run(
     videos: Sequence[Video],
     work: Work,
-    team: Crew,
+    config: WorkerConfig,
     on_record: Callable[[Record], None],
     on_frames: Callable[[int], None] = lambda count: None,
 ) -> None:
@@ -88,14 +89,14 @@ def run(
     Interrupted: the run was stopped, or cannot go on; all records so far were delivered.
     UsageError: the estimator cannot be set up as asked (found before any video is begun).
     """
-    work = replace(work, threads=team.threads, device=team.devices[0])
-    if team.workers > 1 and len(videos) <= SORTED_VIDEOS:
+    work = replace(work, threads=config.threads, device=config.devices[0])
+    if config.workers > 1 and len(videos) <= SORTED_VIDEOS:
         # The largest first: what is begun last is what the others wait for in the end.
         videos = sorted(videos, key=lambda video: file_size(video.source), reverse=True)
-    if team.workers == 1 and len(team.devices) == 1 and not _reads_codec(work):
+    if config.workers == 1 and len(config.devices) == 1 and not work.reads_codec:
         _run_here(videos, work, on_record, on_frames)
     else:
-        _run_in_processes(videos, work, team, on_record, on_frames)
+        _run_in_processes(videos, work, config, on_record, on_frames)
 
 
 def _run_here(
@@ -107,7 +108,7 @@ def _run_here(
     with _stop_signals() as stopped, Extractor(work, on_frames) as extractor:
         # Asked to stop, it takes no more.
         begun = itertools.takewhile(lambda video: not stopped(), videos)
-        extractor.run(Queue(begun), _ending_where_useless(on_record))
+        extractor.run(Queue(begun), _stop_on_fatal(on_record))
         if stopped():
             raise Interrupted("by a signal")
 
@@ -115,13 +116,16 @@ def _run_here(
 def _run_in_processes(
     videos: Sequence[Video],
     work: Work,
-    team: Crew,
+    config: WorkerConfig,
     on_record: Callable[[Record], None],
     on_frames: Callable[[int], None],
 ) -> None:
     deadline = 0.0
-    take = _ending_where_useless(on_record)
-    with _stop_signals() as stopped, Workers(videos, team.workers, _serve, (work, team.devices)) as workers:
+    take = _stop_on_fatal(on_record)
+    with (
+        _stop_signals() as stopped,
+        Workers(videos, config.workers, _serve, (work, config.devices)) as workers,
+    ):
         while workers.left:
             for event in workers.events(POLL_SECONDS):
                 if event.death:
@@ -130,27 +134,22 @@ def _run_in_processes(
                     take(event.message)
                 else:
                     on_frames(event.message)
-            if _reads_codec(work):
-                workers.end_the_silent(work.limits.seconds)
+            if work.reads_codec:
+                workers.kill_unresponsive(work.limits.seconds)
             if stopped() and not deadline:
                 deadline = time.monotonic() + GRACE_SECONDS
-                workers.begin_no_more()
+                workers.drain()
             if deadline and time.monotonic() > deadline:
                 break
         if deadline:
             raise Interrupted("by a signal")
 
 
-def _reads_codec(work: Work) -> bool:
-    """Whether the workers themselves decode what may be damaged: motion vectors do not come through a pipe."""
-    return work.flow is None and work.trajectories is not None and work.trajectories.job == "mvs"
-
-
 def _lost(video: Video, death: str, work: Work) -> Record:
     status, reason = "failed", f"the worker died ({death})"
-    if death == SILENT:
+    if death == UNRESPONSIVE:
         status, reason = "rejected", f"the decoder hangs: nothing for {work.limits.seconds:g} s"
-    elif _reads_codec(work) and death in {number.name for number in CRASHES}:
+    elif work.reads_codec and death in {number.name for number in CRASHES}:
         status, reason = "rejected", f"the decoder crashed ({death})"
     return Record(
         video=video.name,
@@ -161,7 +160,7 @@ def _lost(video: Video, death: str, work: Work) -> Record:
     )
 
 
-def _ending_where_useless(on_record: Callable[[Record], None]) -> Callable[[Record], None]:
+def _stop_on_fatal(on_record: Callable[[Record], None]) -> Callable[[Record], None]:
     """`on_record`, and the end of the run where a failure would meet every other video too."""
 
     def take(record: Record) -> None:

@@ -1,4 +1,4 @@
-"""Processes with few items in hand each, and a pipe to each: one that dies takes its own item along, nothing else.
+"""Worker processes with a pipe to each: one that dies loses its own item and no other.
 
 There is no lock and no queue that workers share: a process killed in the middle of anything (the kernel short of
 memory, an operator) cannot hold what the others wait for.
@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 # A worker that dies before it has taken an item costs none; so many in a row, and no more are started.
 FAILED_STARTS = 3
 LEAVE_SECONDS = 10.0
-SILENT = "silent"
+UNRESPONSIVE = "unresponsive"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Worker(Generic[Item]):
     items: deque[Item] = field(default_factory=deque)
     heard: float = 0.0
     alone: bool = False
-    ended_for: str = ""
+    killed_for: str = ""
 
 
 class Workers(Generic[Item]):
@@ -80,7 +80,7 @@ class Workers(Generic[Item]):
         self._suspects: deque[Item] = deque()
         self._count = min(count, len(self._waiting))
         self._serve, self._arguments = serve, arguments
-        self._team: list[_Worker[Item]] = []
+        self._workers: list[_Worker[Item]] = []
         self._failed_starts = 0
 
     def __enter__(self) -> Workers[Item]:
@@ -89,12 +89,12 @@ class Workers(Generic[Item]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._team:
+        for worker in self._workers:
             idle = worker.ready and not worker.items
             worker.connection.close()
             if not idle:
                 worker.process.kill()
-        for worker in self._team:
+        for worker in self._workers:
             worker.process.join(LEAVE_SECONDS)
             if worker.process.is_alive():
                 worker.process.kill()
@@ -102,21 +102,21 @@ class Workers(Generic[Item]):
 
     @property
     def busy(self) -> bool:
-        return any(worker.items for worker in self._team)
+        return any(worker.items for worker in self._workers)
 
     @property
     def left(self) -> bool:
         """Whether there is anything in hand or waiting."""
         return bool(self._waiting or self._suspects) or self.busy
 
-    def end_the_silent(self, seconds: float) -> None:
-        """Kill each worker that has said nothing of the item in its hands for so long; `SILENT` is the death."""
-        for worker in self._team:
+    def kill_unresponsive(self, seconds: float) -> None:
+        """Kill each worker that has said nothing of the item in its hands for so long; `UNRESPONSIVE` is the death."""
+        for worker in self._workers:
             if worker.items and time.monotonic() - worker.heard > seconds:
-                worker.ended_for = SILENT
+                worker.killed_for = UNRESPONSIVE
                 worker.process.kill()
 
-    def begin_no_more(self) -> None:
+    def drain(self) -> None:
         """Drop what waits; what is in hand goes on."""
         self._waiting.clear()
         self._suspects.clear()
@@ -129,8 +129,8 @@ class Workers(Generic[Item]):
         UsageError: a worker says that it cannot be set up as asked.
         Interrupted: workers die as they start.
         """
-        ready: list[Any] = wait([worker.connection for worker in self._team], timeout)
-        for worker in [worker for worker in self._team if worker.connection in ready]:
+        ready: list[Any] = wait([worker.connection for worker in self._workers], timeout)
+        for worker in [worker for worker in self._workers if worker.connection in ready]:
             try:
                 kind, message = worker.connection.recv()
             except (EOFError, OSError):
@@ -159,7 +159,7 @@ class Workers(Generic[Item]):
         process.start()
         # Theirs alone from now on: when they die, reading finds the end.
         theirs.close()
-        self._team.append(_Worker(process, ours, slot))
+        self._workers.append(_Worker(process, ours, slot))
 
     def _answer(self, worker: _Worker[Item], *, wait: bool) -> None:
         """Give a worker the next item: as (item,), or () where there is none for it."""
@@ -179,8 +179,8 @@ class Workers(Generic[Item]):
     def _died(self, worker: _Worker[Item]) -> Iterator[Event[Item]]:
         worker.connection.close()
         worker.process.join()
-        self._team.remove(worker)
-        cause = worker.ended_for or _cause(worker.process.exitcode)
+        self._workers.remove(worker)
+        cause = worker.killed_for or _cause(worker.process.exitcode)
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS:

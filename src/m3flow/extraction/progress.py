@@ -10,7 +10,8 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from m3flow.results.records import Record, one_line
+from m3flow.results.records import Record
+from m3flow.text import one_line
 from m3flow.videos.identity import file_size
 from m3flow.videos.videolist import Video
 

@@ -16,9 +16,11 @@ from rich.console import Console
 
 from m3flow.errors import Interrupted
 from m3flow.extraction import dispatch
-from m3flow.extraction.extractor import Extractor, Work
+from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.progress import Display
-from m3flow.results.records import STATUSES, Record, RecordFile, one_line
+from m3flow.extraction.work import Work
+from m3flow.results.records import STATUSES, Record, RecordFile
+from m3flow.text import one_line
 from m3flow.version import __version__
 from m3flow.videos.videolist import Video
 
@@ -46,10 +48,10 @@ def execute(
     Raises UsageError where the work cannot be set up at all.
     """
     console = console or Console(stderr=True)
-    team = dispatch.crew(work, len(videos), workers, gpus)
+    config = dispatch.worker_config(work, len(videos), workers, gpus)
     if log_file is not None:
         log_to(log_file)
-    describe_run(title, work, team, len(videos))
+    describe_run(title, work, config, len(videos))
     counts: Counter[str] = Counter()
     frames = 0
     began = time.monotonic()
@@ -65,7 +67,7 @@ def execute(
     stopped = ""
     with RecordFile(records) as record_file, Display(title, videos, console) as display:
         try:
-            dispatch.run(videos, work, team, on_record, display.on_frames)
+            dispatch.run(videos, work, config, on_record, display.on_frames)
         except KeyboardInterrupt:
             stopped = "by the keyboard"
         except Interrupted as reason:
@@ -92,7 +94,7 @@ def _summary(title: str, counts: Counter[str], videos: int, frames: int, seconds
     return text + (f"; stopped before the end ({stopped}), run again to go on" if stopped else "")
 
 
-def describe_run(title: str, work: Work, team: dispatch.Crew, videos: int) -> None:
+def describe_run(title: str, work: Work, config: dispatch.WorkerConfig, videos: int) -> None:
     """Log what a reader of the log needs to know to judge the rest: settings, host, devices, versions."""
     import cv2
     import numpy as np
@@ -103,9 +105,9 @@ def describe_run(title: str, work: Work, team: dispatch.Crew, videos: int) -> No
             log.info("%s settings: %s", name, settings.identity())
     log.info(
         "%d workers of %d threads on %s, backend %s, limits %s",
-        team.workers,
-        team.threads,
-        ", ".join(team.devices),
+        config.workers,
+        config.threads,
+        ", ".join(config.devices),
         work.backend,
         work.limits,
     )
@@ -152,7 +154,7 @@ def execute_one(title: str, video: Video, work: Work, log_file: Path | str) -> i
     The log and the records of the output folder say how it went; returns the exit status.
     """
     log_to(Path(log_file))
-    describe_run(title, work, dispatch.Crew(1, work.threads, (work.device,)), 1)
+    describe_run(title, work, dispatch.WorkerConfig(1, work.threads, (work.device,)), 1)
     with Extractor(work) as extractor:
         record = extractor(video)
     _log_record(record)

@@ -1,35 +1,22 @@
-"""Where a video's quantised motion goes: the flow files and the trajectory file."""
+"""Destinations of a video's motion: the flow files and the trajectory file."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from m3flow.results.quantisation import table
+from m3flow.results.flowfile import FlowWriter
+from m3flow.results.quantisation import Piece, table
 from m3flow.results.records import Record
+from m3flow.results.trajectoryfile import TrajectoryWriter
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectories.tracking import Tracker
 from m3flow.videos.decoder import Decoded
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some frame pairs of a video.
-
-    Attributes
-    ----------
-    levels: uint8 [n, 2, H, W], the quantised motion.
-    homographies: float32 [n, 3, 3], the camera's motion that is not in it; None where none was looked for.
-    """
-
-    levels: np.ndarray
-    homographies: np.ndarray | None = None
 
 
 @contextmanager
@@ -43,7 +30,7 @@ def clock(record: Record, stage: str) -> Iterator[None]:
 
 
 class Sink:
-    """Where quantised motion goes: written piece by piece, final when closed."""
+    """A destination of quantised motion: written piece by piece, final when closed."""
 
     def __enter__(self) -> Sink:
         return self
@@ -56,9 +43,9 @@ class Sink:
 
 
 class FlowSink(Sink):
-    def __init__(self, folder: Path, flow: FlowSettings, decoded: Decoded, record: Record) -> None:
-        from m3flow.results.flowfile import FlowWriter
+    """The flow files of a video."""
 
+    def __init__(self, folder: Path, flow: FlowSettings, decoded: Decoded, record: Record) -> None:
         info = decoded.info
         self._record = record
         self._writer = FlowWriter(
@@ -77,11 +64,51 @@ class FlowSink(Sink):
             self._writer.close(made)
 
 
+class TrajectoryOutput:
+    """The trajectory file of a video, and what the record says of it; the file appears when it is closed."""
+
+    def __init__(self, path: Path, settings: TrajectorySettings, record: Record) -> None:
+        self._path, self._settings, self._record = path, settings, record
+        self._writer: TrajectoryWriter | None = None
+        self._inside = self._points = 0
+
+    def __enter__(self) -> TrajectoryOutput:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.__exit__()
+
+    def write(self, features: Any, types: Any) -> None:
+        """Append windows: int8 [2L, n, H//8, W//8] and uint8 [n, H//8, W//8]; the first call sets the grid."""
+        if self._writer is None:
+            _, rows, columns = types.shape
+            self._writer = TrajectoryWriter(
+                self._path, length=self._settings.length, rows=rows, columns=columns
+            )
+        self._writer.write(features, types)
+        self._record.windows += len(types)
+        self._inside += int(np.count_nonzero(types))
+        self._points += types.size
+
+    def close(self, made: dict[str, Any]) -> None:
+        """Make the file final, with the provenance `made`; at least one `write` comes before."""
+        assert self._writer is not None
+        record = self._record
+        self._writer.close(made)
+        if self._points:
+            record.outside = 1 - self._inside / self._points
+        if record.windows == 0 and not record.reason:
+            record.reason = f"too short for a trajectory of {self._settings.length} steps"
+
+
 class TrajectorySink(Sink):
+    """The trajectories of a video, tracked through its quantised motion."""
+
     def __init__(
         self, path: Path, settings: TrajectorySettings, bound: float, step: int, record: Record
     ) -> None:
-        self._path, self._settings, self._record = path, settings, record
+        self._settings, self._record = settings, record
         self._tracker = Tracker(
             length=settings.length,
             job=settings.job,
@@ -89,42 +116,23 @@ class TrajectorySink(Sink):
             step=step,
             table=table(bound),
         )
-        self._writer: Any = None
-        self._inside = self._points = 0
+        self._output = TrajectoryOutput(path, settings, record)
         self.size = (0, 0)
 
     def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.__exit__()
+        self._output.__exit__()
 
     def write(self, piece: Piece) -> None:
-        from m3flow.results.trajectoryfile import TrajectoryWriter
-
         with clock(self._record, "track"):
             follows_pixels = self._settings.track == "pixels"
-            features, inside = self._tracker.push(
-                piece.levels, piece.homographies if follows_pixels else None
+            self.size = piece.levels.shape[2:]
+            self._output.write(
+                *self._tracker.push(piece.levels, piece.homographies if follows_pixels else None)
             )
-            if self._writer is None:
-                self.size = piece.levels.shape[2:]
-                self._writer = TrajectoryWriter(
-                    self._path,
-                    length=self._settings.length,
-                    rows=inside.shape[1],
-                    columns=inside.shape[2],
-                )
-            self._writer.write(features, inside)
-            self._record.windows += len(inside)
-            self._inside += int(np.count_nonzero(inside))
-            self._points += int(np.size(inside))
 
     def close(self, made: dict[str, Any]) -> None:
         with clock(self._record, "track"):
-            # Without what is of the flow files alone (the camera's homographies are large): a reader finds
-            # out how the file was made from its first bytes.
+            # Without the keys that belong to the flow files alone (the homographies are large): a reader
+            # finds the provenance in the file's first bytes.
             kept: dict[str, Any] = {key: made[key] for key in ("m3flow", "source", "used") if key in made}
-            self._writer.close({**kept, "settings": self._settings.identity(), "flow": made["settings"]})
-        if self._points:
-            self._record.outside = 1 - self._inside / self._points
-        if self._record.windows == 0 and not self._record.reason:
-            self._record.reason = f"too short for a trajectory of {self._settings.length} steps"
+            self._output.close({**kept, "settings": self._settings.identity(), "flow": made["settings"]})

@@ -1,4 +1,4 @@
-"""One video in hand: what is made of it, and the record of how that goes."""
+"""The task of one video: its outputs from the first piece of motion to the final files, and its record."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m3flow.errors import BadInput, Interrupted
-from m3flow.extraction.sinks import FlowSink, Piece, Sink, TrajectorySink
+from m3flow.extraction.sinks import FlowSink, Sink, TrajectoryOutput, TrajectorySink, clock
 from m3flow.extraction.statistics import MotionStatistics
-from m3flow.results.provenance import Camera, StoredFlow, made_by
-from m3flow.results.records import Record, one_line
+from m3flow.results.homographies import Camera
+from m3flow.results.provenance import made_by
+from m3flow.results.quantisation import Piece
+from m3flow.results.records import Record
+from m3flow.results.stored_flow import StoredFlow
 from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.text import one_line
+from m3flow.version import __version__
 from m3flow.videos.decoder import Decoded, shortfall
 from m3flow.videos.identity import stamp
 from m3flow.videos.videolist import Video
@@ -25,37 +30,37 @@ from m3flow.videos.videolist import Video
 if TYPE_CHECKING:
     from m3flow.camera.compensation import MotionEstimator
 
-# Errors of writing that no other video would be spared.
-NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# Write errors that every other video would meet too.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-class Making:
-    """A video in hand: pieces of motion are stored, then it is completed. By itself, one that needs nothing.
+class VideoTask:
+    """One video: pieces of its motion are stored, then it is completed. The base class makes nothing.
 
     Attributes
     ----------
-    video, record: the video, and how it goes.
-    error: what ended this video, and no other.
-    ending: whether its completion has been asked for.
-    over: whether everything is done and the record is complete.
+    video, record: the video and its record.
+    error: the error that ended this video alone.
+    completing: whether its completion has been scheduled.
+    finished: whether everything is done and the record is complete.
     """
 
     def __init__(self, video: Video, device: str) -> None:
         self.video = video
         self.record = Record(video=video.name, status="done", host=socket.gethostname(), device=device)
         self.error: Exception | None = None
-        self.ending = self.over = False
+        self.completing = self.finished = False
         self._began = time.perf_counter()
         self._sinks: list[Sink] = []
         self._files = ExitStack()
 
     def begin(self) -> None:
-        """Count the time from now on: until now other videos were in hand."""
+        """Start the clock of the record: until now other videos were computed."""
         self._began = time.perf_counter()
 
     @contextmanager
-    def blamed(self) -> Iterator[None]:
-        """What goes wrong in the block is this video's error."""
+    def attributed(self) -> Iterator[None]:
+        """An error in the block is recorded as this video's own."""
         try:
             yield
         except Interrupted:
@@ -64,21 +69,21 @@ class Making:
             self.fail(error)
 
     def fail(self, error: Exception) -> None:
-        # The first one says why; others follow from it.
+        # The first error is the cause; later ones follow from it.
         self.error = self.error or error
 
     def store(self, piece: Piece) -> None:
         """Write some of the video's motion."""
         if self.error is None:
-            with self.blamed():
+            with self.attributed():
                 self._store(piece)
 
     def complete(self) -> None:
-        """All motion is stored, or the video has failed: make the files final, and the record complete."""
+        """Make the files final and the record complete, once all motion is stored or the video has failed."""
         if self.error is None:
-            with self.blamed():
+            with self.attributed():
                 self._finish()
-        with self.blamed():
+        with self.attributed():
             self.drop()
         record, error = self.record, self.error
         if isinstance(error, BadInput):
@@ -86,17 +91,17 @@ class Making:
         elif error is not None:
             record.status, record.reason = "failed", f"{type(error).__name__}: {one_line(str(error))}"
             record.traceback = "".join(traceback.format_exception(error))
-            record.ends_run = getattr(error, "errno", None) in NO_PLACE
+            record.ends_run = getattr(error, "errno", None) in DISK_FULL
         record.seconds = time.perf_counter() - self._began
         record.time = datetime.now(UTC).isoformat(timespec="seconds")
-        self.over = True
+        self.finished = True
 
     def drop(self) -> None:
-        """Leave nothing of what is not final."""
+        """Remove every file that is not final."""
         self._files.close()
 
     def _refuse_changed(self, before: tuple[int, int] | None) -> None:
-        """Raises RuntimeError where the video is not what it was `before` its content was looked at."""
+        """Raises RuntimeError where the video file has changed since the stamp `before`."""
         if stamp(self.video.source) != before:
             raise RuntimeError("the video changed while it was read; run again")
 
@@ -110,20 +115,20 @@ class Making:
     def _finish(self) -> None: ...
 
 
-class FromFrames(Making):
-    """A video whose frames are wanted: for flow, for trajectories, or for both in one pass.
+class FrameTask(VideoTask):
+    """Flow, trajectories or both in one pass, from the frames of a video.
 
     Parameters
     ----------
-    motion: what computes its motion.
+    motion: the estimator of its motion.
     flow_to: the folder that the flow is stored in; None to store none.
     trajectories_to: the file that the trajectories are stored in; None to make none.
-    source: what identifies the video's content, see `m3flow.videos.identity.identity`.
-    before: the `stamp` of the video from before its content was looked at.
+    source: the content fingerprint of the video, see `m3flow.videos.identity.identity`.
+    before: the `stamp` of the video file when it was fingerprinted.
 
     Attributes
     ----------
-    camera: what was found of the camera's motion so far.
+    camera: the homographies found so far.
     """
 
     def __init__(
@@ -148,7 +153,7 @@ class FromFrames(Making):
         self.camera = Camera()
 
     def open(self, decoded: Decoded) -> None:
-        """The video's frames are on their way: open the files that its motion goes to."""
+        """Open the output files, once the video's size and frame rate are known."""
         self._decoded = decoded
         info, record, flow = decoded.info, self.record, self.flow
         record.width, record.height, record.claimed = info.width, info.height, info.claimed
@@ -181,8 +186,8 @@ class FromFrames(Making):
         record.set(about)
 
 
-class FromFlow(Making):
-    """A video whose trajectories follow its stored flow."""
+class StoredFlowTask(VideoTask):
+    """Trajectories from the stored flow of a video."""
 
     def __init__(
         self, video: Video, device: str, flow: StoredFlow, settings: TrajectorySettings, path: Path
@@ -202,8 +207,8 @@ class FromFlow(Making):
         self._sink.close(self.flow.made)
 
 
-class FromCodec(Making):
-    """A video whose trajectories are the motion vectors in its own file."""
+class CodecTask(VideoTask):
+    """Trajectories from the motion vectors in the video file itself."""
 
     def __init__(
         self,
@@ -218,12 +223,35 @@ class FromCodec(Making):
         super().__init__(video, device)
         self._settings, self._path, self._source, self._before = settings, path, source, before
 
-    def read(self, sign_of_life: Callable[[], None]) -> None:
-        """Read the vectors and make the file final; calls `sign_of_life` on the way."""
-        from m3flow.trajectories.motion_vectors import codec_trajectories
-
-        with self.blamed():
-            codec_trajectories(
-                self._path, self.video.source, self._settings, self._source, self.record, sign_of_life
-            )
+    def read(self, heartbeat: Callable[[], None]) -> None:
+        """Read the vectors and make the file final; calls `heartbeat` while pictures are decoded."""
+        with self.attributed():
+            self._write(heartbeat)
             self._refuse_changed(self._before)
+
+    def _write(self, heartbeat: Callable[[], None]) -> None:
+        from m3flow.trajectories.motion_vectors import codec_windows, motion_vectors
+
+        record, settings = self.record, self._settings
+        with clock(record, "decode"):
+            vectors = motion_vectors(self.video.source, heartbeat)
+        with clock(record, "track"), TrajectoryOutput(self._path, settings, record) as output:
+            for features, types in codec_windows(vectors, settings.length, settings.tracking):
+                heartbeat()
+                output.write(features, types)
+            about: dict[str, Any] = {
+                "frames": len(vectors.picture_types),
+                "width": vectors.width,
+                "height": vectors.height,
+                "pictures": {kind: vectors.picture_types.count(kind) for kind in "IPBS"},
+                "with_vectors": round(float(vectors.coded.mean()) if vectors.coded.size else 0.0, 4),
+            }
+            output.close(
+                {
+                    "m3flow": __version__,
+                    "settings": settings.identity(),
+                    "flow": {},
+                    "source": {**self._source, **about},
+                }
+            )
+        record.frames, record.width, record.height = about["frames"], vectors.width, vectors.height

@@ -14,13 +14,15 @@ import numpy as np
 from m3flow.camera import camera_flow
 from m3flow.errors import BadInput
 from m3flow.flow.base import is_tensor
-from m3flow.results.provenance import StoredFlow, homographies_of, stored_flow
+from m3flow.layout import Outputs
+from m3flow.results.homographies import homographies_of
 from m3flow.results.quantisation import quantise, restore
+from m3flow.results.stored_flow import StoredFlow, stored_flow
 from m3flow.results.trajectoryfile import Trajectories, load_trajectories
 from m3flow.settings import FlowSettings
 from m3flow.trajectories.tracking import GRID, track, window_starts
 from m3flow.videos.frames import DEFAULT_RATE, Frames
-from m3flow.videos.videolist import Outputs, Video
+from m3flow.videos.videolist import Video
 
 if TYPE_CHECKING:
     from m3flow.camera.compensation import MotionEstimator

@@ -20,11 +20,12 @@ from markupsafe import Markup
 
 from m3flow.atomic import write_text
 from m3flow.errors import BadInput, UsageError
+from m3flow.layout import Outputs
 from m3flow.report import charts, gather, selection
 from m3flow.report.canvas import printable
-from m3flow.results.flowfile import COMPONENTS, read_provenance
+from m3flow.results.flowfile import read_provenance
 from m3flow.version import __version__
-from m3flow.videos.videolist import Outputs, Video
+from m3flow.videos.videolist import Video
 
 SHEETS_BYTES = 1_500_000
 LOOKED_AT = 40  # flow files whose settings are read
@@ -184,7 +185,7 @@ def _settings(outputs: Outputs, table: pd.DataFrame) -> list[dict[str, Any]]:
     """How the flow files of some videos say they were made, each way once with how many said so."""
     counts: Counter[str] = Counter()
     for name in _sample(table, LOOKED_AT):
-        path = outputs.flow(name) / COMPONENTS[0]
+        path, _ = outputs.flow_files(name)
         if path.is_file():
             try:
                 made = read_provenance(path)
@@ -227,7 +228,7 @@ def _sheets(
         video = Video(source if Path(source).exists() and source else "", name)
         try:
             clip: Clip
-            if (outputs.flow(name) / COMPONENTS[0]).is_file():
+            if outputs.flow_files(name)[0].is_file():
                 clip = StoredClip(video, outputs, length)
             else:
                 clip = TrajectoriesAlone(video, outputs, length)

@@ -11,17 +11,19 @@ from contextlib import ExitStack
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 from m3flow.atomic import complete_or_absent
 from m3flow.errors import BadInput, UsageError
+from m3flow.layout import COMPONENTS, flow_files
 from m3flow.results.quantisation import restore
 
-COMPONENTS = ("x.mp4", "y.mp4")
+# PyAV is imported where a file is opened, so that runs without flow files do without it.
+if TYPE_CHECKING:
+    import av
+
 DEFAULT_BOUND = 20.0
 PIECE_FRAMES = 32
 # Packets wait here until the file's tags are known; a long film spills to the disk.
@@ -69,8 +71,7 @@ class FlowWriter:
         """Complete both files, with `provenance` (plain JSON values) in each one's comment tag."""
         for encoder in self._encoders:
             encoder.finish()
-        finals = [self.folder / name for name in COMPONENTS]
-        with complete_or_absent(*finals) as temporaries:
+        with complete_or_absent(*flow_files(self.folder)) as temporaries:
             for encoder, temporary, name in zip(self._encoders, temporaries, COMPONENTS, strict=True):
                 about = {"component": name[0], **provenance, "packets": encoder.digest()}
                 encoder.save(temporary, json.dumps(about, separators=(",", ":")))
@@ -80,6 +81,9 @@ class _Encoder:
     """One component, encoded into a spool; its tags are written when it is saved, when all is known."""
 
     def __init__(self, codec: str, rate: Fraction, width: int, height: int) -> None:
+        import av
+        from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
         settings = CODECS[codec]
         self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 (closed in discard)
         self._container = av.open(self._spool, "w", format="mp4")
@@ -113,6 +117,8 @@ class _Encoder:
         return _digest(self._spool)
 
     def save(self, path: Path, comment: str) -> None:
+        import av
+
         self._spool.seek(0)
         with ExitStack() as files:
             source = files.enter_context(av.open(self._spool, "r", format="mp4"))
@@ -134,6 +140,8 @@ def _location(path: Path | str) -> str:
 
 
 def _digest(file: str | IO[bytes]) -> str:
+    import av
+
     digest = hashlib.sha256()
     with av.open(file, "r", format="mp4", metadata_errors="replace") as container:
         for packet in container.demux(video=0):
@@ -148,6 +156,8 @@ def packet_digest(path: Path | str) -> str:
 
     Raises BadInput if the file cannot be opened as a video.
     """
+    import av
+
     try:
         return _digest(_location(path))
     except (av.FFmpegError, OSError, IndexError) as error:
@@ -155,6 +165,9 @@ def packet_digest(path: Path | str) -> str:
 
 
 def _video_frame(plane: np.ndarray, width: int, height: int, pix_fmt: str) -> av.VideoFrame:
+    import av
+    from av.video.reformatter import ColorRange
+
     frame = av.VideoFrame(width, height, pix_fmt)
     for index, target in enumerate(frame.planes):
         pixels = np.frombuffer(memoryview(target), np.uint8).reshape(target.height, target.line_size)
@@ -171,6 +184,8 @@ def read_levels(path: Path | str) -> Iterator[np.ndarray]:
 
     Raises BadInput if the file is not a video or ends early.
     """
+    import av
+
     path = Path(path)
     try:
         with av.open(_location(path), metadata_errors="replace") as container:
@@ -189,6 +204,8 @@ def read_levels(path: Path | str) -> Iterator[np.ndarray]:
 
 
 def _luma(frame: av.VideoFrame) -> np.ndarray:
+    from av.video.reformatter import ColorRange
+
     if frame.color_range != ColorRange.JPEG:
         # Not one of ours: OpenCV's writer stores limited range, which the conversion to grey stretches back.
         return frame.to_ndarray(format="gray")
@@ -201,6 +218,8 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
 
     Raises BadInput if the file cannot be opened as a video, or is cut off.
     """
+    import av
+
     try:
         with av.open(_location(path), metadata_errors="replace") as container:
             _refuse_cut_off(path)
@@ -240,7 +259,7 @@ def read_level_pairs(folder: Path | str, frames: int = PIECE_FRAMES) -> Iterator
 
     Raises BadInput where a file is missing or damaged, or the two do not have the same frames.
     """
-    x, y = (Path(folder) / name for name in COMPONENTS)
+    x, y = flow_files(folder)
     for path in (x, y):
         if not path.is_file():
             raise BadInput(f"{path}: no such flow file")
@@ -271,6 +290,6 @@ def load_flow(folder: Path | str) -> np.ndarray:
     pieces = list(read_level_pairs(folder))
     if not pieces:
         raise BadInput(f"{folder}: the flow files hold no frames")
-    made, _ = (read_provenance(Path(folder) / name) for name in COMPONENTS)
+    made, _ = (read_provenance(path) for path in flow_files(folder))
     bound = float(made.get("settings", {}).get("bound", DEFAULT_BOUND))
     return restore(np.concatenate(pieces), bound)

@@ -1,4 +1,4 @@
-"""Displacements as 8-bit levels and back; the only place where the quantisation is written down.
+"""Displacements as 8-bit levels and back; the quantisation is defined here and nowhere else.
 
 Convention
 ----------
@@ -10,6 +10,7 @@ other level is read back as level · 2 bound / 255 − bound, within bound / 255
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,20 @@ from m3flow.flow.base import is_tensor
 
 if TYPE_CHECKING:
     from m3flow.flow.base import Array
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The quantised motion of some consecutive frame pairs of a video.
+
+    Attributes
+    ----------
+    levels: uint8 [n, 2, H, W].
+    homographies: float32 [n, 3, 3], the camera's motion taken out of the levels; None without compensation.
+    """
+
+    levels: np.ndarray
+    homographies: np.ndarray | None = None
 
 
 def quantise(flow: Array, bound: float) -> Array:

@@ -71,14 +71,6 @@ class Record:
             setattr(self, name, value)
 
 
-def one_line(text: str) -> str:
-    """The text on one line, with nothing in it that a terminal would obey: file names can hold anything."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in " ".join(text.split())
-    )
-
-
 COLUMNS = [item.name for item in fields(Record) if item.metadata.get("stored", True)]
 
 

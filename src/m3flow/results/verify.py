@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 
 from m3flow.errors import BadInput
-from m3flow.results.flowfile import COMPONENTS, packet_digest, read_provenance
+from m3flow.layout import Outputs
+from m3flow.results.flowfile import packet_digest, read_provenance
 from m3flow.results.provenance import same_source
-from m3flow.results.records import one_line, read_records, record_files
+from m3flow.results.records import read_records, record_files
 from m3flow.results.trajectoryfile import load_trajectories
+from m3flow.text import one_line
 from m3flow.trajectories.tracking import GRID, LARGEST, window_starts
 from m3flow.videos.decoder import Decoder, Limits
 from m3flow.videos.identity import identity
 from m3flow.videos.parallel import decoded_side_by_side
-from m3flow.videos.videolist import Outputs, Video
+from m3flow.videos.videolist import Video
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,7 @@ def _missing(found: Verified, path: Path) -> None:
 def _verify_flow(decoder: Decoder, wanted: Wanted, source: dict[str, Any], found: Verified) -> dict[str, Any]:
     """Check x.mp4 and y.mp4; returns what they say of how they were made."""
     folder = wanted.outputs.flow(found.video)
-    paths = [folder / name for name in COMPONENTS]
+    paths = wanted.outputs.flow_files(found.video)
     there = [path for path in paths if path.is_file()]
     for path in paths:
         if path not in there:
@@ -129,7 +131,7 @@ def _verify_flow(decoder: Decoder, wanted: Wanted, source: dict[str, Any], found
             made.append(_readable_flow(decoder, path))
         except BadInput as error:
             found.wrong(str(error), *there)
-    if len(made) < len(COMPONENTS):
+    if len(made) < len(paths):
         if made and not found.remove:
             # One without the other is of no use, and would be taken for the rest of a run.
             found.remove += there

@@ -7,22 +7,16 @@ VP9 or AV1. For MPEG-4 part 2 it exports them for P-pictures only.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from m3flow.errors import BadInput
 from m3flow.trajectories.tracking import GRID, OFFSET, track
-from m3flow.version import __version__
 from m3flow.videos.coded_pictures import read_pictures, reference_distances
-
-if TYPE_CHECKING:
-    from m3flow.results.records import Record
-    from m3flow.settings import TrajectorySettings
 
 MAX_HELD = 4
 """For how many steps in a row the motion goes on where no vector is known (around an I-picture)."""
@@ -155,71 +149,13 @@ def trajectories_from_motion_vectors(
     traj_feat int8 [2L, N, H//8, W//8] and traj_type uint8 [N, H//8, W//8], as `track` does; N = 0 for a video
     of L frames or fewer.
     """
-    features, types = zip(*_windows(vectors, length, tracking), strict=True)
+    features, types = zip(*codec_windows(vectors, length, tracking), strict=True)
     return np.concatenate(features, axis=1), np.concatenate(types)
 
 
-def codec_trajectories(
-    path: Path,
-    video: str | Path,
-    settings: TrajectorySettings,
-    source: dict[str, Any],
-    record: Record,
-    on_picture: Callable[[], None] = lambda: None,
-) -> None:
-    """Write the trajectory file of a video from its codec's motion vectors.
-
-    Parameters
-    ----------
-    path: the trajectory file, which appears when it is whole.
-    settings: length and tracking.
-    source: the video's identity (`m3flow.videos.identity.identity`), stored in the file.
-    on_picture: called now and then while something comes of the video.
-    record: gets the number of frames and windows, the size, the share outside, the times and a remark.
-
-    Raises
-    ------
-    BadInput: as `motion_vectors`.
-    """
-    from m3flow.results.trajectoryfile import TrajectoryWriter
-
-    began = time.perf_counter()
-    vectors = motion_vectors(video, on_picture)
-    decoded = time.perf_counter()
-    inside = points = 0
-    rows, columns = vectors.vectors.shape[2:]
-    with TrajectoryWriter(path, length=settings.length, rows=rows, columns=columns) as writer:
-        for features, types in _windows(vectors, settings.length, settings.tracking):
-            on_picture()
-            writer.write(features, types)
-            inside += int(np.count_nonzero(types))
-            points += types.size
-        record.windows = writer.windows
-        known = float(vectors.coded.mean()) if vectors.coded.size else 0.0
-        about: dict[str, Any] = {
-            "frames": len(vectors.picture_types),
-            "width": vectors.width,
-            "height": vectors.height,
-            "pictures": {kind: vectors.picture_types.count(kind) for kind in "IPBS"},
-            "with_vectors": round(known, 4),
-        }
-        writer.close(
-            {
-                "m3flow": __version__,
-                "settings": settings.identity(),
-                "flow": {},
-                "source": {**source, **about},
-            }
-        )
-    record.frames, record.width, record.height = about["frames"], vectors.width, vectors.height
-    record.decode, record.track = decoded - began, time.perf_counter() - decoded
-    if points:
-        record.outside = 1 - inside / points
-    else:
-        record.reason = f"too short for a trajectory of {settings.length} steps"
-
-
-def _windows(vectors: MotionVectors, length: int, tracking: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def codec_windows(
+    vectors: MotionVectors, length: int, tracking: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The trajectories in pieces of up to `WINDOWS_AT_ONCE` windows; at least one piece, maybe empty."""
     flow = filled(vectors)
     windows = max(len(flow) - length + 1, 0)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from m3flow.atomic import complete_or_absent
 from m3flow.errors import BadInput, UsageError
-from m3flow.results.records import one_line
+from m3flow.text import one_line
 from m3flow.videos.decoder import Decoder, Limits, shortfall
 from m3flow.videos.parallel import decoded_side_by_side
 from m3flow.videos.videolist import Video, read_list

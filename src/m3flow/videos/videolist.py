@@ -1,14 +1,14 @@
-"""The list of videos, and where each video's results go. No other module joins output paths."""
+"""The videos of a list."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from m3flow.errors import UsageError
+from m3flow.layout import conflicting_names, output_name
 from m3flow.videos.listfile import Part, read_entries
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -16,11 +16,6 @@ VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 )
 LIST_SUFFIXES = frozenset({".csv", ".list", ".lst", ".tsv", ".txt"})
-# A file's name may have 255 bytes nearly everywhere; what we add to the video's is "_<length>.gz".
-LONGEST_NAME = 255 - len("_999.gz")
-SHORT_NAME = LONGEST_NAME // 4
-# Parts of a name that are called like an output of ours.
-LIKE_AN_OUTPUT = re.compile(r"(?:^|/)[xy]\.mp4(?:/|$)|_\d{1,3}\.gz/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,37 +34,6 @@ class Video:
     name: str
     label: str = ""
     line: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """The folder that a run writes into, and the name of every file in it.
-
-    The layout: `flows/<name>/x.mp4` and `y.mp4`, `trajs/<name>_<length>.gz`, `records/`, `logs/`,
-    and `shards/` where jobs work on shards.
-    """
-
-    folder: Path
-
-    def flow(self, name: str) -> Path:
-        """The folder of a video's two flow files."""
-        return self.folder / "flows" / name
-
-    def trajectories(self, name: str, length: int) -> Path:
-        return self.folder / "trajs" / f"{name}_{length}.gz"
-
-    @property
-    def records(self) -> Path:
-        return self.folder / "records"
-
-    @property
-    def shards(self) -> Path:
-        """What shard jobs say of themselves, and the plans that they are cut from; see `m3flow.experiment.shards`."""
-        return self.folder / "shards"
-
-    @property
-    def logs(self) -> Path:
-        return self.folder / "logs"
 
 
 def read_list(list_file: Path | str, root: Path | str = ".", parts: int = 3) -> list[Video]:
@@ -121,20 +85,6 @@ def videos_of(what: Path | str, root: Path | str = ".", parts: int = 3) -> list[
     return [Video(os.fspath(given), name)]
 
 
-def output_name(path: str, parts: int) -> tuple[str, str]:
-    """(name, "") for a path that can be used, ("", what is wrong) for one that cannot."""
-    if "\0" in path:
-        return "", "the path holds a NUL character"
-    kept = [part for part in os.path.normpath(path).split("/")[-parts:] if part not in ("", ".")]
-    if ".." in kept or not kept:
-        return "", f"the outputs of {path!r} would leave the output folder"
-    name = "/".join(kept)
-    # Most names are short; only a long one is measured part by part, in bytes as the file system does.
-    if len(name) > SHORT_NAME and any(len(os.fsencode(part)) > LONGEST_NAME for part in kept):
-        return "", f"the outputs of {path[:60]!r}… would have names of more than {LONGEST_NAME} bytes"
-    return name, ""
-
-
 def _videos(
     list_file: Path, part: Part | None, root: Path | str, parts: int
 ) -> tuple[list[Video], list[tuple[int, str]]]:
@@ -174,26 +124,10 @@ def _clashes(videos: list[Video]) -> Iterator[tuple[int, str]]:
                 f"{first.line} ({first.source!r}); raise layout.parts",
             )
     for video in videos:
-        for other in _names_in_the_way(video.name):
+        for other in conflicting_names(video.name):
             if other in by_name:
                 line = by_name[other].line
                 yield video.line, f"{video.name!r} would write over the outputs of {other!r} (line {line})"
-
-
-def _names_in_the_way(name: str) -> Iterator[str]:
-    """The names of videos that would have a file where the outputs of `name` need a folder.
-
-    `a` has the files flows/a/x.mp4 and trajs/a_6.gz; `a/x.mp4` and `a_6.gz/b` would make folders of them.
-    """
-    if not LIKE_AN_OUTPUT.search(name):
-        return
-    parts = name.split("/")
-    for end, part in enumerate(parts):
-        folder = "/".join(parts[:end])
-        if part in ("x.mp4", "y.mp4"):
-            yield folder
-        elif end < len(parts) - 1 and (match := re.fullmatch(r"(.+)_\d{1,3}\.gz", part)):
-            yield f"{folder}/{match[1]}".lstrip("/")
 
 
 def _is_list(path: Path) -> bool:

@@ -1,0 +1,134 @@
+"""The outputs that a video still needs: its files compared with the settings and the source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m3flow.errors import BadInput
+from m3flow.extraction.tasks import CodecTask, FrameTask, StoredFlowTask, VideoTask
+from m3flow.extraction.work import Work
+from m3flow.layout import flow_files
+from m3flow.results.flowfile import read_provenance
+from m3flow.results.provenance import same_source
+from m3flow.results.stored_flow import stored_flow
+from m3flow.results.trajectoryfile import read_made
+from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.videos.identity import identity, stamp
+from m3flow.videos.videolist import Video
+
+if TYPE_CHECKING:
+    from m3flow.camera.compensation import MotionEstimator
+
+
+class Planner:
+    """Decides for each video what is still to be made.
+
+    Parameters
+    ----------
+    work: the outputs wanted.
+    motion: the estimator for flow from frames; None where the work needs none.
+    """
+
+    def __init__(self, work: Work, motion: MotionEstimator | None) -> None:
+        self._work, self._motion = work, motion
+        self._device = motion.estimator.device if motion else "cpu"
+
+    def task(self, video: Video) -> VideoTask:
+        """The task of a video: an empty one (status "kept") where all of its outputs are there.
+
+        Raises BadInput where the video, or the stored flow that its trajectories need, cannot be used.
+        """
+        work = self._work
+        if work.flow is not None and self._motion is not None:
+            return self._from_frames(video, work.flow, self._motion)
+        if work.trajectories is not None and work.trajectories.job == "mvs":
+            return self._from_codec(video, work.trajectories)
+        if work.trajectories is not None:
+            return self._from_stored_flow(video, work.trajectories)
+        return VideoTask(video, self._device)
+
+    def _from_frames(self, video: Video, flow: FlowSettings, motion: MotionEstimator) -> VideoTask:
+        """Flow from the frames, and, where wanted, the trajectories in the same pass."""
+        settings, outputs = self._work.trajectories, self._work.outputs
+        before, source = stamp(video.source), identity(video.source)
+        folder = outputs.flow(video.name)
+        make_flow = self._work.keep_flow and not flow_is_current(folder, flow, source)
+        path = outputs.trajectories(video.name, settings.length) if settings else None
+        make_trajectories = (
+            settings is not None
+            and path is not None
+            and not trajectories_are_current(path, settings, flow.identity(), source)
+        )
+        if not make_flow and not make_trajectories:
+            return self._kept(video, stored_flow(folder).made if self._work.keep_flow else None)
+        if settings is not None and self._work.keep_flow and not make_flow:
+            # The flow is there, another length or tracking is wanted: the frames are not needed.
+            return self._from_stored_flow(video, settings)
+        return FrameTask(
+            video,
+            motion,
+            flow,
+            flow_to=folder if make_flow else None,
+            trajectories=settings,
+            trajectories_to=path if make_trajectories else None,
+            source=source,
+            before=before,
+        )
+
+    def _from_stored_flow(self, video: Video, settings: TrajectorySettings) -> VideoTask:
+        """Trajectories from the flow files."""
+        path = self._work.outputs.trajectories(video.name, settings.length)
+        flow = stored_flow(self._work.outputs.flow(video.name))
+        if trajectories_are_current(path, settings, flow.settings, flow.source):
+            return self._kept(video)
+        return StoredFlowTask(video, self._device, flow, settings, path)
+
+    def _from_codec(self, video: Video, settings: TrajectorySettings) -> VideoTask:
+        """Trajectories from the motion vectors in the video file itself."""
+        before, source = stamp(video.source), identity(video.source)
+        path = self._work.outputs.trajectories(video.name, settings.length)
+        if trajectories_are_current(path, settings, {}, source):
+            return self._kept(video)
+        return CodecTask(video, self._device, settings, path, source=source, before=before)
+
+    def _kept(self, video: Video, made: dict[str, Any] | None = None) -> VideoTask:
+        task = VideoTask(video, self._device)
+        task.record.status = "kept"
+        if made is not None:
+            # A run that was killed may have left the files and no record: the files know its figures.
+            about = made["source"]
+            task.record.set(
+                {name: int(about.get(name, 0)) for name in ("frames", "claimed", "width", "height")}
+            )
+            task.record.set(made.get("motion", {}))
+        return task
+
+
+def flow_is_current(folder: Path, settings: FlowSettings, source: dict[str, Any]) -> bool:
+    """Whether both flow files are there, made with these settings from this source."""
+    for path in flow_files(folder):
+        if not path.is_file():
+            return False
+        try:
+            made = read_provenance(path)
+        except BadInput:
+            return False
+        if made.get("settings") != settings.identity() or not same_source(made, source):
+            return False
+    return True
+
+
+def trajectories_are_current(
+    path: Path, settings: TrajectorySettings, flow: dict[str, Any], source: dict[str, Any]
+) -> bool:
+    """Whether the file is there, made with these settings from this flow ({} for none) of this source."""
+    if not path.is_file():
+        return False
+    try:
+        made = read_made(path)
+    except BadInput:
+        return False
+    return (
+        made.get("settings") == settings.identity() and made.get("flow") == flow and same_source(made, source)
+    )

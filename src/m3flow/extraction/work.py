@@ -1,0 +1,68 @@
+"""The work of a run: the outputs to make of each video, and the estimator that computes them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import cv2
+
+from m3flow.layout import Outputs
+from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.videos.decoder import Limits
+
+if TYPE_CHECKING:
+    from m3flow.camera.compensation import MotionEstimator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """The outputs to make of each video of a run, and the resources for it.
+
+    Attributes
+    ----------
+    outputs: the output folder.
+    flow: make flow from the frames with these settings; None to read the stored flow.
+    trajectories: make trajectories with these settings; None for flow alone.
+    keep_flow: whether the flow is stored.
+    backend, device: see `m3flow.flow.estimator`.
+    batch: frame pairs computed at a time; 0 chooses by the device's memory.
+    limits: what decoding a video may cost.
+    threads: CPU threads of one worker.
+    """
+
+    outputs: Outputs
+    flow: FlowSettings | None = None
+    trajectories: TrajectorySettings | None = None
+    keep_flow: bool = True
+    backend: str = "auto"
+    device: str = "auto"
+    batch: int = 0
+    limits: Limits = field(default_factory=Limits)
+    threads: int = 1
+
+    @property
+    def reads_codec(self) -> bool:
+        """Whether the trajectories come from the codec's motion vectors, read in the worker itself."""
+        return self.flow is None and self.trajectories is not None and self.trajectories.job == "mvs"
+
+
+def motion_estimator(work: Work) -> MotionEstimator:
+    """The estimator with its camera compensation, on the device of the work."""
+    from m3flow.camera.compensation import MotionEstimator
+    from m3flow.flow import estimator
+
+    assert work.flow is not None
+    chosen = estimator(work.flow.estimator, backend=work.backend, device=work.device, **work.flow.parameters)
+    # Now that the estimator's library is loaded.
+    limit_threads(work.threads)
+    return MotionEstimator(chosen, camera=work.flow.camera, scheme=work.flow.scheme)
+
+
+def limit_threads(threads: int) -> None:
+    """Keep the libraries of this process from starting one thread per core: there is one process per core."""
+    cv2.setNumThreads(threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)

@@ -1,0 +1,131 @@
+"""The names and paths of everything in the output folder. No other module joins output paths."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+COMPONENTS = ("x.mp4", "y.mp4")
+# A file name may have 255 bytes nearly everywhere; the longest suffix of ours is "_<length>.gz".
+LONGEST_NAME = 255 - len("_999.gz")
+SHORT_NAME = LONGEST_NAME // 4
+# Parts of a name that look like one of our output files.
+LIKE_AN_OUTPUT = re.compile(r"(?:^|/)[xy]\.mp4(?:/|$)|_\d{1,3}\.gz/")
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The output folder of a run, and the path of every file in it.
+
+    The layout: `flows/<name>/x.mp4` and `y.mp4`, `trajs/<name>_<length>.gz`, `records/`, `logs/`,
+    `report.html`, and `shards/<list>/` where jobs work on shards.
+    """
+
+    folder: Path
+
+    @property
+    def flows(self) -> Path:
+        return self.folder / "flows"
+
+    @property
+    def trajs(self) -> Path:
+        return self.folder / "trajs"
+
+    def flow(self, name: str) -> Path:
+        """The folder of a video's two flow files."""
+        return self.flows / name
+
+    def flow_files(self, name: str) -> tuple[Path, Path]:
+        """A video's x.mp4 and y.mp4."""
+        return flow_files(self.flow(name))
+
+    def trajectories(self, name: str, length: int) -> Path:
+        return self.trajs / f"{name}{trajectory_suffix(length)}"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    def log(self, name: str) -> Path:
+        """The log of a command or of a job, such as `report` or `flow/<video>`."""
+        return self.logs / f"{name}.log"
+
+    def shard_log(self, list_name: str, kind: str, shard: str) -> Path:
+        return self.logs / list_name / f"{kind}-{shard}.log"
+
+    @property
+    def records(self) -> Path:
+        return self.folder / "records"
+
+    def job_records(self, rule: str) -> Path:
+        """The records that all jobs of a rule with one video each append to."""
+        return self.records / f"{rule}.csv"
+
+    def shard_records(self, list_name: str, kind: str, shard: str) -> Path:
+        """The records of a shard; all attempts append to it."""
+        return self.records / list_name / f"{kind}-{shard}.csv"
+
+    def records_of_shards(self) -> Iterator[tuple[Path, Path]]:
+        """(records file, completion file) of every shard that has records."""
+        for records in self.records.glob("*/*-*.csv"):
+            kind, _, shard = records.stem.rpartition("-")
+            yield records, self.shard_done(records.parent.name, kind, shard)
+
+    def shard_plan(self, list_name: str) -> Path:
+        """The cut of a list into shards; see `m3flow.experiment.shards`."""
+        return self.folder / "shards" / list_name / "plan.json"
+
+    def shard_done(self, list_name: str, kind: str, shard: str) -> Path:
+        """The completion file of a shard."""
+        return self.folder / "shards" / list_name / kind / f"{shard}.json"
+
+
+def flow_files(folder: Path | str) -> tuple[Path, Path]:
+    """The x.mp4 and y.mp4 of a video's flow folder."""
+    x, y = (Path(folder) / component for component in COMPONENTS)
+    return x, y
+
+
+def trajectory_suffix(length: int) -> str:
+    """The suffix of the trajectory files of one length: `_6.gz`."""
+    return f"_{length}.gz"
+
+
+def output_name(path: str, parts: int) -> tuple[str, str]:
+    """(name, "") for the path of a video, ("", problem) for a path that cannot be used.
+
+    The name is the last `parts` parts of the path, joined by "/".
+    """
+    if "\0" in path:
+        return "", "the path holds a NUL character"
+    kept = [part for part in os.path.normpath(path).split("/")[-parts:] if part not in ("", ".")]
+    if ".." in kept or not kept:
+        return "", f"the outputs of {path!r} would leave the output folder"
+    name = "/".join(kept)
+    # Most names are short; only a long one is measured part by part, in bytes as the file system does.
+    if len(name) > SHORT_NAME and any(len(os.fsencode(part)) > LONGEST_NAME for part in kept):
+        return "", f"the outputs of {path[:60]!r}… would have names of more than {LONGEST_NAME} bytes"
+    return name, ""
+
+
+def conflicting_names(name: str) -> Iterator[str]:
+    """The names of videos that would have a file where the outputs of `name` need a folder.
+
+    `a` has the files flows/a/x.mp4 and trajs/a_6.gz; `a/x.mp4` and `a_6.gz/b` would make folders of them.
+    """
+    if not LIKE_AN_OUTPUT.search(name):
+        return
+    parts = name.split("/")
+    for end, part in enumerate(parts):
+        folder = "/".join(parts[:end])
+        if part in COMPONENTS:
+            yield folder
+        elif end < len(parts) - 1 and (match := re.fullmatch(r"(.+)_\d{1,3}\.gz", part)):
+            yield f"{folder}/{match[1]}".lstrip("/")
