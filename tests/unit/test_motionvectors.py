@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -11,18 +12,21 @@ import numpy as np
 import pytest
 
 from m3flow.errors import BadInput
+from m3flow.extraction.extractor import Extractor
+from m3flow.extraction.work import Work
+from m3flow.layout import Outputs
 from m3flow.results.records import Record
 from m3flow.results.trajectoryfile import load_trajectories
 from m3flow.settings import TrajectorySettings
 from m3flow.trajectories.motion_vectors import (
     MotionVectors,
-    codec_trajectories,
     filled,
     motion_vectors,
     trajectories_from_motion_vectors,
     upsampled,
 )
 from m3flow.videos.coded_pictures import decoding_order, h264_is_reference, reference_distances
+from m3flow.videos.videolist import Video
 from scenes import Scene, make_scene
 
 
@@ -123,10 +127,9 @@ def test_windows_do_not_depend_on_how_many_are_followed_at_once(monkeypatch: pyt
 
 def test_the_file_holds_the_trajectories(panning: Scene, tmp_path: Path) -> None:
     video = encode(tmp_path / "pan.mp4", panning.frames, "mpeg4", qmin="2", qmax="2")
-    record = Record(video="pan.mp4", status="done")
-    settings = TrajectorySettings(length=6, job="mvs")
-    codec_trajectories(tmp_path / "pan_6.gz", video, settings, {"bytes": 1, "sha256": "x"}, record)
-    stored = load_trajectories(tmp_path / "pan_6.gz")
+    work = Work(outputs=Outputs(tmp_path), trajectories=TrajectorySettings(length=6, job="mvs"))
+    record = extract(work, video)
+    stored = load_trajectories(tmp_path / "trajs" / "pan_6.gz")
     features, types = trajectories_from_motion_vectors(motion_vectors(video), length=6)
     np.testing.assert_array_equal(stored.traj_feat, features)
     np.testing.assert_array_equal(stored.traj_type, types)
@@ -134,9 +137,14 @@ def test_the_file_holds_the_trajectories(panning: Scene, tmp_path: Path) -> None
     assert stored.made["source"]["pictures"]["P"] >= 14
     assert (record.frames, record.windows, record.width, record.height) == (16, 10, 128, 96)
     assert record.outside == pytest.approx(1 - types.mean())
-    codec_trajectories(tmp_path / "pan_20.gz", video, TrajectorySettings(length=20, job="mvs"), {}, record)
-    assert load_trajectories(tmp_path / "pan_20.gz").traj_type.shape == (0, 12, 16)
-    assert "too short" in record.reason
+    record = extract(replace(work, trajectories=TrajectorySettings(length=20, job="mvs")), video)
+    assert load_trajectories(tmp_path / "trajs" / "pan_20.gz").traj_type.shape == (0, 12, 16)
+    assert record.status == "done" and "too short" in record.reason
+
+
+def extract(work: Work, video: Path) -> Record:
+    with Extractor(work) as extractor:
+        return extractor(Video(str(video), "pan"))
 
 
 @pytest.mark.parametrize("quarter_turns", [1, 2, 3])

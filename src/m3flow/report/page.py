@@ -54,6 +54,8 @@ class Sheet:
     image: str
 
 
+# Arrow's strings, which pandas takes where pyarrow is installed, cannot hold every file name.
+@pd.option_context("mode.string_storage", "python")
 def write_report(
     path: Path, outputs: Outputs, videos: Sequence[Video] = (), *, length: int = 6, sheets: int = 6
 ) -> pd.DataFrame:
