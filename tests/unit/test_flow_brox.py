@@ -9,7 +9,7 @@ import torch
 
 from flowcases import TRANSLATION, ZOOM, ground_truth, moved_texture
 from m3flow.flow import estimator
-from m3flow.flow.area import resize_area
+from m3flow.flow.image_ops import resize_area
 from m3flow.flow.parameters import BroxParameters
 from m3flow.flow.sor import System, divergence, solve
 

@@ -13,7 +13,8 @@ from skimage import data as textures
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from m3flow.errors import UsageError
-from m3flow.flow.farneback import Farneback, homography_flow, make_level
+from m3flow.flow.farneback import Farneback, homography_flow
+from m3flow.flow.farneback_iteration import make_level
 from m3flow.flow.opencv import Farneback as OpenCVFarneback
 from m3flow.flow.parameters import FarnebackParameters
 

@@ -24,8 +24,9 @@ from torch import Tensor
 from m3flow.camera import thresholds
 from m3flow.camera.homography_torch import find_homographies
 from m3flow.flow.base import Estimator
-from m3flow.flow.farneback import Farneback, box_sum
-from m3flow.flow.resample import pixel_grid, sample
+from m3flow.flow.farneback import Farneback
+from m3flow.flow.farneback_iteration import box_sum
+from m3flow.flow.image_ops import pixel_grid, sample
 from m3flow.flow.torch_base import TorchEstimator
 
 if TYPE_CHECKING:

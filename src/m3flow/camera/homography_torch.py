@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from m3flow.camera import lucas_kanade, thresholds
-from m3flow.flow.resample import correlate
+from m3flow.flow.image_ops import correlate
 
 HYPOTHESES = 128  # 64 do while objects are small; a large moving object asks for more
 REFINEMENTS = 6

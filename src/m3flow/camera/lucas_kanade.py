@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from m3flow.flow.resample import correlate
+from m3flow.flow.image_ops import correlate
 
 RADIUS = 4  # of the square window around a point
 LEVELS = 4  # halvings and the frame itself: reaches motion of about 30 px

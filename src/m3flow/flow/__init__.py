@@ -22,7 +22,7 @@ __all__ = ["ESTIMATORS", "Estimator", "estimator"]
 
 @dataclass(frozen=True)
 class Entry:
-    """An estimator's parameters and, for each backend that has it, where its class is ("module:Class")."""
+    """The parameters of an estimator and its class on each backend, as "module:Class"."""
 
     parameters: type[Parameters]
     backends: dict[str, str]
@@ -43,19 +43,19 @@ ESTIMATORS: dict[str, Entry] = {
 
 
 def estimator(name: str, *, backend: str = "auto", device: str = "auto", **parameters: Any) -> Estimator:
-    """The estimator called `name`, ready to be called on batches of frame pairs.
+    """The estimator `name`, to be called on batches of frame pairs.
 
     Parameters
     ----------
     name: one of `ESTIMATORS`.
-    backend: "torch", "opencv", or "auto": torch on a GPU where there is one, else OpenCV on the CPU
-        (an estimator that only one backend has takes that one).
-    device: "auto", "cpu", "cuda", "cuda:N", or any other device that torch knows.
-    parameters: what the estimator takes beyond its defaults (see `m3flow.flow.parameters`).
+    backend: "torch", "opencv", or "auto": torch if there is a GPU, else OpenCV on the CPU; the only
+        backend of an estimator that has one.
+    device: "auto", "cpu", "cuda", "cuda:N", or any other torch device.
+    parameters: values that replace the estimator's defaults (see `m3flow.flow.parameters`).
 
     Raises
     ------
-    UsageError: an unknown name, backend, device or parameter; a GPU asked for that torch does not see.
+    UsageError: unknown name, backend, device or parameter, or a GPU that torch does not see.
     """
     if name not in ESTIMATORS:
         raise UsageError(f"unknown estimator {name!r}; choose from {', '.join(ESTIMATORS)}")

@@ -1,4 +1,4 @@
-"""What every optical flow estimator offers, whichever library computes it."""
+"""The interface of every optical flow estimator, on any backend."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Estimator(ABC):
 
     Convention
     ----------
-    A flow `v` belongs to the pixels of the *previous* frame: the point at column x, row y of `previous`
+    A flow `v` is given at the pixels of the *previous* frame: the point at column x, row y of `previous`
     is at (x + v[0, y, x], y + v[1, y, x]) in `current`. Channel 0 is x (to the right), channel 1 is y
     (downwards), in pixels.
 
@@ -29,20 +29,22 @@ class Estimator(ABC):
     ----------
     name: the estimator's name in the registry.
     backend: "opencv" or "torch".
-    device: where it computes, as torch writes it ("cpu", "cuda:0").
+    device: the device it computes on, in torch's notation ("cpu", "cuda:0").
     parameters: every parameter, defaults included.
+    bytes_per_pixel: peak memory of a batch, frames and flow included, per pixel of each pair.
     """
 
     name: str
     backend: str
     device: str
     parameters: Parameters
+    bytes_per_pixel: int
 
     def __call__(self, previous: Array, current: Array) -> Array:
         """The flow of each pair: uint8 [B, H, W] twice -> float32 [B, 2, H, W] in pixels.
 
-        NumPy arrays and torch tensors are both taken; the result is of the kind of `previous`
-        (a tensor comes back on the estimator's device).
+        Takes NumPy arrays or torch tensors and returns the kind of `previous`; a returned tensor is on
+        the estimator's device. Raises ValueError for other shapes or dtypes.
         """
         if previous.shape != current.shape or previous.ndim != 3:
             raise ValueError(
@@ -55,18 +57,18 @@ class Estimator(ABC):
 
     @abstractmethod
     def _pairs(self, previous: Array, current: Array) -> Array:
-        """`__call__` after its checks."""
+        """`__call__` without its checks."""
 
     def sequence(self, frames: Array, step: int = 1) -> Array:
         """The flow from frame t to frame t + step for all t: uint8 [F, H, W] -> float32 [F - step, 2, H, W].
 
-        The same as calling the estimator on the pairs; an estimator that computes something for each
-        frame overrides it to do so once a frame.
+        Equal to calling the estimator on the pairs. Estimators that compute something for each frame
+        override it to do so once per frame instead of once per pair.
         """
         return self(frames[:-step], frames[step:])
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the result: the name and the parameters, as plain JSON values."""
+        """Name and parameters of the estimator as JSON values; they identify its results."""
         return {"estimator": self.name, **self.parameters.as_dict()}
 
     def __repr__(self) -> str:
@@ -75,7 +77,7 @@ class Estimator(ABC):
 
 
 def is_tensor(array: Any) -> bool:
-    """Whether `array` is a torch tensor, found out without importing torch."""
+    """Whether `array` is a torch tensor; does not import torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)
 

@@ -5,21 +5,21 @@ ECCV 2004. It minimises, over the image,
 
     psi(|I2(x + w) - I1(x)|² + gamma |grad I2(x + w) - grad I1(x)|²) + alpha psi(|grad u|² + |grad v|²)
 
-with psi(s²) = sqrt(s² + 0.001²) and grey values from 0 to 1. OpenCV has it for CUDA alone.
+with psi(s²) = sqrt(s² + 0.001²) and grey values from 0 to 1. OpenCV has it for CUDA only.
 
 | | paper | OpenCV's CUDA version | here |
 |---|---|---|---|
-| time in the smoothness term | spatio-temporal or spatial | spatial | spatial |
+| smoothness term | spatio-temporal or spatial | spatial | spatial |
 | pyramid | any factor, 0.95 in the paper | 0.8, area average, until a side is below 16 | as OpenCV |
-| `outer` | warps (one a level) | the most levels that are used | as OpenCV |
-| `inner` | updates of psi' for each warp | the same | the same |
+| `outer` | warps (one per level) | maximum number of levels | as OpenCV |
+| `inner` | updates of psi' per warp | the same | the same |
 | solver | SOR | red-black SOR, omega 1.99 | red-black SOR, omega 1.9 |
 | outside the second frame | no data term | mirrored | no data term |
-| reads between pixels | bilinear | bilinear | bicubic |
-| flow between levels | not said | bicubic | bilinear |
+| interpolation of the second frame | bilinear | bilinear | bicubic |
+| interpolation of the flow between levels | not specified | bicubic | bilinear |
 
-Bilinear reads blur the second frame everywhere but at whole pixels, which draws the flow towards halves: with
-bicubic reads the error on the Middlebury pair RubberWhale falls from 0.119 to 0.094 px.
+Bilinear interpolation blurs the second frame except at integer positions, which biases the flow towards half
+pixels: bicubic interpolation lowers the error on the Middlebury pair RubberWhale from 0.119 to 0.094 px.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from m3flow.flow.area import resize_area
-from m3flow.flow.bicubic import sample_bicubic
+from m3flow.flow.image_ops import correlate, pixel_grid, resize, resize_area, sample_bicubic
 from m3flow.flow.parameters import BroxParameters
-from m3flow.flow.resample import correlate, pixel_grid, resize
 from m3flow.flow.sor import System, divergence, solve
 from m3flow.flow.torch_base import TorchEstimator
 
@@ -43,14 +41,15 @@ DERIVATIVE = [1 / 12, -8 / 12, 0.0, 8 / 12, -1 / 12]
 
 
 class Brox(TorchEstimator):
-    """One warp a level, from coarse to fine; see the module for the energy and for OpenCV's differences.
+    """One warp per level, from coarse to fine; the module describes the energy and the differences to OpenCV.
 
     The solver is red-black SOR: it converges several times faster than Jacobi's method, which matters with
-    the ten sweeps that are made, and like Jacobi's it updates half of the pixels at once. A little less
-    over-relaxation than OpenCV's 1.99 gives the same error and settles faster on small frames.
+    only ten sweeps, and still updates half of the pixels at once. Slightly less over-relaxation than OpenCV's
+    1.99 gives the same error and converges faster on small frames.
     """
 
     name = "brox"
+    bytes_per_pixel = 263
     parameters: BroxParameters
 
     def __init__(self, parameters: BroxParameters, *, device: str) -> None:
@@ -117,7 +116,7 @@ class Brox(TorchEstimator):
 def _to_size(flow: Tensor, height: int, width: int) -> Tensor:
     """The flow [B, 2, H, W] at the next level's size, in that level's pixels.
 
-    Sizes are rounded up, so the factor is not exactly the pyramid's and not the same for x and y.
+    Sizes are rounded up, so the scale factors of x and y differ from the pyramid's and from each other.
     """
     larger = resize(flow, height, width)
     larger[:, 0] *= width / flow.shape[-1]
@@ -126,7 +125,7 @@ def _to_size(flow: Tensor, height: int, width: int) -> Tensor:
 
 
 def _diffusivity(flow: Tensor) -> tuple[Tensor, Tensor]:
-    """2 psi' of the flow's gradient, halfway between horizontal and between vertical neighbours.
+    """2 psi' of the gradient of the flow, between horizontal and between vertical neighbours.
 
     float32 [B, 2, H, W] -> [B, H, W - 1] and [B, H - 1, W].
     """

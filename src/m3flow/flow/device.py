@@ -1,4 +1,4 @@
-"""Which library computes, and where. Torch is imported only when a GPU may be there or is asked for."""
+"""The choice of backend and device. Imports torch only if a GPU may be present or is requested."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from m3flow.errors import UsageError
 
 BACKENDS = ("auto", "torch", "opencv")
 
-# Device files of NVIDIA, of NVIDIA under WSL, and of AMD. Importing torch to find no GPU would cost
-# every CPU job two seconds.
+# Device files of NVIDIA, NVIDIA under WSL, and AMD. Importing torch only to find no GPU would cost every
+# CPU job two seconds.
 GPU_DEVICE_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
 def gpu_may_be_there() -> bool:
-    """Whether the machine shows a GPU's device file; says nothing about whether torch can use it."""
+    """Whether the machine has a GPU device file; torch may still be unable to use the GPU."""
     return any(Path(name).exists() for name in GPU_DEVICE_FILES)
 
 
 def gpu_count() -> int:
-    """How many GPUs torch sees; 0 without importing torch where the machine has no GPU at all."""
+    """Number of GPUs that torch sees; does not import torch where there is no GPU device file."""
     if not gpu_may_be_there():
         return 0
     import torch
@@ -28,7 +28,10 @@ def gpu_count() -> int:
 
 
 def choose(name: str, available: tuple[str, ...], backend: str, device: str) -> tuple[str, str]:
-    """The backend and device to use for estimator `name`, which has the backends `available`."""
+    """The backend and device for estimator `name`, which has the backends `available`.
+
+    Raises UsageError for an unknown or unavailable backend or device.
+    """
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
     if backend != "auto" and backend not in available:
@@ -45,7 +48,10 @@ def choose(name: str, available: tuple[str, ...], backend: str, device: str) -> 
 
 
 def torch_device(device: str) -> str:
-    """`device` checked against what torch has here; "auto" becomes the first GPU, or the CPU."""
+    """`device` if torch has it; "auto" becomes the first GPU, or the CPU where there is none.
+
+    Raises UsageError for an unknown device, or a GPU that torch does not see.
+    """
     import torch
 
     if device == "auto":

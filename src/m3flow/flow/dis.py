@@ -30,10 +30,9 @@ import torch
 from torch import Tensor
 
 from m3flow.errors import BadInput
-from m3flow.flow.area import resize_area
 from m3flow.flow.dis_refinement import refine
+from m3flow.flow.image_ops import correlate, pad, pixel_grid, resize, resize_area, sample
 from m3flow.flow.parameters import DISParameters
-from m3flow.flow.resample import correlate, pad, pixel_grid, resize, sample
 from m3flow.flow.torch_base import TorchEstimator
 
 PATCH = 8
@@ -69,6 +68,7 @@ class DIS(TorchEstimator):
     """As accurate as `cv2.DISOpticalFlow` with the same preset; see the module for the differences."""
 
     name = "dis"
+    bytes_per_pixel = 60
     parameters: DISParameters
 
     def __init__(self, parameters: DISParameters, *, device: str) -> None:

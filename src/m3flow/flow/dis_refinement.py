@@ -1,7 +1,7 @@
-"""Variational refinement of a dense flow, as `cv2.VariationalRefinement` does it.
+"""Variational refinement of a dense flow, with the results of `cv2.VariationalRefinement`.
 
 Brox and Malik, "Large displacement optical flow", PAMI 2011, without the matching term: constancy of grey
-values and of their gradients, each normalised by the size of its derivatives, and a smooth flow.
+values and of gradients, each normalised by its derivatives, and smoothness of the flow.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from m3flow.flow.resample import correlate, pixel_grid, sample
+from m3flow.flow.image_ops import correlate, pixel_grid, sample
 from m3flow.flow.sor import System, divergence, solve
 
 ALPHA, GAMMA, DELTA = 20.0, 10.0, 5.0
 OMEGA, SOR_ITERATIONS = 1.6, 5
 ZETA, EPSILON = 0.1, 0.001
-# As in OpenCV, whose weights above belong to these derivatives: not halved.
+# Not halved, as in OpenCV; the weights above belong to these derivatives.
 DIFFERENCE = [-1.0, 0.0, 1.0]
 
 
 def refine(previous: Tensor, current: Tensor, flow: Tensor, iterations: int) -> Tensor:
-    """The flow float32 [B, 2, H, W] after some fixed-point iterations.
+    """The flow float32 [B, 2, H, W] after `iterations` fixed-point iterations.
 
-    previous, current: float32 [B, H, W], grey values 0 to 255.
+    previous, current: float32 [B, H, W], grey values from 0 to 255.
     """
     x, y = pixel_grid(*previous.shape[-2:], previous.device)
     warped = sample(current[:, None], flow[:, 0] + x, flow[:, 1] + y)[:, 0]
@@ -31,7 +31,7 @@ def refine(previous: Tensor, current: Tensor, flow: Tensor, iterations: int) -> 
     ixz, iyz = (correlate(iz, DIFFERENCE, dim) for dim in (-1, -2))
     ixx, ixy = (correlate(ix, DIFFERENCE, dim) for dim in (-1, -2))
     iyy = correlate(iy, DIFFERENCE, -2)
-    # Each constraint is divided by the size of its derivatives: a distance in pixels, not in grey values.
+    # Dividing a constraint by its derivatives turns a difference of grey values into a distance in pixels.
     norm = 1 / (ix * ix + iy * iy + ZETA**2)
     norm_x = 1 / (ixx * ixx + ixy * ixy + ZETA**2)
     norm_y = 1 / (iyy * iyy + ixy * ixy + ZETA**2)
@@ -49,7 +49,7 @@ def refine(previous: Tensor, current: Tensor, flow: Tensor, iterations: int) -> 
         right[:, 0] -= weight * ix * iz + weight_x * ixx * ixz + weight_y * ixy * iyz
         right[:, 1] -= weight * iy * iz + weight_x * ixy * ixz + weight_y * iyy * iyz
         system = System(
-            # The small constant keeps the increment small where nothing else determines it.
+            # The constant bounds the increment where the data term vanishes.
             a11=weight * ix * ix + weight_x * ixx * ixx + weight_y * ixy * ixy + ZETA**2,
             a12=weight * ix * iy + weight_x * ixx * ixy + weight_y * ixy * iyy,
             a22=weight * iy * iy + weight_x * ixy * ixy + weight_y * iyy * iyy + ZETA**2,
@@ -62,8 +62,10 @@ def refine(previous: Tensor, current: Tensor, flow: Tensor, iterations: int) -> 
 
 
 def _links(flow: Tensor) -> tuple[Tensor, Tensor]:
-    """The smoothness weights to the right and to the lower neighbour: one for each pixel, from forward
-    differences. float32 [B, 2, H, W] -> [B, H, W - 1] and [B, H - 1, W]."""
+    """Smoothness weights to the right and the lower neighbour of each pixel, from forward differences.
+
+    float32 [B, 2, H, W] -> [B, H, W - 1] and [B, H - 1, W].
+    """
     slope = torch.zeros_like(flow[:, 0])
     slope[:, :, :-1] += (flow[..., :, 1:] - flow[..., :, :-1]).square_().sum(1)
     slope[:, :-1, :] += (flow[..., 1:, :] - flow[..., :-1, :]).square_().sum(1)

@@ -2,14 +2,14 @@
 
 G. Farnebäck, Two-frame motion estimation based on polynomial expansion, SCIA 2003. Every neighbourhood is
 fitted by a quadratic polynomial; how the polynomial changes between two frames gives the displacement.
-What the paper leaves open (pyramid, borders, regularisation) follows `cv2.calcOpticalFlowFarneback` on the
-CPU, so that a result does not depend on which of the two computed it.
+Where the paper leaves choices open (pyramid, borders, regularisation), this follows
+`cv2.calcOpticalFlowFarneback` on the CPU, so that both give the same flow.
 
 Convention
 ----------
-An expansion is [F, 5, H, W]: half the coefficients of x, y, x², y², and a quarter of that of xy, which are
-the only forms in which the equations use them. The equations of a pair are [B, 5, H, W]: Gxx, Gyy, Gxy, hx,
-hy of G d = h, where d is the displacement.
+An expansion is [F, 5, H, W]: half the coefficients of x, y, x² and y², and a quarter of the coefficient of
+xy, as the equations need them. The equations of a pair are [B, 5, H, W]: Gxx, Gyy, Gxy, hx, hy of G d = h,
+where d is the displacement.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache, partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,36 +25,27 @@ from torch import Tensor
 
 from m3flow.errors import UsageError
 from m3flow.flow.base import check_frames
+from m3flow.flow.farneback_iteration import Level, iterate, make_level, refine
+from m3flow.flow.image_ops import correlate, filter_bank, resize
 from m3flow.flow.parameters import FarnebackParameters
-from m3flow.flow.resample import correlate, filter_bank, inside, pad, resize, sample
 from m3flow.flow.torch_base import TorchEstimator
 
 if TYPE_CHECKING:
     from m3flow.flow.base import Array
 
 SMALLEST_SIDE = 32  # no pyramid level is smaller
-BORDER_TRUST = (0.14, 0.14, 0.4472, 0.4472, 0.4472)  # weight of the pixels at distance 0..4 from a border
-REGULARISATION = 1e-3  # added to the determinant of G
-
-
-class Level(NamedTuple):
-    """What an iteration needs to know about one level of the pyramid besides the frames."""
-
-    x: Tensor  # [W], the pixels' columns
-    y: Tensor  # [H, 1], their rows
-    trust: Tensor  # [H, W], what each pixel's equations count
 
 
 class Farneback(TorchEstimator):
     """`cv2.calcOpticalFlowFarneback` in torch: batched, on any device.
 
-    iteration: how the iterations run. "eager": torch's operations one by one, on any device;
-        "compiled": through `torch.compile`, which fuses them (the first call takes a minute, and some
-        sizes again); "triton": through two fused kernels, where Triton knows the GPU. The results differ
-        by rounding.
+    iteration: how the iterations run. "eager": one torch operation after another, on any device;
+        "compiled": fused by `torch.compile` (the first call of a size takes up to a minute); "triton":
+        two fused kernels, on GPUs that Triton supports. The results differ by rounding.
     """
 
     name = "farneback"
+    bytes_per_pixel = 148
     parameters: FarnebackParameters
 
     def __init__(
@@ -80,7 +71,7 @@ class Farneback(TorchEstimator):
 
     @torch.no_grad()
     def sequence(self, frames: Array, step: int = 1) -> Array:
-        """As `Estimator.sequence`; each frame's pyramid and expansion is computed once."""
+        """As `Estimator.sequence`; the pyramid and expansion of a frame are computed once."""
         check_frames(frames)
         return self.give_back(self._pyramid(self.bring(frames), step), like=frames)
 
@@ -88,23 +79,23 @@ class Farneback(TorchEstimator):
     def sequence_with_prior(
         self, frames: Tensor, homographies: Tensor, *, initial: Tensor | None = None, step: int = 1
     ) -> Tensor:
-        """The flow of each pair where the camera's motion, not stillness, is what a pixel is drawn to.
+        """The flow of each pair, regularised towards the camera's motion instead of towards zero.
 
-        Without texture Farnebäck's flow tends to 0, since the regularised solution is 0 there. With the
-        prior p(x) = H x - x it is d = p + solve(G, h - G p), which tends to the camera's motion.
+        In regions without texture Farnebäck's flow tends to 0, the solution of the regularised equations.
+        With the prior p(x) = H x - x it is d = p + solve(G, h - G p), which tends to p.
 
         Parameters
         ----------
         frames: uint8 [F, H, W].
-        homographies: float [F - step, 3, 3], one a pair; maps a pixel (x, y, 1) of the previous frame to
+        homographies: float [F - step, 3, 3], one per pair; maps a pixel (x, y, 1) of the previous frame to
             the current frame.
-        initial: float32 [F - step, 2, H, W]: one iteration at the finest level from this flow, which is
-            enough where it was right up to what the camera's motion cost it; None: the whole pyramid.
+        initial: float32 [F - step, 2, H, W]; a single iteration at the finest level starts from this flow.
+            None: the whole pyramid from zero.
         step: as in `sequence`.
 
         Returns
         -------
-        float32 [F - step, 2, H, W] on the estimator's device: the whole flow, the camera's motion included.
+        float32 [F - step, 2, H, W] on the estimator's device, the camera's motion included.
         """
         check_frames(frames)
         frames, homographies = self.bring(frames), homographies.to(self.device)
@@ -122,7 +113,7 @@ class Farneback(TorchEstimator):
         return self.sequence_with_prior(frames, homographies, initial=initial, step=len(previous))
 
     def _pyramid(self, frames: Tensor, step: int, homographies: Tensor | None = None) -> Tensor:
-        """The flow from frame t to t + step for all t, coarse to fine."""
+        """The flow from frame t to frame t + step for all t, coarse to fine."""
         p = self.parameters
         height, width = frames.shape[1:]
         images = frames.to(torch.float32)
@@ -142,7 +133,7 @@ class Farneback(TorchEstimator):
         homographies: Tensor | None,
         iterations: int,
     ) -> Tensor:
-        """The flow after `iterations` at one level; only this level's expansions are in memory."""
+        """The flow after `iterations` at one level; memory holds the expansions of this level only."""
         p = self.parameters
         height, width = images.shape[1:]
         h, w = round(height * scale), round(width * scale)
@@ -159,7 +150,7 @@ class Farneback(TorchEstimator):
 
 
 def level_scales(height: int, width: int, levels: int, scale: float) -> list[float]:
-    """The scale of each level, the finest (1) first: `levels` beyond it, as long as they are large enough."""
+    """The scale of every level, the finest (1) first: at most `levels` more, none with a side below 32."""
     scales = [1.0]
     while len(scales) <= levels:
         smaller = scales[-1] * scale
@@ -170,7 +161,7 @@ def level_scales(height: int, width: int, levels: int, scale: float) -> list[flo
 
 
 def shrink(images: Tensor, scale: float, height: int, width: int) -> Tensor:
-    """A pyramid level [F, height, width] of the full-size float32 images; scale 1 is blurred too."""
+    """The pyramid level [F, height, width] of full-size float32 images; scale 1 is blurred as well."""
     sigma = (1 / scale - 1) / 2
     size = max(round(5 * sigma) | 1, 3)
     kernel = [0.25, 0.5, 0.25] if sigma == 0 else gaussian(size // 2, sigma)
@@ -185,7 +176,7 @@ def gaussian(radius: int, sigma: float) -> list[float]:
 
 
 class Kernels(NamedTuple):
-    """The separable filters of the expansion, 2n + 1 taps each, least-squares inverse and 1/2 folded in."""
+    """Separable filters of the expansion, 2n + 1 taps each, scaled by the least-squares inverse and by 1/2."""
 
     smooth: list[float]  # the weights of the fit
     slope: list[float]  # along x, `smooth` along y: the coefficient of x; along both: that of xy
@@ -198,9 +189,9 @@ def expansion_kernels(n: int, sigma: float) -> Kernels:
     g = np.array(gaussian(n, sigma if sigma > 1e-7 else 0.3 * n))
     x = np.arange(-n, n + 1)
     second, fourth = (g * x**2).sum(), (g * x**4).sum()
-    # In the normal equations 1, x² and y² mix; x, y and xy stand alone.
-    mixing = np.array([[1, second, second], [second, fourth, second**2], [second, second**2, fourth]])
-    inverse = np.linalg.inv(mixing)
+    # The normal equations couple 1, x² and y²; those of x, y and xy are independent.
+    coupling = np.array([[1, second, second], [second, fourth, second**2], [second, second**2, fourth]])
+    inverse = np.linalg.inv(coupling)
     slope = x * g / second / 2
     curvature = (inverse[0, 1] + inverse[1, 1] * x**2) * g / 2
     return Kernels(g.tolist(), slope.tolist(), curvature.tolist())
@@ -216,119 +207,16 @@ def expand(images: Tensor, n: int, sigma: float) -> Tensor:
     return torch.stack([in_x, in_y, in_xx, in_yy, in_xy], 1)
 
 
-@lru_cache(maxsize=32)
-def make_level(height: int, width: int, count: int, device: torch.device) -> Level:
-    """The constants of a level; `count` divides the equations (the pixels of a box window)."""
-
-    def line(length: int) -> Tensor:
-        trust = torch.ones(length)
-        for distance, weight in enumerate(BORDER_TRUST[:length]):
-            trust[distance] *= weight
-            trust[length - 1 - distance] *= weight
-        return trust
-
-    # On the coefficients, so squared on the equations, which are products of two.
-    trust = (line(height)[:, None] * line(width)).square() / count
-    x = torch.arange(width, dtype=torch.float32, device=device)
-    y = torch.arange(height, dtype=torch.float32, device=device)
-    return Level(x, y[:, None], trust.to(device))
-
-
 def homography_flow(homographies: Tensor, level: Level, height: int, width: int, scale: float) -> Tensor:
-    """p(x) = H x - x at a level's pixels, in its pixels: [B, 2, h, w]; the frames are height x width."""
+    """p(x) = H x - x in the pixels of a level: [B, 2, h, w]; `height` and `width` are the frames'."""
     rows, columns = len(level.y), len(level.x)
     x = (level.x + 0.5) * (width / columns) - 0.5
     y = (level.y + 0.5) * (height / rows) - 0.5
     h = homographies[:, :, :, None, None]
-    # Differences before products: H x and x are large and nearly equal.
+    # Differences before products: H x and x are large and nearly equal, so H x - x would lose digits.
     bend = h[:, 2, 0] * x + h[:, 2, 1] * y
     across = (h[:, 0, 0] - h[:, 2, 2]) * x + h[:, 0, 1] * y + h[:, 0, 2] - bend * x
     down = h[:, 1, 0] * x + (h[:, 1, 1] - h[:, 2, 2]) * y + h[:, 1, 2] - bend * y
     motion = torch.stack([across, down], 1) / (bend + h[:, 2, 2])[:, None]
-    # A pixel on the homography's horizon goes nowhere in particular.
+    # A pixel on the horizon of the homography has no defined motion.
     return motion.nan_to_num(0, 0, 0).mul_(scale).to(torch.float32)
-
-
-def refine(iterate: Callable[..., Tensor], one: Tensor, two: Tensor, flow: Tensor, *rest: Any) -> Tensor:
-    """The flow after several iterations; `rest` is as in `iterate`, and how many."""
-    *constants, iterations = rest
-    for _ in range(iterations):
-        flow = iterate(one, two, flow, *constants)
-    return flow
-
-
-def iterate(
-    one: Tensor,
-    two: Tensor,
-    flow: Tensor,
-    level: Level,
-    window: int,
-    taps: list[float] | None,
-    prior: Tensor | None,
-) -> Tensor:
-    """The flow [B, 2, H, W] after one more iteration, from the expansions of both frames.
-
-    taps: the weights of a Gaussian window; None: a box of `window`.
-    """
-    equations = linear_equations(one, two, flow, level)
-    if taps is None:
-        equations = box_sum(box_sum(equations, window // 2, 2), window // 2, 3)
-    else:
-        equations = correlate(correlate(equations, taps, 2), taps, 3)
-    return solve(equations, prior)
-
-
-def linear_equations(one: Tensor, two: Tensor, flow: Tensor, level: Level) -> Tensor:
-    """Each pixel's equations Gxx, Gyy, Gxy, hx, hy [B, 5, H, W] for the displacement, at the present flow."""
-    dx, dy = flow[:, 0], flow[:, 1]
-    x, y = level.x + dx, level.y + dy
-    moved = sample(two, x, y)
-    # A pixel that leaves the frame has nothing to compare with: its own curvature stands alone.
-    known = inside(x, y, *one.shape[2:])[:, None]
-    slope_x, slope_y = (one[:, :2] - moved[:, :2].mul_(known)).unbind(1)
-    xx, yy, xy = torch.where(known, moved[:, 2:], one[:, 2:]).add_(one[:, 2:]).unbind(1)
-    right_x = slope_x + xx * dx + xy * dy
-    right_y = slope_y + xy * dx + yy * dy
-    mixed = xy * xy
-    equations = torch.stack(
-        [
-            xx * xx + mixed,
-            yy * yy + mixed,
-            (xx + yy) * xy,
-            xx * right_x + xy * right_y,
-            xy * right_x + yy * right_y,
-        ],
-        1,
-    )
-    return equations.mul_(level.trust)
-
-
-def box_sum(values: Tensor, radius: int, dim: int) -> Tensor:
-    """The sum of the 2 · radius + 1 neighbours along `dim`, borders replicated.
-
-    By doubling: sums of 2, 4, 8 ... neighbours, of which those are added that make up the number.
-    """
-    length, count = values.shape[dim], 2 * radius + 1
-    block, size = pad(values, radius, dim), 1
-    total, done = block.narrow(dim, 0, length), 1
-    while 2 * size <= count:
-        room = block.shape[dim] - size
-        block = block.narrow(dim, 0, room) + block.narrow(dim, size, room)
-        size *= 2
-        if count & size:
-            total = total + block.narrow(dim, done, length)
-            done += size
-    return total
-
-
-def solve(equations: Tensor, prior: Tensor | None) -> Tensor:
-    """The displacement d [B, 2, H, W] of G d = h, regularised towards 0, or towards the prior p."""
-    xx, yy, xy, right_x, right_y = equations.unbind(1)
-    if prior is not None:
-        px, py = prior.unbind(1)
-        right_x = right_x - xx * px - xy * py
-        right_y = right_y - xy * px - yy * py
-    inverse = (xx * yy - xy * xy).add_(REGULARISATION).reciprocal_()
-    solution = torch.stack([yy * right_x - xy * right_y, xx * right_y - xy * right_x], 1)
-    solution.mul_(inverse[:, None])
-    return solution if prior is None else solution.add_(prior)

@@ -1,14 +1,14 @@
 """Farneback's iterations as two fused Triton kernels each, for GPUs that Triton knows.
 
-An iteration is bound by memory traffic, not arithmetic. Torch's own operations write every intermediate
-value to memory; here an iteration reads and writes whole planes twice: sums along the columns, then, in one
-go, sums along the rows, the solution, and the next iteration's equations. The numbers are those of
-`m3flow.flow.farneback.iterate` up to the order of the additions.
+An iteration is bound by memory traffic, not arithmetic. Torch operations write every intermediate value to
+memory; here an iteration makes two passes over memory: sums along the columns, then, in one kernel, sums
+along the rows, the solution, and the equations of the next iteration. The results equal those of
+`m3flow.flow.farneback_iteration.iterate` up to the order of the additions.
 
-With TRITON_INTERPRET=1 set before the import the kernels run on CPU tensors, slowly, to be tested.
+With TRITON_INTERPRET=1 set before the import, the kernels run (slowly) on CPU tensors, for tests.
 """
 
-# A kernel's arguments are pointers and numbers of Triton's own, which have no Python types.
+# Triton's kernel arguments (pointers, scalars, constants) have no Python types.
 # mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import triton.language as tl
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from m3flow.flow.farneback import Level
+    from m3flow.flow.farneback_iteration import Level
 
-BLOCK = 512  # pixels a program
+BLOCK = 512  # pixels per program
 
 
 def refine(
@@ -36,14 +36,14 @@ def refine(
     prior: Tensor | None,
     iterations: int,
 ) -> Tensor:
-    """The flow after `iterations`; arguments as in `m3flow.flow.farneback.iterate`."""
+    """The flow after `iterations`; arguments as in `m3flow.flow.farneback_iteration.iterate`."""
     if iterations == 0:
         return flow
     batch, _, height, width = flow.shape
     weights = torch.tensor(taps or [1.0] * (2 * (window // 2) + 1), device=flow.device)
     one, two, trust = one.contiguous(), two.contiguous(), level.trust.contiguous()
     flow, has_prior = flow.contiguous().clone(), prior is not None
-    prior = flow if prior is None else prior.contiguous()  # not read where there is none
+    prior = flow if prior is None else prior.contiguous()  # without a prior the kernel does not read it
     equations = torch.empty_like(one)
     sums = torch.empty_like(one)
     blocks = triton.cdiv(height * width, BLOCK)
@@ -74,7 +74,7 @@ def refine(
 
 @triton.jit
 def bilinear(plane, corner, along, down, width, known):
-    """A bilinear read at the pixel `corner` of a plane and its right, lower and lower right neighbours."""
+    """Bilinear interpolation between the pixel `corner` of a plane and its right and lower neighbours."""
     a = tl.load(plane + corner, mask=known, other=0.0)
     b = tl.load(plane + corner + 1, mask=known, other=0.0)
     c = tl.load(plane + corner + width, mask=known, other=0.0)
@@ -86,12 +86,12 @@ def bilinear(plane, corner, along, down, width, known):
 
 @triton.jit
 def write_equations(one, two, trust, equations, pixel, dx, dy, live, height, width):
-    """The equations of the pixels at the displacement (dx, dy); pointers are to this pair's planes."""
+    """Stores the equations of the pixels, linearised at (dx, dy); the pointers are this pair's planes."""
     size = height * width
     x = (pixel % width).to(tl.float32) + dx
     y = (pixel // width).to(tl.float32) + dy
     known = live & (x >= 0) & (x < width - 1) & (y >= 0) & (y < height - 1)
-    # Outside, where nothing is read, the coordinates may be too large for an integer.
+    # Outside the frame nothing is read, and the coordinates may exceed the range of an integer.
     x = tl.where(known, x, 0.0)
     y = tl.where(known, y, 0.0)
     left = tl.floor(x)
@@ -106,7 +106,7 @@ def write_equations(one, two, trust, equations, pixel, dx, dy, live, height, wid
     own_xx = tl.load(one + 2 * size + pixel, mask=live)
     own_yy = tl.load(one + 3 * size + pixel, mask=live)
     own_xy = tl.load(one + 4 * size + pixel, mask=live)
-    # A pixel that leaves the frame has nothing to compare with: its own curvature stands alone.
+    # Where a pixel leaves the frame only the first frame's curvature is known.
     xx = own_xx + tl.where(known, bilinear(two + 2 * size, corner, along, down, width, known), own_xx)
     yy = own_yy + tl.where(known, bilinear(two + 3 * size, corner, along, down, width, known), own_yy)
     xy = own_xy + tl.where(known, bilinear(two + 4 * size, corner, along, down, width, known), own_xy)
@@ -123,7 +123,7 @@ def write_equations(one, two, trust, equations, pixel, dx, dy, live, height, wid
 
 @triton.jit
 def first_equations(one, two, flow, trust, equations, height, width, BLOCK: tl.constexpr):
-    """Equations [B, 5, H, W] at the flow [B, 2, H, W]; program (block of pixels, pair)."""
+    """Equations [B, 5, H, W] at the flow [B, 2, H, W]. Grid: (blocks of pixels, pairs)."""
     size = height * width
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = pixel < size
@@ -136,7 +136,7 @@ def first_equations(one, two, flow, trust, equations, height, width, BLOCK: tl.c
 
 @triton.jit
 def sum_columns(values, weights, sums, height, width, TAPS: tl.constexpr, BLOCK: tl.constexpr):
-    """Weighted sums along y, the border replicated; program (block of pixels, plane)."""
+    """Weighted sums along y, border replicated. Grid: (blocks of pixels, planes)."""
     size = height * width
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = pixel < size
@@ -167,7 +167,10 @@ def sum_rows_and_solve(
     LAST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Weighted sums along x, and the flow that solves them; writes that or the next equations."""
+    """Weighted sums along x and their solution; stores the flow if LAST, else the next equations.
+
+    Grid: (blocks of pixels, pairs).
+    """
     size = height * width
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = pixel < size

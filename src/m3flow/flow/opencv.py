@@ -1,4 +1,4 @@
-"""OpenCV's own estimators: the reference, and the fast way on a CPU."""
+"""The estimators of OpenCV: the reference, and the fastest on a CPU."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ DIS_PATCH = 8
 
 
 class OpenCVEstimator(Estimator):
-    """One pair at a time on the CPU; torch is not imported."""
+    """Computes one pair at a time on the CPU, without importing torch."""
 
     backend = "opencv"
     device = "cpu"
+    bytes_per_pixel = 10  # of the batch; OpenCV's own memory is that of a single pair
 
     def _pairs(self, previous: Array, current: Array) -> Array:
         if is_tensor(previous):
@@ -31,7 +32,7 @@ class OpenCVEstimator(Estimator):
 
             one, two = torch.as_tensor(previous), torch.as_tensor(current)
             return torch.from_numpy(self._pairs(one.cpu().numpy(), two.cpu().numpy()))
-        previous, current = np.ascontiguousarray(previous), np.ascontiguousarray(current)  # DIS insists
+        previous, current = np.ascontiguousarray(previous), np.ascontiguousarray(current)  # DIS requires it
         flow = np.empty((len(previous), 2, *previous.shape[1:]), np.float32)
         for index, (one, two) in enumerate(zip(previous, current, strict=True)):
             flow[index] = self.pair(one, two).transpose(2, 0, 1)
@@ -39,7 +40,7 @@ class OpenCVEstimator(Estimator):
 
     @abstractmethod
     def pair(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
-        """One pair the way OpenCV has it: uint8 [H, W] twice -> float32 [H, W, 2] in pixels, x first."""
+        """One pair in OpenCV's layout: uint8 [H, W] twice -> float32 [H, W, 2] in pixels, x first."""
 
 
 class Farneback(OpenCVEstimator):
@@ -68,16 +69,15 @@ class Farneback(OpenCVEstimator):
         )
 
     def finest_iteration(self, previous: np.ndarray, current: np.ndarray, start: np.ndarray) -> np.ndarray:
-        """One more iteration at the frames' own size from the flow `start`.
+        """One more iteration at full resolution from the flow `start`.
 
-        uint8 [H, W] twice, float32 [2, H, W] -> float32 [2, H, W]. OpenCV counts the levels that are added
-        to the frames' own size, so 0 is that size alone.
+        uint8 [H, W] twice, float32 [2, H, W] -> float32 [2, H, W].
         """
-        p = self.parameters
+        p, full_resolution_only = self.parameters, 0  # OpenCV counts the levels besides the full resolution
         flags = cv2.OPTFLOW_USE_INITIAL_FLOW | (cv2.OPTFLOW_FARNEBACK_GAUSSIAN if p.gaussian else 0)
         flow = np.ascontiguousarray(start.transpose(1, 2, 0))
         flow = cv2.calcOpticalFlowFarneback(
-            previous, current, flow, p.scale, 0, p.window, 1, p.poly_n, p.poly_sigma, flags
+            previous, current, flow, p.scale, full_resolution_only, p.window, 1, p.poly_n, p.poly_sigma, flags
         )
         return flow.transpose(2, 0, 1)
 
@@ -89,7 +89,7 @@ class TVL1(OpenCVEstimator):
 
     def __init__(self, parameters: TVL1Parameters) -> None:
         p = self.parameters = parameters
-        # By position: one of the keywords that OpenCV gives is Python's own "lambda".
+        # Positional arguments, since OpenCV calls one of them "lambda", a keyword of Python.
         no_illumination_term, use_initial_flow = 0.0, False
         self._algorithm = cv2.optflow.DualTVL1OpticalFlow_create(
             p.tau,
@@ -127,8 +127,8 @@ class DIS(OpenCVEstimator):
 
     def pair(self, previous: np.ndarray, current: np.ndarray) -> np.ndarray:
         if previous.shape != self._shape:
-            # For frames too small for the preset OpenCV lowers the finest level, and keeps it lowered for
-            # the larger frames that come after: every size gets an algorithm of its own.
+            # For frames too small for the preset OpenCV lowers the finest level and keeps it lowered for
+            # larger frames that follow, so every size gets a new object.
             self._algorithm = cv2.DISOpticalFlow_create(self._preset)
             _refuse_what_crashes(previous.shape, self._algorithm.getFinestScale())
             self._shape = previous.shape
@@ -136,8 +136,7 @@ class DIS(OpenCVEstimator):
 
 
 def _refuse_what_crashes(shape: tuple[int, ...], finest: int) -> None:
-    """Raises BadInput for frames so small or low that a patch does not fit into OpenCV's coarsest level,
-    where it reads outside of its memory."""
+    """Raises BadInput for frames whose coarsest level is smaller than a patch: OpenCV would read out of bounds."""
     height, width = shape
     deepest = math.log2(min(shape) // DIS_PATCH) if min(shape) >= DIS_PATCH else -1
     usual = min(int(math.log2(max(shape) / (4 * DIS_PATCH)) + 0.5), deepest)

@@ -1,4 +1,4 @@
-"""What can be set on each estimator, with the defaults; one definition for every backend."""
+"""The parameters of each estimator and their defaults, shared by all backends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from m3flow.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """Base of the parameter sets: reports unknown names and wrong values in one line."""
+    """Base class of the parameter sets; reports unknown names and wrong values in one line."""
 
     @classmethod
     def of(cls, estimator: str, values: dict[str, Any]) -> Parameters:

@@ -11,17 +11,17 @@ from torch.nn.functional import pad
 
 @dataclass
 class System:
-    """At every pixel a 2 x 2 system for the increment (du, dv), linked to its four neighbours:
+    """A 2 x 2 system for the increment (du, dv) at every pixel, coupled to its four neighbours:
 
         a11 du + a12 dv + sum over neighbours of link · (du - du of the neighbour) = right u
         a12 du + a22 dv + sum over neighbours of link · (dv - dv of the neighbour) = right v
 
     Attributes
     ----------
-    a11, a12, a22: [B, H, W]; the data term, positive semidefinite.
+    a11, a12, a22: [B, H, W]; the data term, a positive semidefinite matrix.
     right: [B, 2, H, W].
-    link_x: [B, H, W - 1] between (x, y) and (x + 1, y), not negative.
-    link_y: [B, H - 1, W] between (x, y) and (x, y + 1), not negative.
+    link_x: [B, H, W - 1], nonnegative; between (x, y) and (x + 1, y).
+    link_y: [B, H - 1, W], nonnegative; between (x, y) and (x, y + 1).
     """
 
     a11: Tensor
@@ -33,12 +33,11 @@ class System:
 
 
 def solve(system: System, increment: Tensor, *, omega: float, iterations: int) -> Tensor:
-    """`increment` [B, 2, H, W] after some iterations of red-black SOR.
+    """`increment` [B, 2, H, W] after `iterations` of red-black SOR.
 
-    The pixels whose x + y is even are updated first, then the others with the new values: the order of
-    updates does not depend on the number of threads, and all pixels of a colour are updated at once. Both
-    half-sweeps compute the whole image and multiply the step by the colour's mask, which keeps memory access
-    plain at the price of twice the arithmetic.
+    Pixels with even x + y are updated first, then the others from the new values, so the result does not
+    depend on the number of threads. Each half-sweep computes the whole image and multiplies the step by the
+    mask of its colour: twice the arithmetic, but contiguous memory access.
     """
     height, width = increment.shape[-2:]
     left, right = pad(system.link_x, (1, 0))[:, None], pad(system.link_x, (0, 1))[:, None]
@@ -52,7 +51,7 @@ def solve(system: System, increment: Tensor, *, omega: float, iterations: int) -
         [torch.where(colour % 2 == parity, omega / diagonal, 0) for diagonal in diagonals]
         for parity in (0, 1)
     ]
-    # With a frame of zeros around it, every neighbour is a view; the links out of the image are zero.
+    # Padded with zeros, every neighbour is a view; the links across the border are zero.
     framed = pad(increment, (1, 1, 1, 1))
     inner = framed[..., 1:-1, 1:-1]
     u, v = inner[:, 0], inner[:, 1]
@@ -71,7 +70,7 @@ def solve(system: System, increment: Tensor, *, omega: float, iterations: int) -
 
 
 def divergence(flow: Tensor, link_x: Tensor, link_y: Tensor) -> Tensor:
-    """The sum over the neighbours of link · (flow of the neighbour - flow); nothing crosses the border."""
+    """The sum over the neighbours of link · (flow of the neighbour - flow); no flux across the border."""
     stream_x = link_x[:, None] * (flow[..., :, 1:] - flow[..., :, :-1])
     stream_y = link_y[:, None] * (flow[..., 1:, :] - flow[..., :-1, :])
     result = pad(stream_x, (0, 1)) - pad(stream_x, (1, 0))

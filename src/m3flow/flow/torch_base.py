@@ -1,4 +1,4 @@
-"""What the torch estimators share: arrays in and out, on the estimator's device."""
+"""Base class of the torch estimators: moves arrays to the estimator's device and back."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class TorchEstimator(Estimator):
-    """Batched over pairs in float32 on any device that torch has.
+    """Computes batches of pairs in float32 on any torch device.
 
-    A subclass computes with elementwise operations, gathers and the filters of `m3flow.flow.resample`
-    alone. Convolutions and matrix products would run in TF32 on a GPU wherever the user or torch's
-    defaults allow it, which costs three digits; without them no global setting needs touching.
+    Subclasses use elementwise operations, gathers and the filters of `m3flow.flow.image_ops` only. On a GPU,
+    convolutions and matrix products run in TF32 where torch's global settings allow it, which costs three
+    digits; without them those settings need not be changed.
     """
 
     backend = "torch"
@@ -43,5 +43,5 @@ class TorchEstimator(Estimator):
         return tensor.to(self.device)
 
     def give_back(self, result: Tensor, *, like: Array) -> Array:
-        """`result` as NumPy if `like` is; else as it is, on the estimator's device."""
+        """`result` as a NumPy array if `like` is one, else unchanged on the estimator's device."""
         return result if is_tensor(like) else result.cpu().numpy()

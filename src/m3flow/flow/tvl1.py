@@ -1,8 +1,8 @@
 """TV-L1 on the torch backend, batched over pairs, as OpenCV's CPU version computes it.
 
 Zach, Pock and Bischof, "A duality based approach for realtime TV-L1 optical flow", DAGM 2007, in the form of
-Sánchez Pérez, Meinhardt-Llopis and Facciolo, IPOL 2013: the data term and the total variation are minimised
-in turn, coupled by theta, around a linearisation that is renewed for each warp.
+Sánchez Pérez, Meinhardt-Llopis and Facciolo, IPOL 2013: data term and total variation are minimised
+alternately, coupled by theta, around a linearisation that every warp renews.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from m3flow.flow.bicubic import sample_bicubic
+from m3flow.flow.image_ops import pixel_grid, resize, sample_bicubic
 from m3flow.flow.median import median_filter
 from m3flow.flow.parameters import TVL1Parameters
-from m3flow.flow.resample import pixel_grid, resize
 from m3flow.flow.torch_base import TorchEstimator
 
 SMALLEST_SIDE = 16
 
 
 class TVL1(TorchEstimator):
-    """Agrees with `cv2.optflow.DualTVL1OpticalFlow` as far as it agrees with itself on rounded input.
+    """`cv2.optflow.DualTVL1OpticalFlow` in torch; the difference is no larger than OpenCV's own sensitivity
+    to rounding of its input.
 
-    The iterations of a warp stop for each pair alone, when its flow changes by less than `epsilon` px rms:
-    the result does not depend on what else is in the batch.
+    The iterations of a warp stop separately for each pair, when its flow changes by less than `epsilon` px
+    rms, so the result of a pair does not depend on the rest of the batch.
     """
 
     name = "tvl1"
+    bytes_per_pixel = 437
     parameters: TVL1Parameters
 
     def __init__(self, parameters: TVL1Parameters, *, device: str) -> None:
@@ -42,7 +43,7 @@ class TVL1(TorchEstimator):
         return flow
 
     def _pyramid(self, frames: Tensor) -> list[Tensor]:
-        """Frames [2, B, H, W] at all levels, the full size first; each level is made from the last."""
+        """Frames [2, B, H, W] at all levels, the full size first; each level is computed from the one before."""
         scale, levels = self.parameters.scale_step, [frames]
         while len(levels) < self.parameters.scales:
             height, width = (round(side * scale) for side in levels[-1].shape[-2:])
@@ -52,7 +53,7 @@ class TVL1(TorchEstimator):
         return levels
 
     def _level(self, one: Tensor, two: Tensor, flow: Tensor) -> Tensor:
-        """The flow [B, 2, H, W] improved by all warps of one pyramid level; frames are [B, H, W]."""
+        """The flow [B, 2, H, W] after all warps of one pyramid level; frames are [B, H, W]."""
         dual = flow.new_zeros(len(flow), 2, 2, *flow.shape[-2:])
         two_and_gradient = torch.stack((two, *_central_gradient(two)), dim=1)
         x, y = pixel_grid(*two.shape[-2:], two.device)
@@ -66,9 +67,9 @@ class TVL1(TorchEstimator):
     def _minimise(
         self, flow: Tensor, dual: Tensor, gradient: Tensor, constant: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Flow and dual variables after the iterations of one warp, each pair stopped by itself.
+        """Flow and dual variables after the iterations of one warp; each pair stops separately.
 
-        Pairs that have stopped leave the batch, so that the rest runs faster.
+        Pairs that have stopped leave the batch.
         """
         p = self.parameters
         limit = p.epsilon**2 * flow.shape[-2] * flow.shape[-1]
@@ -107,12 +108,12 @@ def _iterate(
     theta: float,
     step: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One iteration for every pair: the new flow and dual variables, and the squared change [B] of the flow.
+    """One iteration of every pair: new flow, new dual variables, and the squared change [B] of the flow.
 
     Shapes: flow and gradient [B, 2, H, W]; dual [B, 2 (component), 2 (x, y), H, W]; constant (of the
     linearised residual) and inverse_norm (-1 / |gradient|²) [B, H, W].
     """
-    # Thresholding: along the gradient, to where the residual is zero, but no further than `reach` times it.
+    # Thresholding step: along the gradient to zero residual, but at most `reach` times the gradient.
     residual = torch.addcmul(constant, gradient[:, 0], flow[:, 0]).addcmul_(gradient[:, 1], flow[:, 1])
     residual.mul_(inverse_norm).clamp_(-reach, reach)
     new = _divergence(dual).mul_(theta).add_(flow).addcmul_(residual[:, None], gradient)
