@@ -96,13 +96,14 @@ def plan(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 def append(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Ten videos more at the end of ten thousand: how many shards are another?"""
     from m3flow.experiment.shards import make_plan
+    from m3flow.videos.videolist import VideoList
 
     del arguments
     data_set(folder, 10_000, files=False)
-    before = make_plan(folder / "list.csv", 256)
+    before = make_plan(VideoList(folder / "list.csv"), 256)
     with (folder / "list.csv").open("a") as file:
         file.writelines(f"{name} 0\n" for name in names_of(10_010)[10_000:])
-    after = make_plan(folder / "list.csv", 256)
+    after = make_plan(VideoList(folder / "list.csv"), 256)
     same = sum(a.digest == b.digest for a, b in zip(before.shards, after.shards, strict=False))
     return {"videos": 10_000, "appended": 10, "shards": [len(before.shards), len(after.shards)], "same": same}
 
@@ -173,9 +174,9 @@ def job(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def reality(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """`m3flow plan` beside what the run then takes: every video of a list several times over."""
-    from m3flow.videos.videolist import read_list
+    from m3flow.videos.videolist import VideoList
 
-    listed = read_list(arguments.list, arguments.root)
+    listed = VideoList(arguments.list, arguments.root).read()
     lines = []
     for copy in range(arguments.copies):
         for video in listed:

@@ -27,7 +27,7 @@ from m3flow.layout import Outputs
 from m3flow.results.flowfile import packet_digest, read_provenance
 from m3flow.results.trajectoryfile import load_trajectories
 from m3flow.results.verify import Wanted, verify_all
-from m3flow.videos.videolist import read_list
+from m3flow.videos.videolist import VideoList
 
 # What makes runs short: the cheapest estimator, and no search for the camera.
 QUICK = ("--estimator", "dis", "--set", "preset=ultrafast", "--camera", "none")
@@ -169,7 +169,7 @@ def damaged(list_file: Path, output: Path) -> list[str]:
     wanted = Wanted(
         outputs=Outputs(output), flow=(output / "flows").is_dir(), trajectories=(output / "trajs").is_dir()
     )
-    videos = read_list(list_file, list_file.parent)
+    videos = VideoList(list_file, list_file.parent).read()
     return [problem for found in verify_all(videos, wanted, 2) for problem in found.problems]
 
 

@@ -18,7 +18,7 @@ from m3flow.layout import Outputs
 from m3flow.results.trajectoryfile import Trajectories, load_trajectories
 from m3flow.trajectories.tracking import GRID
 from m3flow.videos.identity import image_names
-from m3flow.videos.videolist import Video, read_list
+from m3flow.videos.videolist import Video, VideoList
 
 TUBE = 2
 """Frames a token of the masked autoencoders: there are trajectories for every second frame of a clip."""
@@ -71,7 +71,7 @@ class TrajectoryClips(Dataset[dict[str, Any]]):
 
     Parameters
     ----------
-    list_file, root, parts: the list of videos, as `m3flow.videos.videolist.read_list` takes them.
+    list_file, root, parts: the list of videos, as `m3flow.videos.videolist.VideoList` takes them.
     output: the folder that `m3flow trajectories` wrote into (job trajs_dense or mvs).
     length: L; the files of this length are read.
     frames: T, even.
@@ -118,7 +118,7 @@ class TrajectoryClips(Dataset[dict[str, Any]]):
         self.length, self.frames, self.stride = length, frames, stride
         self.crop, self.flip, self.random = crop, flip, random
         self._outputs = Outputs(Path(output))
-        listed = read_list(list_file, root, parts)
+        listed = VideoList(Path(list_file), Path(root), parts).read()
         made = self._with_trajectories(listed)
         self.videos = [video for video in listed if video.name in made]
         self.missing = [video.name for video in listed if video.name not in made]

@@ -109,7 +109,7 @@ def test_a_plain_list_excludes_too_on_the_command_line_and_in_the_configuration(
     expected = ["clips/class0/clip000.mp4", "clips/class2/clip002.mp4"]
     assert sorted(video for _, video, _ in statuses(output)) == expected
     experiment = Experiment.of({"videos": str(list_file), "root": str(tmp_path), "exclude": str(without)})
-    assert [video.name for video in experiment.list_videos()] == expected
+    assert [video.name for video in experiment.videos.read()] == expected
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def test_many_videos_over_the_nodes(
     for kind in ("flow", "trajectories"):
         records = tmp_path / f"{kind}.csv"
         assert (
-            execute(kind, here.list_videos(), work_of(here, kind), records=records, workers=1)
+            execute(kind, here.videos.read(), work_of(here, kind), records=records, workers=1)
             == SOME_REJECTED
         )
     for name in names:

@@ -16,7 +16,7 @@ from m3flow.errors import BadInput, UsageError
 from m3flow.layout import Outputs
 from m3flow.results.trajectoryfile import Trajectories, TrajectoryWriter
 from m3flow.trajectories.tracking import track
-from m3flow.videos.videolist import read_list
+from m3flow.videos.videolist import VideoList
 from scenes import Scene, make_scene
 
 HEIGHT, WIDTH, FRAMES, LENGTH = 100, 132, 30, 4
@@ -244,7 +244,7 @@ def test_files_that_do_not_say_their_frames_size(folder: Path, exact: Trajectori
 )
 def test_mme_finds_the_files_where_the_page_on_training_says(path: str, parts: int, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(f"{path} 0\n")
-    (video,) = read_list(tmp_path / "list.csv", parts=parts)
+    (video,) = VideoList(tmp_path / "list.csv", parts=parts).read()
     # As its loader builds the path: everything after the first part, and the length.
     looked_for = Path("data/trajs") / ("/".join(Path(path).parts[1:]) + "_4.gz")
     assert Outputs(Path("data")).trajectories(video.name, 4) == looked_for

@@ -10,13 +10,13 @@ import pytest
 
 from m3flow.errors import UsageError
 from m3flow.layout import Outputs, output_name
-from m3flow.videos.videolist import Video, read_list, videos_of
+from m3flow.videos.videolist import Video, VideoList
 
 
 def listed(tmp_path: Path, content: str | bytes, **how: object) -> list[Video]:
     path = tmp_path / "videos.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_list(path, **{"root": "/data", **how})  # type: ignore[arg-type]
+    return VideoList(path, **{"root": Path("/data"), **how}).read()  # type: ignore[arg-type]
 
 
 def refusal(tmp_path: Path, content: str | bytes, **how: object) -> list[str]:
@@ -101,21 +101,21 @@ class TestForms:
         video.parent.mkdir(parents=True)
         video.write_bytes(b"not even a video")
         expected = [Video(str(video), "set/class/a.avi")]
-        assert videos_of(video) == expected
-        assert videos_of("set/class/a.avi", root=tmp_path) == expected
-        assert videos_of(video.parent, parts=1) == [Video(str(video.parent), "class")]
+        assert VideoList(video).read() == expected
+        assert VideoList(Path("set/class/a.avi"), root=tmp_path).read() == expected
+        assert VideoList(video.parent, parts=1).read() == [Video(str(video.parent), "class")]
 
     def test_a_video_without_a_telling_name_is_known_by_its_bytes(self, tmp_path: Path) -> None:
         (tmp_path / "clip").write_bytes(b"RIFF\0\0\0\0AVI ")
-        assert [video.name for video in videos_of(tmp_path / "clip", parts=1)] == ["clip"]
+        assert [video.name for video in VideoList(tmp_path / "clip", parts=1).read()] == ["clip"]
 
     def test_a_list_is_taken_for_a_list_whatever_bytes_are_in_it(self, tmp_path: Path) -> None:
         (tmp_path / "list.csv").write_bytes("path,label\na/b/c.avi,1\n".encode("utf-16"))
         with pytest.raises(UsageError, match="save the list as UTF-8"):
-            videos_of(tmp_path / "list.csv")
+            VideoList(tmp_path / "list.csv").read()
         (tmp_path / "list.txt").write_bytes(b"a/b/c.avi\na/b/\0.avi\n")
         with pytest.raises(UsageError, match=r"list\.txt:2: the path holds a NUL"):
-            videos_of(tmp_path / "list.txt")
+            VideoList(tmp_path / "list.txt").read()
 
     def test_a_list_through_a_pipe_loses_nothing(self, tmp_path: Path) -> None:
         pipe = tmp_path / "pipe"
@@ -123,7 +123,7 @@ class TestForms:
         content = "".join(f"set/class/{number}.avi 0\n" for number in range(2000))
         writer = threading.Thread(target=pipe.write_text, args=(content,))
         writer.start()
-        videos = videos_of(pipe)
+        videos = VideoList(pipe).read()
         writer.join()
         assert len(videos) == 2000
 
@@ -134,16 +134,16 @@ class TestRefusals:
         assert refusal(tmp_path, content) == [" the list is empty; it needs one video a line"]
 
     def test_a_missing_list(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"none\.csv: cannot read the list: No such file"):
-            read_list(tmp_path / "none.csv")
+        with pytest.raises(UsageError, match=r"none\.csv: no such list file or video$"):
+            VideoList(tmp_path / "none.csv").read()
         with pytest.raises(UsageError, match="no such list file or video"):
-            videos_of(tmp_path / "none.csv")
+            VideoList(tmp_path / "none.csv").read()
         with pytest.raises(UsageError, match="cannot read the list: Is a directory"):
-            read_list(tmp_path)
+            VideoList(tmp_path).read()
 
     def test_a_name_too_long_to_exist_is_a_wrong_call(self) -> None:
         with pytest.raises(UsageError, match="no such list file or video"):
-            videos_of("x" * 5000)
+            VideoList(Path("x" * 5000)).read()
 
     def test_all_problems_at_once_in_the_order_of_lines(self, tmp_path: Path) -> None:
         lines = refusal(

@@ -24,7 +24,7 @@ from m3flow.experiment.config import Experiment
 from m3flow.experiment.forecast import forecast
 from m3flow.experiment.shards import Plan, make_plan, plan_of, shard_videos
 from m3flow.results.records import Record, RecordFile
-from m3flow.videos.videolist import read_list
+from m3flow.videos.videolist import VideoList
 
 
 def names(count: int, start: int = 0) -> list[str]:
@@ -60,7 +60,7 @@ def test_shards_hold_the_list_once_and_in_order(tmp_path: Path, write: object, c
     settings = experiment(tmp_path, list_file)
     plan = plan_of(settings)
     parts = [shard_videos(settings, plan[name], plan.columns) for name in plan.names]
-    assert [video for part in parts for video in part] == read_list(list_file)
+    assert [video for part in parts for video in part] == VideoList(list_file).read()
     assert [len(part) for part in parts] == [10] * (count // 10) + ([count % 10] if count % 10 else [])
     assert plan.videos == count
 
@@ -68,13 +68,13 @@ def test_shards_hold_the_list_once_and_in_order(tmp_path: Path, write: object, c
 @pytest.mark.parametrize("write", [write_plain, write_csv])
 def test_shards_stay_when_videos_are_appended(tmp_path: Path, write: object) -> None:
     assert callable(write)
-    before = make_plan(write(tmp_path / "list.csv", names(10_000)), 256)
-    after = make_plan(write(tmp_path / "list.csv", names(10_010)), 256)
+    before = make_plan(VideoList(write(tmp_path / "list.csv", names(10_000))), 256)
+    after = make_plan(VideoList(write(tmp_path / "list.csv", names(10_010))), 256)
     assert len(before.shards) == len(after.shards) == 40
     changed = [i for i in range(40) if before.shards[i].digest != after.shards[i].digest]
     assert changed == [39]
     # Over the edge of a shard: the last one is filled and a new one is added.
-    more = make_plan(write(tmp_path / "list.csv", names(10_250)), 256)
+    more = make_plan(VideoList(write(tmp_path / "list.csv", names(10_250))), 256)
     changed = [i for i in range(40) if before.shards[i].digest != more.shards[i].digest]
     assert changed == [39] and len(more.shards) == 41
 
@@ -86,7 +86,7 @@ def test_a_byte_order_mark_and_blank_lines_do_not_shift_the_shards(tmp_path: Pat
     settings = experiment(tmp_path, list_file)
     plan = plan_of(settings)
     found = [v for name in plan.names for v in shard_videos(settings, plan[name], plan.columns)]
-    assert found == read_list(list_file)
+    assert found == VideoList(list_file).read()
 
 
 @pytest.mark.parametrize(
@@ -100,20 +100,20 @@ def test_a_byte_order_mark_and_blank_lines_do_not_shift_the_shards(tmp_path: Pat
 )
 def test_bad_lists_are_refused_as_a_whole(tmp_path: Path, lines: list[str], what: str) -> None:
     with pytest.raises(UsageError, match=what) as refused:
-        make_plan(write_plain(tmp_path / "list.txt", lines), 4)
+        make_plan(VideoList(write_plain(tmp_path / "list.txt", lines)), 4)
     with pytest.raises(UsageError) as whole:
-        read_list(tmp_path / "list.txt")
+        VideoList(tmp_path / "list.txt").read()
     assert str(refused.value) == str(whole.value)
 
 
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="empty"):
-        make_plan(write_plain(tmp_path / "list.txt", []), 4)
+        make_plan(VideoList(write_plain(tmp_path / "list.txt", [])), 4)
 
 
 def test_names_whose_hashes_agree_are_no_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "_repeats", lambda hashes: True)
-    assert make_plan(write_plain(tmp_path / "list.txt", names(8)), 4).videos == 8
+    assert make_plan(VideoList(write_plain(tmp_path / "list.txt", names(8))), 4).videos == 8
 
 
 class TestTheKeptPlan:
@@ -126,7 +126,7 @@ class TestTheKeptPlan:
     def test_is_made_again_for_another_list(self, tmp_path: Path) -> None:
         settings = experiment(tmp_path, write_plain(tmp_path / "list.txt", names(25)))
         assert plan_of(settings).videos == 25
-        write_plain(settings.videos, names(40))
+        write_plain(settings.videos.file, names(40))
         assert plan_of(settings).videos == 40
 
     def test_damaged_is_made_again(self, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ class TestTheKeptPlan:
     def test_a_list_that_changes_under_a_job_is_noticed(self, tmp_path: Path) -> None:
         settings = experiment(tmp_path, write_plain(tmp_path / "list.txt", names(25)))
         plan = plan_of(settings)
-        settings.videos.write_text("".join(f"{name}\n" for name in names(3)))
+        settings.videos.file.write_text("".join(f"{name}\n" for name in names(3)))
         with pytest.raises(UsageError, match="changed"):
             shard_videos(settings, plan[plan.names[1]], plan.columns)
 
@@ -159,7 +159,7 @@ def test_excluded_videos_are_in_no_shard_and_shift_none(tmp_path: Path) -> None:
     plan = plan_of(settings)
     assert plan.names == ["00001", "00002"]
     found = [v for name in plan.names for v in shard_videos(settings, plan[name], plan.columns)]
-    assert found == settings.list_videos()
+    assert found == settings.videos.read()
     assert len(found) == 19
     assert [a.digest == b.digest for a, b in zip(plan.shards, without.shards, strict=True)] == [
         False,
@@ -209,7 +209,7 @@ def test_auto_takes_the_calibration_and_stays(tmp_path: Path) -> None:
     plan = plan_of(settings)
     assert plan.size == 8 and plan.minutes("flow", 8) == pytest.approx((6 + 8 * 0.45) / 60)
     # The list grows by videos that cannot be opened: the shards stay as they are.
-    write_plain(settings.videos, names(60))
+    write_plain(settings.videos.file, names(60))
     assert shard_size(settings) > 8
     assert plan_of(settings).size == 8
 
@@ -218,7 +218,7 @@ def test_a_calibration_of_other_settings_is_not_used(tmp_path: Path) -> None:
     settings = experiment(tmp_path, write_plain(tmp_path / "list.txt", names(3)))
     calibrated(settings).write(tmp_path / "calibration.json")
     assert plan_of(settings).pace
-    other = experiment(tmp_path, settings.videos, flow={"estimator": "dis"})
+    other = experiment(tmp_path, settings.videos.file, flow={"estimator": "dis"})
     assert plan_of(other).pace == {}
     (tmp_path / "calibration.json").write_text("{}")
     with pytest.raises(UsageError, match="not a calibration"):
@@ -271,7 +271,7 @@ def test_planning_a_large_list_takes_little_memory(tmp_path: Path) -> None:
 
     list_file = write_plain(tmp_path / "list.txt", names(50_000))
     tracemalloc.start()
-    plan = make_plan(list_file, 256)
+    plan = make_plan(VideoList(list_file), 256)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert isinstance(plan, Plan) and plan.videos == 50_000

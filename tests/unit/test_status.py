@@ -121,7 +121,7 @@ def test_a_listing_for_each_folder_and_no_look_at_each_video(
         results.flow(name)
         results.trajectories(name)
     experiment = results.experiment()
-    videos = experiment.list_videos()
+    videos = experiment.videos.read()
     calls: list[str] = []
 
     def counted(name: str) -> Callable[..., Any]:

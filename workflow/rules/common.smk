@@ -16,7 +16,7 @@ try:
     if experiment.granularity == "shard":
         plan, videos = plan_of(experiment), {}
     else:
-        videos = {video.name: video for video in experiment.list_videos()}
+        videos = {video.name: video for video in experiment.videos.read()}
 except UsageError as error:
     raise WorkflowError(str(error))
 

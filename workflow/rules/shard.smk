@@ -35,7 +35,7 @@ rule flow_shard:
         runtime=run_minutes("flow"),
     params:
         kind="flow",
-        root=str(experiment.root),
+        root=str(experiment.videos.root),
         digest=shard_digest,
         settings=experiment.flow.identity(),
     script:
@@ -56,7 +56,7 @@ rule trajectories_shard:
         runtime=run_minutes("trajectories"),
     params:
         kind="trajectories",
-        root=str(experiment.root),
+        root=str(experiment.videos.root),
         digest=shard_digest,
         settings=experiment.trajectories.identity(),
     script:
@@ -76,7 +76,7 @@ rule motion_shard:
         runtime=run_minutes("motion"),
     params:
         kind="motion",
-        root=str(experiment.root),
+        root=str(experiment.videos.root),
         digest=shard_digest,
         settings=[
             experiment.flow.identity(),

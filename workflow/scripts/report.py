@@ -13,6 +13,6 @@ if __name__ == "__main__":
     write_report(
         Path(snakemake.output[0]),
         experiment.outputs,
-        experiment.list_videos(),
+        experiment.videos.read(),
         length=experiment.trajectories.length,
     )

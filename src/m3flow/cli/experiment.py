@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from m3flow.errors import UsageError
-from m3flow.experiment.config import Experiment
+from m3flow.experiment.config import Experiment, read_config
 
 Config = Annotated[
     Path, typer.Option(help="The configuration; left out where it does not exist and a LIST is given.")
@@ -44,14 +44,7 @@ def experiment_of(
     """
     if not config.exists() and list_file is None:
         raise UsageError(f"no LIST given, and there is no {config}; see --help")
-    values: dict[str, Any] = {}
-    if config.exists():
-        try:
-            values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise UsageError(f"{config}: not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(values, dict):
-            raise UsageError(f"{config}: the configuration must be a mapping of keys to values")
+    values: dict[str, Any] = read_config(config) if config.exists() else {}
     for key, value in (("videos", list_file), ("root", root), ("output", output)):
         if value is not None:
             values[key] = str(value)

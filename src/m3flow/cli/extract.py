@@ -18,9 +18,9 @@ from m3flow.cli.options import (
     Workers,
     checked_output,
     limits,
-    listed,
     parameters,
 )
+from m3flow.videos.videolist import VideoList
 
 if TYPE_CHECKING:
     from m3flow.extraction.work import Work
@@ -102,7 +102,7 @@ def flow(
         short_side=short_side,
     )
     _check_device(settings, backend, device)
-    chosen = listed(videos, root, parts, exclude)
+    chosen = VideoList(Path(videos), root, parts, exclude).read()
     work = Work(
         outputs=checked_output(output),
         flow=settings,
@@ -156,7 +156,7 @@ def trajectories(
         tracking=tracking,  # type: ignore[arg-type]
         track=track,  # type: ignore[arg-type]
     )
-    chosen = listed(videos, root, parts, exclude)
+    chosen = VideoList(Path(videos), root, parts, exclude).read()
     work = Work(outputs=checked_output(output), trajectories=settings, limits=limits(limit))
     # Tracking is a small part of reading the flow; a GPU would wait for the files.
     del gpus

@@ -12,7 +12,6 @@ import yaml
 
 from m3flow.errors import UsageError
 from m3flow.layout import Outputs
-from m3flow.videos.videolist import Video, videos_of
 
 if TYPE_CHECKING:
     from m3flow.videos.decoder import Limits
@@ -72,16 +71,6 @@ def limits(pairs: list[str] | None) -> Limits:
         except ValueError as error:
             raise UsageError(f"--limit {pair!r}: {value!r} is not a number") from error
     return Limits(**values)
-
-
-def listed(videos: str, root: Path, parts: int, exclude: Path | None) -> list[Video]:
-    """The videos that a command is to work on."""
-    found = videos_of(videos, root, parts)
-    if exclude is None:
-        return found
-    from m3flow.videos.inspection import without_excluded
-
-    return without_excluded(found, exclude, parts)
 
 
 def checked_output(folder: Path) -> Outputs:

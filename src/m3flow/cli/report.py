@@ -50,10 +50,10 @@ def report(
     """
     from m3flow.layout import Outputs
     from m3flow.report.page import write_report
-    from m3flow.videos.videolist import videos_of
+    from m3flow.videos.videolist import VideoList
 
     outputs = Outputs(output)
-    listed = videos_of(videos, root, parts) if videos is not None else []
+    listed = VideoList(Path(videos), root, parts).read() if videos is not None else []
     path = to or outputs.report
     table = write_report(path, outputs, listed, length=length, sheets=sheets)
     counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())

@@ -100,11 +100,11 @@ def show(
 
 
 def _video(what: str, root: Path, parts: int, outputs: Outputs | None) -> Video:
-    from m3flow.videos.videolist import Video, videos_of
+    from m3flow.videos.videolist import Video, VideoList
 
     if outputs is not None and outputs.flow(what).is_dir() and not (root / what).exists():
         return Video("", what)
-    videos = videos_of(what, root, parts)
+    videos = VideoList(Path(what), root, parts).read()
     if len(videos) != 1:
         raise UsageError(f"{what} is a list of {len(videos)} videos; show takes one of them")
     return videos[0]

@@ -62,7 +62,7 @@ def status(
     from m3flow.experiment.status import status_of
 
     experiment = experiment_of(config, list_file, root, output, set_)
-    videos = experiment.list_videos()
+    videos = experiment.videos.read()
     found = status_of(experiment, videos)
     if json_file is not None:
         values = {"counts": found.counts, "states": found.states, "reasons": found.reasons}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from m3flow.cli.options import Exclude, LimitPairs, Parts, Root, Workers, limits, listed, parameters
+from m3flow.cli.options import Exclude, LimitPairs, Parts, Root, Workers, limits, parameters
 from m3flow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,18 +111,26 @@ def verify(
     Exit status: 0 all is well, 3 something is wrong (named, with the reason), 2 wrong usage, 1 a failure of
     ours.
     """
-    from m3flow.experiment.config import Experiment
+    from m3flow.experiment.config import Experiment, read_config
+    from m3flow.videos.videolist import VideoList
 
-    experiment = Experiment.read(config) if config else None
+    experiment = Experiment.of(read_config(config)) if config else None
     if videos is None and experiment is None:
         raise UsageError("name a list or a video, or a configuration with --config")
     if input_ and (output is not None or repair):
         raise UsageError("--input checks the videos; --output and --repair are for the results")
     if not input_ and output is None and experiment is None:
         raise UsageError("say what to check: --input, --output DIR or --config FILE")
-    if experiment:
-        root, parts, exclude = experiment.root, experiment.parts, exclude or experiment.exclude
-    chosen = listed(videos or str(experiment.videos if experiment else ""), root, parts, exclude)
+    video_list = (
+        replace(
+            experiment.videos,
+            file=Path(videos) if videos else experiment.videos.file,
+            exclude=exclude or experiment.videos.exclude,
+        )
+        if experiment
+        else VideoList(Path(videos or ""), root, parts, exclude)
+    )
+    chosen = video_list.read()
     bounds = experiment.limits if experiment and not limit else limits(limit)
     if input_:
         raise typer.Exit(_input(chosen, table, workers, bounds))

@@ -88,8 +88,8 @@ def _sources(experiment: Experiment, folder: Path) -> list[str]:
     """A few videos of the list, spread over it; of long ones the beginning."""
     found: list[str] = []
     longest = 0
-    for entry in sample_entries(experiment.videos, VIDEOS * 4):
-        source = os.path.join(experiment.root, entry.path)  # noqa: PTH118
+    for entry in sample_entries(experiment.videos.location, VIDEOS * 4):
+        source = os.path.join(experiment.videos.root, entry.path)  # noqa: PTH118
         (header,) = headers([source])
         if header is None:
             continue
@@ -104,7 +104,7 @@ def _sources(experiment: Experiment, folder: Path) -> list[str]:
             break
     if not found:
         raise UsageError(
-            f"{experiment.videos}: no video of the list can be opened, so nothing can be measured"
+            f"{experiment.videos.file}: no video of the list can be opened, so nothing can be measured"
         )
     return found
 

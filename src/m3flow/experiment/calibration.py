@@ -144,8 +144,8 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
 def sample(experiment: Experiment, count: int = SAMPLE) -> Sample:
     """Look into the headers of a few videos, spread over the list."""
     sources = [
-        os.path.join(experiment.root, entry.path)  # noqa: PTH118
-        for entry in sample_entries(experiment.videos, count)
+        os.path.join(experiment.videos.root, entry.path)  # noqa: PTH118
+        for entry in sample_entries(experiment.videos.location, count)
     ]
     return of_headers(headers(sources), experiment.flow.short_side)
 

@@ -13,7 +13,7 @@ from m3flow.errors import UsageError
 from m3flow.layout import Outputs
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.decoder import Limits
-from m3flow.videos.videolist import Video, read_list
+from m3flow.videos.videolist import VideoList
 
 GRANULARITIES = ("video", "shard")
 
@@ -32,6 +32,22 @@ def typed(value: Any) -> Any:
 def _typed_text(text: str) -> Any:
     value = yaml.safe_load(text)
     return value if isinstance(value, int | float) else text
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a config.yaml file.
+
+    Raises UsageError for a file that cannot be read or is no mapping.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the configuration: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"{path}: the configuration must be a mapping of keys to values")
+    return config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +95,10 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """All of config.yaml; the attributes have its names."""
+    """All of config.yaml, under its names; `videos` also holds `root`, `layout.parts` and `exclude`."""
 
-    videos: Path
-    root: Path = Path()
+    videos: VideoList
     output: Path = Path("results")
-    exclude: Path | None = None
-    parts: int = 3
     granularity: str = "video"
     flow: FlowSettings = field(default_factory=FlowSettings)
     keep_flow: bool = True
@@ -109,11 +122,13 @@ class Experiment:
         if granularity not in GRANULARITIES:
             raise UsageError(f"granularity is {granularity!r}; choose from {', '.join(GRANULARITIES)}")
         return cls(
-            videos=Path(config["videos"]),
-            root=Path(config.get("root", ".")),
+            videos=VideoList(
+                Path(config["videos"]),
+                Path(config.get("root", ".")),
+                _section("layout", config, Layout).parts,
+                Path(config["exclude"]) if config.get("exclude") else None,
+            ),
             output=Path(config.get("output", "results")),
-            exclude=Path(config["exclude"]) if config.get("exclude") else None,
-            parts=_section("layout", config, Layout).parts,
             granularity=granularity,
             flow=_settings("flow", flow, FlowSettings),
             keep_flow=bool(keep_flow),
@@ -123,19 +138,6 @@ class Experiment:
             run=_section("run", config, RunSettings),
         )
 
-    @classmethod
-    def read(cls, path: Path) -> Experiment:
-        """The experiment of a config.yaml file."""
-        try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"{path}: cannot read the configuration: {error.strerror}") from error
-        except yaml.YAMLError as error:
-            raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(config, dict):
-            raise UsageError(f"{path}: the configuration must be a mapping of keys to values")
-        return cls.of(config)
-
     @property
     def outputs(self) -> Outputs:
         return Outputs(self.output)
@@ -144,15 +146,6 @@ class Experiment:
     def wants_flow(self) -> bool:
         """Whether flow is computed at all: motion vectors of the codec need none."""
         return self.trajectories.job != "mvs"
-
-    def list_videos(self) -> list[Video]:
-        """The videos of the list; raises UsageError with every problem of the list, a line each."""
-        videos = read_list(self.videos, self.root, self.parts)
-        if self.exclude is None:
-            return videos
-        from m3flow.videos.inspection import without_excluded
-
-        return without_excluded(videos, self.exclude, self.parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,7 @@ def forecast(experiment: Experiment) -> Forecast:
 
     Raises UsageError for a list that cannot be used.
     """
-    videos = experiment.list_videos()
+    videos = experiment.videos.read()
     plan = plan_of(experiment)
     status = status_of(experiment, videos)
     seen = sample(experiment)

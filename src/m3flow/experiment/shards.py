@@ -31,7 +31,7 @@ from m3flow.experiment.calibration import (
 from m3flow.experiment.config import Experiment
 from m3flow.layout import LIKE_AN_OUTPUT, output_name
 from m3flow.videos.listfile import Part, columns_of, read_entries
-from m3flow.videos.videolist import Video, read_list, read_list_part
+from m3flow.videos.videolist import Video, VideoList
 
 FORMAT = 1
 
@@ -94,16 +94,14 @@ def shard_name(number: int) -> str:
     return f"{number:05d}"
 
 
-def make_plan(
-    list_file: Path, size: int, root: Path | str = ".", parts: int = 3, exclude: Path | None = None
-) -> Plan:
+def make_plan(videos: VideoList, size: int) -> Plan:
     """Read and check the whole list, and cut it.
 
     Memory: 8 bytes a video beside the shards, so that lists of many millions can be planned.
 
-    Raises UsageError for everything that `m3flow.videos.videolist.read_list` refuses.
+    Raises UsageError for everything that `VideoList.read` refuses.
     """
-    excluded = _excluded(exclude, parts)
+    list_file, excluded = videos.location, videos.excluded_names()
     columns = columns_of(list_file)
     problems: list[tuple[int, str]] = []
     hashes = array("q")
@@ -125,7 +123,7 @@ def make_plan(
                 close(entry.offset)
             begun, entries, paths = (entry.offset, entry.line), 0, []
         entries += 1
-        name, problem = output_name(entry.path, parts)
+        name, problem = output_name(entry.path, videos.parts)
         doubtful = doubtful or bool(problem) or LIKE_AN_OUTPUT.search(name) is not None
         hashes.append(hash(name))
         if name not in excluded:
@@ -134,10 +132,10 @@ def make_plan(
         close(list_file.stat().st_size)
     if doubtful or problems or not shards or _repeats(hashes):
         # Names whose hashes agree are the same name, or very rarely not: the full check tells, in full.
-        read_list(list_file, root, parts)
+        replace(videos, exclude=None).read()
     plan = Plan(size, tuple(shards), columns)
     if excluded and not plan.videos:
-        raise UsageError(f"{exclude}: leaves none of the videos of the list")
+        raise UsageError(f"{videos.exclude}: leaves none of the videos of the list")
     return plan
 
 
@@ -155,11 +153,12 @@ def plan_of(experiment: Experiment) -> Plan:
     size = experiment.shard.videos
     if not isinstance(size, int):
         size = kept["size"] if kept.get("basis") == basis else shard_size(experiment)
-    key = [FORMAT, size, experiment.parts, _file(experiment.videos), _file(experiment.exclude), basis]
+    videos = experiment.videos
+    key = [FORMAT, size, videos.parts, _file(videos.location), _file(videos.exclude), basis]
     if kept.get("key") == key:
         shards = tuple(Shard(*values) for values in kept["shards"])
         return Plan(size, shards, tuple(kept["columns"]), kept["pace"], kept["start"])
-    plan = make_plan(experiment.videos, size, experiment.root, experiment.parts, experiment.exclude)
+    plan = make_plan(videos, size)
     calibration = calibration_of(experiment)
     if calibration is not None:
         seen = sample(experiment)
@@ -178,20 +177,10 @@ def shard_videos(experiment: Experiment, shard: Shard, columns: tuple[str, ...] 
     Raises UsageError where the list is no longer what the shard was cut from.
     """
     part = Part(shard.offset, shard.size, shard.line, columns)
-    videos = read_list_part(experiment.videos, part, experiment.root, experiment.parts)
-    excluded = _excluded(experiment.exclude, experiment.parts)
-    videos = [video for video in videos if video.name not in excluded]
+    videos = experiment.videos.read_part(part)
     if len(videos) != shard.videos:
-        raise UsageError(f"{experiment.videos}: the list changed while it was used; run again")
+        raise UsageError(f"{experiment.videos.file}: the list changed while it was used; run again")
     return videos
-
-
-def _excluded(exclude: Path | None, parts: int) -> set[str]:
-    if exclude is None:
-        return set()
-    from m3flow.videos.inspection import excluded_names
-
-    return excluded_names(exclude, parts)
 
 
 def _repeats(hashes: array[int]) -> bool:

@@ -71,7 +71,7 @@ def status_of(experiment: Experiment, videos: Sequence[Video] | None = None) -> 
 
     Raises UsageError for a list that cannot be used.
     """
-    videos = experiment.list_videos() if videos is None else videos
+    videos = experiment.videos.read() if videos is None else videos
     outputs = experiment.outputs
     records = last_records(record_files(outputs.records))
     flows = _Listing(outputs.flows)

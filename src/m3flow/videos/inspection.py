@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from m3flow.atomic import complete_or_absent
-from m3flow.errors import BadInput, UsageError
+from m3flow.errors import BadInput
 from m3flow.text import one_line
 from m3flow.videos.decoder import Decoder, Limits, shortfall
 from m3flow.videos.parallel import decoded_side_by_side
-from m3flow.videos.videolist import Video, read_list
+from m3flow.videos.videolist import Video
 
 Verdict = Literal["ok", "damaged", "rejected", "failed"]
 
@@ -105,38 +105,3 @@ def write_table(path: Path, rows: Sequence[Inspected]) -> None:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows(asdict(row).values() for row in rows)
-
-
-def without_excluded(videos: list[Video], exclude: Path, parts: int = 3) -> list[Video]:
-    """The videos that the file `exclude` does not name.
-
-    It is a table that `write_table` wrote, whose videos with the verdict "rejected" are left out, or any list
-    of videos in a form that `m3flow.videos.videolist.read_list` reads, all of which are left out.
-
-    Raises UsageError where the file cannot be read, or leaves no video.
-    """
-    excluded = excluded_names(exclude, parts)
-    left = [video for video in videos if video.name not in excluded]
-    if videos and not left:
-        raise UsageError(f"{exclude}: leaves none of the {len(videos)} videos of the list")
-    return left
-
-
-def excluded_names(exclude: Path, parts: int = 3) -> set[str]:
-    """The output names that the file `exclude` names; see `without_excluded`."""
-    excluded = _rejected_in(exclude)
-    return {video.name for video in read_list(exclude, parts=parts)} if excluded is None else excluded
-
-
-def _rejected_in(path: Path) -> set[str] | None:
-    """The names that a table rejects; None for a file that is no such table."""
-    try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            if file.readline().strip().split(",") != COLUMNS:
-                return None
-            file.seek(0)
-            return {row["video"] for row in csv.DictReader(file) if row["verdict"] == "rejected"}
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read the list of what to leave out: {error.strerror}") from error
-    except csv.Error as error:
-        raise UsageError(f"{path}: not a table of videos: {error}") from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from m3flow.errors import UsageError
@@ -36,76 +38,139 @@ class Video:
     line: int = 1
 
 
-def read_list(list_file: Path | str, root: Path | str = ".", parts: int = 3) -> list[Video]:
-    """The videos of a list file, in its order.
+@dataclass(frozen=True)
+class VideoList:
+    """A list of videos, and how its entries are read.
 
-    Three forms are read: `path label` lines separated by one space (the label may be absent, more columns
-    may follow), a plain list of paths, and a CSV whose header has a column `path` or `video` (paths with
-    spaces need this form). Relative paths are taken from `root`. Whether the videos exist is not looked
-    up: for a large data set on a network file system that would take minutes.
+    Attributes
+    ----------
+    file: a list file, or one video: a file or a folder of frame images. Looked for in `root` where it is not
+        in the working folder.
+    root: the folder that relative paths of the list are taken from.
+    parts: the number of last parts of a video's path that name its outputs.
+    exclude: a table of `m3flow verify --input`, whose rejected videos are left out, or a list of videos, all
+        of which are left out.
 
     Raises
     ------
-    UsageError: every problem of the list, a line each.
+    UsageError: parts below 1.
     """
-    videos, problems = _videos(Path(list_file), None, root, parts)
-    problems += _clashes(videos)
-    if not videos and not problems:
-        raise UsageError(f"{list_file}: the list is empty; it needs one video a line")
-    _refuse(Path(list_file), problems)
-    return videos
 
+    file: Path
+    root: Path = Path()
+    parts: int = 3
+    exclude: Path | None = None
 
-def read_list_part(list_file: Path, part: Part, root: Path | str = ".", parts: int = 3) -> list[Video]:
-    """The videos of a part of a list file: a job pays for its own videos, not for the whole list.
+    def __post_init__(self) -> None:
+        if self.parts < 1:
+            raise UsageError(f"layout.parts is {self.parts}; it must be 1 or more")
 
-    Raises UsageError for lines that cannot be read; what only the whole list shows is not looked for.
-    """
-    videos, problems = _videos(list_file, part, root, parts)
-    _refuse(list_file, problems)
-    return videos
+    @property
+    def name(self) -> str:
+        """The file's name, which names the files of its shards."""
+        return self.file.name
 
+    @cached_property
+    def location(self) -> Path:
+        """The list file or the video where it exists.
 
-def videos_of(what: Path | str, root: Path | str = ".", parts: int = 3) -> list[Video]:
-    """The videos of a list file, or the one video (a file or a folder of frame images) that `what` is."""
-    path = Path(what)
-    try:
-        given = path if path.exists() else Path(root) / path
-        found = given.exists()
-        is_list = found and _is_list(given)
-    except OSError as error:
-        raise UsageError(f"{os.fspath(what)[:200]}: no such list file or video ({error.strerror})") from error
-    if not found:
-        raise UsageError(f"{what}: no such list file or video (also looked in the root {root})")
-    if is_list:
-        return read_list(given, root, parts)
-    name, problem = output_name(os.fspath(path), parts)
-    if problem:
-        raise UsageError(f"{what}: {problem}")
-    return [Video(os.fspath(given), name)]
+        Raises UsageError where it does not.
+        """
+        try:
+            location = self.file if self.file.exists() else self.root / self.file
+            found = location.exists()
+        except OSError as error:
+            name = os.fspath(self.file)[:200]
+            raise UsageError(f"{name}: no such list file or video ({error.strerror})") from error
+        if not found:
+            beside = "" if self.file.is_absolute() else f" (also looked in the root {self.root})"
+            raise UsageError(f"{self.file}: no such list file or video{beside}")
+        return location
 
+    def read(self) -> list[Video]:
+        """The videos in the order of the list, without the excluded ones.
 
-def _videos(
-    list_file: Path, part: Part | None, root: Path | str, parts: int
-) -> tuple[list[Video], list[tuple[int, str]]]:
-    if parts < 1:
-        raise UsageError(f"layout.parts is {parts}; it must be 1 or more")
-    root = os.fspath(root)
-    videos: list[Video] = []
-    problems: list[tuple[int, str]] = []
-    for entry in read_entries(list_file, problems, part):
-        name, problem = output_name(entry.path, parts)
+        Three forms are read: `path label` lines separated by one space (the label may be absent, more columns
+        may follow), a plain list of paths, and a CSV whose header has a column `path` or `video` (paths with
+        spaces need this form). Whether the videos exist is not checked: for a large data set on a network
+        file system that would take minutes.
+
+        Raises
+        ------
+        UsageError: every problem of the list, one line each; an exclusion that leaves no video.
+        """
+        videos = self._listed() if _is_list(self.location) else self._one_video()
+        if self.exclude is None:
+            return videos
+        excluded = self.excluded_names()
+        left = [video for video in videos if video.name not in excluded]
+        if videos and not left:
+            raise UsageError(f"{self.exclude}: leaves none of the {len(videos)} videos of the list")
+        return left
+
+    def read_part(self, part: Part) -> list[Video]:
+        """The videos of a part of the list file: a job reads its own lines, not the whole list.
+
+        Raises UsageError for lines that cannot be read; clashes between parts are not looked for.
+        """
+        videos, problems = self._entries(part)
+        self._refuse(problems)
+        excluded = self.excluded_names()
+        return [video for video in videos if video.name not in excluded]
+
+    def excluded_names(self) -> set[str]:
+        """The output names that `exclude` leaves out."""
+        if self.exclude is None:
+            return set()
+        rejected = _rejected_in(self.exclude)
+        if rejected is not None:
+            return rejected
+        return {video.name for video in VideoList(self.exclude, parts=self.parts).read()}
+
+    def _one_video(self) -> list[Video]:
+        name, problem = output_name(os.fspath(self.file), self.parts)
         if problem:
-            problems.append((entry.line, problem))
-        else:
-            source = os.path.join(root, entry.path)  # noqa: PTH118 (10x faster)
-            videos.append(Video(source, name, entry.label, entry.line))
-    return videos, problems
+            raise UsageError(f"{self.file}: {problem}")
+        return [Video(os.fspath(self.location), name)]
+
+    def _listed(self) -> list[Video]:
+        videos, problems = self._entries()
+        problems += _clashes(videos)
+        if not videos and not problems:
+            raise UsageError(f"{self.location}: the list is empty; it needs one video a line")
+        self._refuse(problems)
+        return videos
+
+    def _entries(self, part: Part | None = None) -> tuple[list[Video], list[tuple[int, str]]]:
+        root = os.fspath(self.root)
+        videos: list[Video] = []
+        problems: list[tuple[int, str]] = []
+        for entry in read_entries(self.location, problems, part):
+            name, problem = output_name(entry.path, self.parts)
+            if problem:
+                problems.append((entry.line, problem))
+            else:
+                source = os.path.join(root, entry.path)  # noqa: PTH118 (10x faster)
+                videos.append(Video(source, name, entry.label, entry.line))
+        return videos, problems
+
+    def _refuse(self, problems: list[tuple[int, str]]) -> None:
+        if problems:
+            raise UsageError("\n".join(f"{self.location}:{line}: {text}" for line, text in sorted(problems)))
 
 
-def _refuse(list_file: Path, problems: list[tuple[int, str]]) -> None:
-    if problems:
-        raise UsageError("\n".join(f"{list_file}:{line}: {text}" for line, text in sorted(problems)))
+def _rejected_in(path: Path) -> set[str] | None:
+    """The names that a table of `m3flow verify --input` rejects; None for any other file."""
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            columns = file.readline().strip().split(",")
+            if not {"video", "verdict"} <= set(columns):
+                return None
+            return {row["video"] for row in csv.DictReader(file, columns) if row["verdict"] == "rejected"}
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the list of what to leave out: {error.strerror}") from error
+    except csv.Error as error:
+        raise UsageError(f"{path}: not a table of videos: {error}") from error
 
 
 def _clashes(videos: list[Video]) -> Iterator[tuple[int, str]]:
