@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -17,7 +15,7 @@ from m3flow.errors import BadInput, UsageError
 from m3flow.layout import Outputs
 from m3flow.results.trajectoryfile import Trajectories, load_trajectories
 from m3flow.trajectories.tracking import GRID
-from m3flow.videos.identity import image_names
+from m3flow.videos.frames import colour_frames, resize
 from m3flow.videos.videolist import Video, VideoList
 
 TUBE = 2
@@ -217,7 +215,7 @@ def frame_size(trajectories: Trajectories, source: str) -> tuple[int, int]:
     made = trajectories.made.get("source", {})
     if made.get("width") and made.get("height"):
         return made["height"], made["width"]
-    height, width = next(_pictures(source, [0]), np.empty((0, 0))).shape[:2]
+    height, width = next(colour_frames(source, [0]), np.empty((0, 0))).shape[:2]
     if (height // GRID, width // GRID) != trajectories.traj_type.shape[1:]:
         raise BadInput(
             f"{source}: frames of {width}x{height} do not fit trajectories on a grid of "
@@ -278,45 +276,16 @@ def cut(pictures: np.ndarray, window: Window) -> np.ndarray:
 def read_frames(source: str, numbers: list[int], size: tuple[int, int]) -> np.ndarray:
     """The frames `numbers` (ascending) of a video or a folder of images: uint8 [T, H, W, 3], RGB.
 
-    Frames are counted as `m3flow.videos.frames` does, by decoding from the start: a seek in a container lands
-    elsewhere in many of them. Frames are resized to `size` (H, W), the size that the trajectories were made
-    at; a number beyond the end repeats the frame before it.
+    Frames are counted as `m3flow.videos.frames` does, by decoding from the start. They are resized to `size` (H, W),
+    the size that the trajectories were made at; a number beyond the end repeats the frame before it.
 
     Raises
     ------
-    BadInput: not one of the frames can be decoded.
+    BadInput: the video is missing, or not one of the frames can be decoded.
     """
-    pictures: list[np.ndarray] = []
-    for picture in _pictures(source, numbers):
-        if picture.shape[:2] != size:
-            how = cv2.INTER_AREA if picture.shape[0] > size[0] else cv2.INTER_LINEAR
-            picture = cv2.resize(picture, size[::-1], interpolation=how)
-        pictures.append(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+    height, width = size
+    pictures = [resize(picture, width, height) for picture in colour_frames(source, numbers)]
     if not pictures:
         raise BadInput(f"{source}: frame {numbers[0]} cannot be decoded")
     pictures += pictures[-1:] * (len(numbers) - len(pictures))
     return np.stack(pictures)
-
-
-def _pictures(source: str, numbers: list[int]) -> Iterator[np.ndarray]:
-    """The frames that there are, uint8 [H, W, 3], BGR."""
-    if Path(source).is_dir():
-        paths = [Path(source) / name for name in image_names(Path(source))]
-        for number in numbers:
-            if number >= len(paths):
-                return
-            picture = cv2.imdecode(np.fromfile(paths[number], np.uint8), cv2.IMREAD_COLOR)
-            if picture is None:
-                raise BadInput(f"{paths[number]}: not a readable image")
-            yield picture
-        return
-    capture = cv2.VideoCapture(str(Path(source).absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    try:
-        wanted = set(numbers)
-        for number in range(numbers[-1] + 1):
-            if not capture.grab():
-                return
-            if number in wanted:
-                yield capture.retrieve()[1]
-    finally:
-        capture.release()

@@ -14,7 +14,7 @@ import pytest
 
 from clips import image_folder, moving_frames, write_video
 from m3flow.errors import BadInput
-from m3flow.videos.frames import Frames
+from m3flow.videos.frames import Frames, colour_frames
 from m3flow.videos.identity import identity
 
 
@@ -240,3 +240,21 @@ class TestIdentity:
                 identity(tmp_path / name)
         with pytest.raises(BadInput):
             identity("/dev/zero")
+
+
+def test_colour_frames_are_those_that_reading_all_of_them_gives(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (6, 32, 48, 3), np.uint8)
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "bgr0"
+        for picture in colours:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    (tmp_path / "images").mkdir()
+    for number, picture in enumerate(colours):
+        (tmp_path / f"images/{number}.png").write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+    for source in (tmp_path / "a.mkv", tmp_path / "images"):
+        np.testing.assert_array_equal(list(colour_frames(source, {4, 1, 9})), colours[[1, 4]])
+        assert [frame.shape for frame in colour_frames(source, [0], short_side=16)] == [(16, 24, 3)]
+    with pytest.raises(BadInput, match="no such file"):
+        list(colour_frames(tmp_path / "gone.mkv", [0]))

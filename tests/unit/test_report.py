@@ -21,7 +21,7 @@ from m3flow.errors import UsageError
 from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
-from m3flow.report import charts, gather, selection
+from m3flow.report import charts, records_table, selection
 from m3flow.report.page import write_report
 from m3flow.results.records import Record, RecordFile
 from m3flow.settings import FlowSettings, TrajectorySettings
@@ -52,7 +52,7 @@ def write(outputs: Outputs, name: str, *records: Record) -> None:
 
 
 def table_of(outputs: Outputs) -> pd.DataFrame:
-    return gather.videos_of(gather.read_lines(outputs.records))
+    return records_table.videos_of(records_table.read_lines(outputs.records))
 
 
 class Page(HTMLParser):
@@ -162,7 +162,7 @@ def test_busy_time_counts_what_ran_side_by_side_once() -> None:
         {"time": [f"2026-01-01T{time}+00:00" for time in times], "seconds": [10.0, 4.0, 3.0, 5.0]}
     )
     # 10:00:00 to 10:00:13 and 10:59:55 to 11:00:01, each to the end of its last second.
-    assert gather.busy_seconds(lines) == pytest.approx(13 + 6)
+    assert records_table.busy_seconds(lines) == pytest.approx(13 + 6)
 
 
 def test_reasons_of_one_kind_are_counted_together(tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.work import Work
 from m3flow.flow import estimator
 from m3flow.layout import Outputs
-from m3flow.report import drawing, wheel
+from m3flow.report import colour_wheel, drawing
 from m3flow.report.canvas import Canvas
 from m3flow.report.clip import ComputedClip, Moment, StoredClip, TrajectoriesAlone
+from m3flow.report.contact_sheet import contact_sheet, description, encoded
 from m3flow.report.film import write_film
-from m3flow.report.sheet import contact_sheet, description, encoded
 from m3flow.results.flowfile import load_flow
 from m3flow.results.trajectoryfile import TrajectoryWriter, load_trajectories
 from m3flow.settings import FlowSettings, TrajectorySettings
@@ -71,7 +71,7 @@ def wheel_by_the_paper(u: float, v: float) -> tuple[int, int, int]:
 
 def test_the_wheel_is_the_papers() -> None:
     vectors = np.random.default_rng(0).normal(0, 0.8, (2, 500))
-    ours = wheel.colours(vectors * 7, largest=7)
+    ours = colour_wheel.colours(vectors * 7, largest=7)
     theirs = [wheel_by_the_paper(u, v) for u, v in vectors.T]
     assert np.abs(ours.astype(int) - theirs).max() <= 1
 
@@ -84,22 +84,22 @@ def test_the_wheel_is_the_papers() -> None:
 def test_directions_have_the_usual_colours(
     direction: tuple[int, int], red: bool, green: bool, blue: bool
 ) -> None:
-    colour = wheel.colours(np.array(direction, np.float32), 1)
+    colour = colour_wheel.colours(np.array(direction, np.float32), 1)
     assert (colour > 128).tolist() == [red, green, blue]
 
 
 def test_no_motion_is_white_and_the_legend_is_the_wheel() -> None:
-    assert (wheel.colours(np.zeros((2, 3, 4)), 5) == 255).all()
-    legend = wheel.legend(64)
+    assert (colour_wheel.colours(np.zeros((2, 3, 4)), 5) == 255).all()
+    legend = colour_wheel.legend(64)
     assert legend.shape == (64, 64, 4)
     assert legend[0, 0, 3] == 0 and legend[32, 32, 3] == 255
-    assert np.abs(legend[32, 61, :3].astype(int) - wheel.colours(np.array([0.92, 0.02]), 1)).max() < 12
+    assert np.abs(legend[32, 61, :3].astype(int) - colour_wheel.colours(np.array([0.92, 0.02]), 1)).max() < 12
 
 
 def test_the_scale_is_a_round_number_above_nearly_all_motion() -> None:
     lengths = np.concatenate([np.full(1000, 3.2), [50.0]])
-    assert wheel.scale_for(lengths) == 4
-    assert wheel.scale_for(np.zeros(10)) == 0.5
+    assert colour_wheel.scale_for(lengths) == 4
+    assert colour_wheel.scale_for(np.zeros(10)) == 0.5
 
 
 def test_a_stored_clip_shows_what_the_files_hold(made: tuple[Video, Outputs]) -> None:

@@ -27,76 +27,85 @@ EXAMPLES = """**Examples**
 """
 
 
+VideoArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="VIDEO",
+        help="A video, a folder of frame images, or the name that one has under `flows/`.",
+        show_default=False,
+    ),
+]
+Results = Annotated[
+    Path | None,
+    typer.Option(
+        help="The folder that the results are in; without it, or without this video's results, "
+        "they are computed for the picture.",
+        show_default=False,
+    ),
+]
+To = Annotated[
+    Path | None,
+    typer.Option(
+        help="The picture to write; by default the video's name with .png or .mp4, in this folder.",
+        show_default=False,
+    ),
+]
+Film = Annotated[bool, typer.Option("--mp4", help="A film, side by side, instead of a contact sheet.")]
+Columns = Annotated[int, typer.Option(min=1, max=12, help="Moments on the contact sheet.")]
+Start = Annotated[float, typer.Option(min=0, help="Where the film starts, in seconds.")]
+Seconds = Annotated[float, typer.Option(min=0.04, help="How long the film is at most, in seconds.")]
+Length = Annotated[int, typer.Option(min=1, max=999, help="Steps of a trajectory, L.")]
+EstimatorName = Annotated[str, typer.Option(help="For what is computed: farneback, tvl1, brox or dis.")]
+Camera = Annotated[str, typer.Option(help="For what is computed: warp or none.")]
+Backend = Annotated[str, typer.Option(help="For what is computed: auto, torch or opencv.")]
+Device = Annotated[str, typer.Option(help="For what is computed: auto, cpu, cuda or cuda:N.")]
+
+
 def register(app: typer.Typer) -> None:
     app.command("show", epilog=EXAMPLES)(show)
 
 
 def show(
-    video: Annotated[
-        str,
-        typer.Argument(
-            metavar="VIDEO",
-            help="A video, a folder of frame images, or the name that one has under `flows/`.",
-            show_default=False,
-        ),
-    ],
+    video: VideoArgument,
     root: Root = Path(),
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="The folder that the results are in; without it, or without this video's results, "
-            "they are computed for the picture.",
-            show_default=False,
-        ),
-    ] = None,
-    to: Annotated[
-        Path | None,
-        typer.Option(
-            help="The picture to write; by default the video's name with .png or .mp4, in this folder.",
-            show_default=False,
-        ),
-    ] = None,
-    mp4: Annotated[
-        bool, typer.Option("--mp4", help="A film, side by side, instead of a contact sheet.")
-    ] = False,
-    columns: Annotated[int, typer.Option(min=1, max=12, help="Moments on the contact sheet.")] = 4,
-    start: Annotated[float, typer.Option(min=0, help="Where the film starts, in seconds.")] = 0.0,
-    seconds: Annotated[
-        float, typer.Option(min=0.04, help="How long the film is at most, in seconds.")
-    ] = 10.0,
-    length: Annotated[int, typer.Option(min=1, max=999, help="Steps of a trajectory, L.")] = 6,
-    estimator: Annotated[
-        str, typer.Option(help="For what is computed: farneback, tvl1, brox or dis.")
-    ] = "farneback",
-    camera: Annotated[str, typer.Option(help="For what is computed: warp or none.")] = "warp",
-    backend: Annotated[str, typer.Option(help="For what is computed: auto, torch or opencv.")] = "auto",
-    device: Annotated[str, typer.Option(help="For what is computed: auto, cpu, cuda or cuda:N.")] = "auto",
+    output: Results = None,
+    to: To = None,
+    mp4: Film = False,
+    columns: Columns = 4,
+    start: Start = 0.0,
+    seconds: Seconds = 10.0,
+    length: Length = 6,
+    estimator: EstimatorName = "farneback",
+    camera: Camera = "warp",
+    backend: Backend = "auto",
+    device: Device = "auto",
     parts: Parts = 3,
 ) -> None:
     """Show a video's motion as a picture: frames, flow as colours, the camera's motion, trajectories."""
     from m3flow.layout import Outputs
+    from m3flow.report.film import write_film
     from m3flow.settings import FlowSettings
 
     settings = FlowSettings(estimator=estimator, camera=camera)  # type: ignore[arg-type]
     outputs = None if output is None else Outputs(output)
     one = _video(video, root, parts, outputs)
-    clip = _stored(one, outputs, length)
-    if clip is None:
-        clip = _computed(one, settings, backend, device, length)
+    clip = _stored(one, outputs, length) or _computed(one, settings, backend, device, length)
     path = to or Path(_file_name(one.name) + (".mp4" if mp4 else ".png"))
     if mp4 or path.suffix.lower() == ".mp4":
-        from m3flow.report.film import write_film
-
         write_film(path, clip, start=start, seconds=seconds)
     else:
-        from m3flow.atomic import complete_or_absent
-        from m3flow.report.sheet import contact_sheet, encoded
-
-        picture = encoded(contact_sheet(clip, columns))
-        with complete_or_absent(path) as (temporary,):
-            temporary.write_bytes(picture)
+        _write_contact_sheet(path, clip, columns)
     made = "computed for it" if clip.computed else f"stored in {output}"
     typer.echo(f"{path}: {one.name}, {made}", err=True)
+
+
+def _write_contact_sheet(path: Path, clip: Clip, columns: int) -> None:
+    from m3flow.atomic import complete_or_absent
+    from m3flow.report.contact_sheet import contact_sheet, encoded
+
+    picture = encoded(contact_sheet(clip, columns))
+    with complete_or_absent(path) as (temporary,):
+        temporary.write_bytes(picture)
 
 
 def _video(what: str, root: Path, parts: int, outputs: Outputs | None) -> Video:

@@ -21,7 +21,7 @@ from m3flow.results.stored_flow import StoredFlow, stored_flow
 from m3flow.results.trajectoryfile import Trajectories, load_trajectories
 from m3flow.settings import FlowSettings
 from m3flow.trajectories.tracking import GRID, track, window_starts
-from m3flow.videos.frames import DEFAULT_RATE, Frames
+from m3flow.videos.frames import DEFAULT_RATE, Frames, colour_frames
 from m3flow.videos.videolist import Video
 
 if TYPE_CHECKING:
@@ -140,11 +140,7 @@ class Clip(ABC):
         """The wanted frames in colour; none where the video is not at hand."""
         if not self.video.source:
             return
-        numbers = set(wanted)
-        frames = Frames(self.video.source, int(self.settings.get("short_side", 0)), colour=True)
-        for number, frame in enumerate(frames):
-            if number in numbers:
-                yield frame
+        yield from colour_frames(self.video.source, wanted, int(self.settings.get("short_side", 0)))
 
 
 class StoredClip(Clip):

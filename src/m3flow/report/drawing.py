@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from m3flow.report import wheel
+from m3flow.report import colour_wheel
 from m3flow.report.clip import Moment
 from m3flow.trajectories.tracking import GRID
 
@@ -29,7 +29,7 @@ def frame(moment: Moment, height: int, width: int) -> np.ndarray:
 
 def flow(field: np.ndarray, largest: float, height: int, width: int) -> np.ndarray:
     """A flow [2, H, W] by the colour wheel whose edge is `largest` pixels."""
-    return resized(wheel.colours(field, largest), height, width)
+    return resized(colour_wheel.colours(field, largest), height, width)
 
 
 def trajectories(moment: Moment, largest: float, height: int, width: int) -> np.ndarray:
@@ -60,7 +60,7 @@ def trajectories(moment: Moment, largest: float, height: int, width: int) -> np.
 def _line_colours(displacement: np.ndarray, inside: np.ndarray, largest: float) -> np.ndarray:
     """Colours [N, 3] of displacements [N, 2]: the wheel's pure ones, fading to grey where little moves."""
     length = np.hypot(*displacement.T)[:, None]
-    pure = wheel.colours((displacement / np.maximum(length, 1e-6)).T, 1)
+    pure = colour_wheel.colours((displacement / np.maximum(length, 1e-6)).T, 1)
     strength = np.sqrt(np.clip(length / largest, 0, 1))
     colours = STAYS + strength * (np.where(inside[:, None], pure, LEAVES) - STAYS)
     return np.rint(colours).astype(np.uint8)

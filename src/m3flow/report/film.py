@@ -11,10 +11,10 @@ import numpy as np
 
 from m3flow.atomic import complete_or_absent
 from m3flow.errors import UsageError
-from m3flow.report import drawing, wheel
+from m3flow.report import colour_wheel, drawing
 from m3flow.report.canvas import FAINT, Canvas
 from m3flow.report.clip import Clip, Moment
-from m3flow.report.sheet import description, panel_size
+from m3flow.report.contact_sheet import description, panel_size
 
 PANEL = (480, 480)
 MARGIN, GAP, HEADER, FOOTER, WHEEL = 24, 12, 108, 24, 56
@@ -37,8 +37,8 @@ def write_film(path: Path, clip: Clip, *, start: float = 0.0, seconds: float = 1
     samples = list(clip.moments(numbers[:: max(1, len(numbers) // SAMPLES)]))
     flows = [np.hypot(*moment.flow).ravel() for moment in samples if moment.flow is not None]
     scales = (
-        wheel.scale_for(np.concatenate(flows)) if flows else 0.0,
-        wheel.scale_for(
+        colour_wheel.scale_for(np.concatenate(flows)) if flows else 0.0,
+        colour_wheel.scale_for(
             np.concatenate([np.hypot(*(m.points[-1] - m.points[0])[m.inside].T) for m in samples])
         ),
     )
@@ -60,7 +60,7 @@ def _pictures(
         canvas.text(x, HEADER - 28, title, 11, weight="bold")
         largest = {"Flow": scales[0], "Trajectories": scales[1]}.get(title, 0.0)
         if largest:
-            canvas.paste(wheel.legend(WHEEL), x + width - WHEEL, HEADER - WHEEL - 6)
+            canvas.paste(colour_wheel.legend(WHEEL), x + width - WHEEL, HEADER - WHEEL - 6)
             canvas.text(x + width - WHEEL - 62, HEADER - 26, f"{largest:g} px", 9.5, FAINT)
     page = canvas.picture()
     for moment in clip.moments(numbers):

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from m3flow.atomic import write_text
 from m3flow.errors import BadInput, UsageError
 from m3flow.layout import Outputs
-from m3flow.report import charts, gather, selection
+from m3flow.report import charts, records_table, selection
 from m3flow.report.canvas import printable
 from m3flow.results.flowfile import read_provenance
 from m3flow.version import __version__
@@ -71,16 +71,16 @@ def write_report(
 
     Returns
     -------
-    The table that it was made from, see `m3flow.report.gather.videos_of`.
+    The table that it was made from, see `m3flow.report.records_table.videos_of`.
 
     Raises
     ------
     UsageError: there are no records.
     """
-    lines = gather.read_lines(outputs.records)
+    lines = records_table.read_lines(outputs.records)
     if lines.empty:
         raise UsageError(f"{outputs.records}: there are no records; run `m3flow flow` first")
-    table = gather.videos_of(lines)
+    table = records_table.videos_of(lines)
     made = lines[lines["status"] == "done"]
     sources = {video.name: video.source for video in videos}
     environment = Environment(
@@ -103,7 +103,7 @@ def write_report(
         shares=SHARE_COLUMNS,
         sheets=_sheets(outputs, table, sources, length, sheets),
         stages=Markup(charts.stages(_stages(table))) if len(made) else "",
-        rate=Markup(charts.rate(gather.end_seconds(made), made["frames"].to_numpy(np.float64))),
+        rate=Markup(charts.rate(records_table.end_seconds(made), made["frames"].to_numpy(np.float64))),
         machines=_machines(made),
         settings=_settings(outputs, table),
         videos=len(table),
@@ -144,7 +144,7 @@ def _tiles(table: pd.DataFrame, made: pd.DataFrame, sources: dict[str, str]) -> 
     windows = float(table["windows"].sum())
     if windows:
         tiles.append((_short(windows), "trajectory windows", ""))
-    busy = gather.busy_seconds(made)
+    busy = records_table.busy_seconds(made)
     if busy:
         tiles.append((_duration(busy), "time busy", ""))
         tiles.append((_number(frames / busy), "frames/s", ""))
@@ -168,7 +168,7 @@ def _machines(made: pd.DataFrame) -> list[dict[str, Any]]:
     """Frames and speed of every host and device, the busiest first."""
     rows = []
     for (host, device), lines in made.groupby(["host", "device"]):
-        busy = gather.busy_seconds(lines)
+        busy = records_table.busy_seconds(lines)
         frames = int(lines["frames"].sum())
         rows.append(
             {
@@ -219,7 +219,7 @@ def _sheets(
     outputs: Outputs, table: pd.DataFrame, sources: dict[str, str], length: int, count: int
 ) -> list[Sheet]:
     from m3flow.report.clip import Clip, StoredClip, TrajectoriesAlone
-    from m3flow.report.sheet import contact_sheet, encoded
+    from m3flow.report.contact_sheet import contact_sheet, encoded
 
     sheets: list[Sheet] = []
     size = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from m3flow.report.gather import reason_kind
+from m3flow.report.records_table import reason_kind
 
 LISTED = 10  # names under each outlier
 ROWS = 20_000

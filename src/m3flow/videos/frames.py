@@ -1,10 +1,10 @@
-"""Grey frames of a video file or of a folder of images, decoded with OpenCV."""
+"""Frames of a video file or of a folder of images, decoded with OpenCV: all in grey, or some in colour."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +27,7 @@ class VideoInfo:
     Attributes
     ----------
     width, height: of the frames as they are delivered (after rotation and resizing), in pixels.
-    rate: frames a second.
+    rate: frames per second.
     claimed: the number of frames that the header claims; 0 if it claims none.
     codec: the codec's four-character code, "images" for a folder.
     rotation: the rotation in the file's metadata in degrees, already applied to the frames.
@@ -42,24 +42,23 @@ class VideoInfo:
 
 
 class Frames:
-    """The frames of a video, in order: iterate for uint8 [H, W], with `colour` for uint8 [H, W, 3] (RGB).
+    """The grey frames of a video, in order: iterate for uint8 [H, W].
 
-    The number of frames is the number that decodes; a header's claim is only told (`info.claimed`).
+    The number of frames is the number that decodes; what the header claims is in `info.claimed`.
 
     Raises
     ------
     BadInput: the file is missing, is no video, or none of its frames decodes (when opened).
     """
 
-    def __init__(self, path: str | Path, short_side: int = 0, *, colour: bool = False) -> None:
+    def __init__(self, path: str | Path, short_side: int = 0) -> None:
         path = os.fspath(path)
-        if not Path(path).exists():
-            raise BadInput(f"no such file: {path!r}")
+        _refuse_missing(path)
         self._short_side = short_side
         if Path(path).is_dir():
-            frames, rate, claimed, codec, rotation = _image_folder(Path(path), colour)
+            frames, rate, claimed, codec, rotation = _image_folder(Path(path))
         else:
-            frames, rate, claimed, codec, rotation = _video_file(path, colour)
+            frames, rate, claimed, codec, rotation = _video_file(path)
         self._first = next(frames, None)
         if self._first is None:
             raise BadInput(
@@ -80,10 +79,44 @@ class Frames:
 
     def _resize(self, frame: np.ndarray) -> np.ndarray:
         # A stream may change its size on the way; what follows keeps the size of the first frame.
-        if frame.shape[:2] == (self._size[1], self._size[0]):
-            return frame
-        smaller = frame.shape[0] > self._size[1]
-        return cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+        return resize(frame, *self._size)
+
+
+def colour_frames(path: str | Path, numbers: Collection[int], short_side: int = 0) -> Iterator[np.ndarray]:
+    """Some frames of a video in colour, in ascending order: uint8 [H, W, 3], RGB.
+
+    Frames are counted from 0 as `Frames` counts them, by decoding from the start: a seek in a container lands
+    elsewhere in many of them. What is not asked for is neither converted nor, in a folder, read.
+
+    Parameters
+    ----------
+    numbers: which frames; those beyond the end are left out.
+    short_side: frames are resized to this short side in pixels; 0 keeps their size.
+
+    Raises
+    ------
+    BadInput: the file is missing or is no video, or an image cannot be read.
+    """
+    path = os.fspath(path)
+    _refuse_missing(path)
+    chosen = sorted(set(numbers))
+    pictures = _chosen_images(Path(path), chosen) if Path(path).is_dir() else _chosen_frames(path, chosen)
+    for picture in pictures:
+        height, width = picture.shape[:2]
+        yield resize(picture, *_resized(width, height, short_side))
+
+
+def resize(frame: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A frame [H, W] or [H, W, 3] at another size in pixels: averaged over areas when it shrinks, else bilinear."""
+    if frame.shape[:2] == (height, width):
+        return frame
+    smaller = frame.shape[0] > height
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+def _refuse_missing(path: str) -> None:
+    if not Path(path).exists():
+        raise BadInput(f"no such file: {path!r}")
 
 
 def _resized(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -93,7 +126,19 @@ def _resized(width: int, height: int, short_side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _video_file(path: str, colour: bool) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
+def _video_file(path: str) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
+    capture = _opened(path)
+    claimed = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    return (
+        _grey_frames(capture),
+        _rate(capture.get(cv2.CAP_PROP_FPS)),
+        int(claimed) if math.isfinite(claimed) and claimed > 0 else 0,
+        _fourcc(int(capture.get(cv2.CAP_PROP_FOURCC))),
+        int(capture.get(cv2.CAP_PROP_ORIENTATION_META)),
+    )
+
+
+def _opened(path: str, options: Sequence[int] = ()) -> cv2.VideoCapture:
     if not Path(path).is_file():
         raise BadInput(f"not a file: {path!r}")
     if not os.access(path, os.R_OK):
@@ -104,54 +149,71 @@ def _video_file(path: str, colour: bool) -> tuple[Iterator[np.ndarray], Fraction
         raise BadInput(f"the name {path!r} is not UTF-8 text, which OpenCV needs; rename it") from error
     # FFmpeg takes what looks like an option, a protocol or a pattern in a name at its word; an absolute path
     # to a file is none of these.
-    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)  # noqa: PTH100
+    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, options)  # noqa: PTH100
     if not capture.isOpened():
         raise BadInput(f"not a video with a picture: {path!r}")
-    claimed = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    return (
-        _captured(capture, colour),
-        _rate(capture.get(cv2.CAP_PROP_FPS)),
-        int(claimed) if math.isfinite(claimed) and claimed > 0 else 0,
-        _fourcc(int(capture.get(cv2.CAP_PROP_FOURCC))),
-        int(capture.get(cv2.CAP_PROP_ORIENTATION_META)),
-    )
+    return capture
 
 
-def _captured(capture: cv2.VideoCapture, colour: bool) -> Iterator[np.ndarray]:
+def _grey_frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
     try:
         while True:
             ok, frame = capture.read()
             if not ok:
                 return
-            if colour:
-                yield cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB if frame.ndim == 2 else cv2.COLOR_BGR2RGB)
-            else:
-                yield frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+            yield frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
     finally:
         capture.release()
 
 
-def _image_folder(folder: Path, colour: bool) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
+def _chosen_frames(path: str, numbers: list[int]) -> Iterator[np.ndarray]:
+    # One decoding thread: training has a process per core already.
+    capture = _opened(path, (cv2.CAP_PROP_N_THREADS, 1))
+    try:
+        position = 0
+        for number in numbers:
+            while position <= number:
+                if not capture.grab():
+                    return
+                position += 1
+            frame = capture.retrieve()[1]
+            yield cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB if frame.ndim == 2 else cv2.COLOR_BGR2RGB)
+    finally:
+        capture.release()
+
+
+def _image_folder(folder: Path) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
+    names = _image_names(folder)
+    images = (_image(folder / name, cv2.IMREAD_GRAYSCALE) for name in names)
+    return images, DEFAULT_RATE, len(names), "images", 0
+
+
+def _chosen_images(folder: Path, numbers: list[int]) -> Iterator[np.ndarray]:
+    names = _image_names(folder)
+    for number in numbers:
+        if number >= len(names):
+            return
+        yield cv2.cvtColor(_image(folder / names[number], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def _image_names(folder: Path) -> list[str]:
     names = image_names(folder)
     if not names:
         raise BadInput(f"no frame images in the folder {os.fspath(folder)!r}")
-    return _images(folder, names, colour), DEFAULT_RATE, len(names), "images", 0
+    return names
 
 
-def _images(folder: Path, names: list[str], colour: bool) -> Iterator[np.ndarray]:
-    for name in names:
-        # Through Python's own reading, because imread does not take every file name.
-        data = np.frombuffer((folder / name).read_bytes(), np.uint8)
-        frame = (
-            cv2.imdecode(data, cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE) if len(data) else None
-        )
-        if frame is None:
-            raise BadInput(f"not a readable image: {os.fspath(folder / name)!r}")
-        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if colour else frame
+def _image(path: Path, flags: int) -> np.ndarray:
+    # Through Python's own reading, because imread does not take every file name.
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    frame = cv2.imdecode(data, flags) if len(data) else None
+    if frame is None:
+        raise BadInput(f"not a readable image: {os.fspath(path)!r}")
+    return frame
 
 
 def _rate(value: float) -> Fraction:
-    """Frames a second as a fraction whose terms the MPEG-4 time base can hold."""
+    """Frames per second as a fraction whose terms the MPEG-4 time base can hold."""
     if not math.isfinite(value) or not 0.1 <= value <= 1000:
         return DEFAULT_RATE
     # The rates of television are multiples of 1000/1001; others are decimal.

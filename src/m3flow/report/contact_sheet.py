@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from m3flow.report import drawing, wheel
+from m3flow.report import colour_wheel, drawing
 from m3flow.report.canvas import FAINT, Canvas
 from m3flow.report.clip import Clip, Moment
 
@@ -67,7 +67,7 @@ def _rows(clip: Clip, moments: list[Moment]) -> list[Row]:
     if cameras:
         marks = tuple(_camera_mark(moment) for moment in moments)
         rows.append(_flow_row(clip, "Camera", "the motion that was taken out", cameras, size, marks))
-    largest = wheel.scale_for(
+    largest = colour_wheel.scale_for(
         np.concatenate([np.hypot(*(m.points[-1] - m.points[0])[m.inside].T) for m in moments])
     )
     steps = len(moments[0].points) - 1
@@ -98,7 +98,7 @@ def _flow_row(
     size: tuple[int, int],
     marks: tuple[str, ...] = (),
 ) -> Row:
-    largest = wheel.scale_for(np.concatenate([np.hypot(*field).ravel() for field in fields]))
+    largest = colour_wheel.scale_for(np.concatenate([np.hypot(*field).ravel() for field in fields]))
     frames = "a frame" if clip.step == 1 else f"in {clip.step} frames"
     panels = [drawing.flow(field, largest, *size) for field in fields]
     return Row(title, note, panels, largest, f"{largest:g} px\n{frames}", marks)
@@ -132,7 +132,7 @@ def _label(canvas: Canvas, row: Row, y: int, height: int) -> None:
     canvas.text(MARGIN, y + 20, textwrap.fill(row.note, 28), 9.5, FAINT)
     size = min(WHEEL, height - LABEL_TEXT)
     if row.largest and size > 0:
-        canvas.paste(wheel.legend(size), MARGIN, y + height - size)
+        canvas.paste(colour_wheel.legend(size), MARGIN, y + height - size)
         text = f"edge of the\nwheel: {row.edge}"
         canvas.text(MARGIN + size + 10, y + height - size // 2 - 24, text, 9.5, FAINT)
 
