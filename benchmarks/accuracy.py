@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py                 # about 9 minutes of one core
     python benchmarks/accuracy.py --scenes slow fast --estimators farneback
 
-The truth is that of `scenes.py` (real textures moved by known matrices) and, where they lie beside the
+The truth is that of `m3flow.scoring.scenes` (real textures moved by known matrices) and, where they lie beside the
 checkout, of published pairs with ground-truth flow and of a published dense tracker's trajectories.
 
 Trajectories are judged as a reader of the file sees them: the start of a point plus the whole-pixel
@@ -33,13 +33,13 @@ from m3flow.camera.compensation import MotionEstimator
 from m3flow.flow import ESTIMATORS, estimator
 from m3flow.results.flowfile import FlowWriter, load_flow
 from m3flow.results.quantisation import quantise
+from m3flow.scoring.judge import LENGTH, Judge, rounded
+from m3flow.scoring.scenes import SCENES, Scene, make_scene
 from m3flow.trajectories.motion_vectors import motion_vectors, trajectories_from_motion_vectors
-from m3flow.trajectories.tracking import GRID, OFFSET, track
-from scenes import SCENES, Scene, inside, make_scene
+from m3flow.trajectories.tracking import track
 
 RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.json"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-LENGTH = 6
 BOUND = 20.0
 PAIRS = (0, 4, 8)  # the frames of a scene whose flow is judged
 TRACKINGS = ("integer", "subpixel")
@@ -136,56 +136,6 @@ def trajectory_rows(scene: Scene, flows: dict[str, Flow]) -> Iterator[dict[str, 
         yield row | judge(features)
 
 
-class Judge:
-    """The true positions of a scene's grid points, and how far stored trajectories are from them."""
-
-    def __init__(self, scene: Scene, length: int = LENGTH) -> None:
-        height, width = scene.frames.shape[1:]
-        columns = OFFSET + GRID * np.arange(width // GRID)
-        rows = OFFSET + GRID * np.arange(height // GRID)
-        self.grid = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2).astype(float)
-        self.length = length
-        self.windows = range(len(scene.frames) - length)
-        tracks = [scene.tracks(self.grid, start, length) for start in self.windows]
-        self.tracks = np.stack(tracks)  # [N, L+1, P, 2]
-        self.seen = np.stack([scene.tracks_visible(t, n).all(axis=0) for n, t in enumerate(tracks)])
-        self.smooth = self.seen & np.stack([away_from_outline(scene, t, n) for n, t in enumerate(tracks)])
-        self.on_object = np.stack([scene.on_object(self.grid, n) for n in self.windows])
-
-    def ends(self, features: np.ndarray) -> np.ndarray:
-        """Where stored displacements int8 [2L, N, rows, columns] lead: float64 [N, P, 2]."""
-        sums = features.reshape(2, self.length, len(self.windows), -1).sum(axis=1, dtype=float)
-        return self.grid + sums.transpose(1, 2, 0)
-
-    def errors(self, features: np.ndarray) -> np.ndarray:
-        """float64 [N, P], in pixels."""
-        return np.linalg.norm(self.ends(features) - self.tracks[:, -1], axis=-1)
-
-    def __call__(self, features: np.ndarray) -> dict[str, Any]:
-        errors = self.errors(features)
-        per_component = np.abs(self.ends(features) - self.tracks[:, -1]).max(axis=-1)
-        return {
-            **summary(errors[self.seen]),
-            "worst_component_where_smooth": rounded(per_component[self.smooth].max()),
-        }
-
-    def still(self) -> dict[str, Any]:
-        """How far the points move: the error of trajectories that say nothing."""
-        return summary(np.linalg.norm(self.tracks[:, -1] - self.grid, axis=-1)[self.seen])
-
-
-def away_from_outline(scene: Scene, tracks: np.ndarray, start: int) -> np.ndarray:
-    """Which tracks [L+1, P, 2] never come within 1.5 px of the object's outline or the border: bool [P]."""
-    height, width = scene.frames.shape[1:]
-    result = np.ones(tracks.shape[1], bool)
-    for step, points in enumerate(tracks):
-        here = scene.on_object(points, start + step)
-        for shift in ((-1.5, 0), (1.5, 0), (0, -1.5), (0, 1.5)):
-            near = points + np.array(shift)
-            result &= (scene.on_object(near, start + step) == here) & inside(near, height, width)
-    return result
-
-
 def stored(flow: np.ndarray, codec: str) -> np.ndarray:
     """The flow as it comes back from x.mp4 and y.mp4."""
     height, width = flow.shape[2:]
@@ -208,19 +158,6 @@ def encode(path: Path, frames: np.ndarray, codec: str) -> Path:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
-
-
-def summary(errors: np.ndarray) -> dict[str, Any]:
-    """Mean and 95th percentile in pixels, and of how many."""
-    return {
-        "mean": rounded(errors.mean()),
-        "p95": rounded(np.percentile(errors, 95)),
-        "points": int(errors.size),
-    }
-
-
-def rounded(value: float) -> float:
-    return round(float(value), 3)
 
 
 if __name__ == "__main__":

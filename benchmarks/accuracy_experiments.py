@@ -17,13 +17,13 @@ import cv2
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from accuracy import LENGTH, Judge, rounded, summary
 from m3flow.camera import put_camera_back
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.flow import estimator
 from m3flow.results.quantisation import quantise, restore
+from m3flow.scoring.judge import LENGTH, Judge, rounded, summary
+from m3flow.scoring.scenes import Scene, make_scene, pixel_grid
 from m3flow.trajectories.tracking import track
-from scenes import Scene, make_scene, pixel_grid
 
 Flow = Callable[[np.ndarray], np.ndarray]
 STUDIED = ("farneback", "dis")

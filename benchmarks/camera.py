@@ -10,7 +10,7 @@
 - clips: on real video, how often a homography is accepted and how much of the frames' difference it explains
   (only with --clips FOLDER, or where real clips are beside the checkout).
 
-Writes benchmarks/results/camera.json. Synthetic scenes are those of `camera_scenes`. On a CPU time is the
+Writes benchmarks/results/camera.json. Synthetic scenes are those of `m3flow.scoring.camera_pairs`. On a CPU time is the
 processor's, on one thread, so that other programs disturb it little.
 """
 
@@ -32,7 +32,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 import machine
-from camera_scenes import camera_pair
 from m3flow.camera import (
     camera_flow,
     camera_motion,
@@ -44,7 +43,8 @@ from m3flow.camera import (
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.camera.compensation_opencv import resample
 from m3flow.flow import estimator
-from scenes import Scene
+from m3flow.scoring.camera_pairs import camera_pair
+from m3flow.scoring.scenes import Scene
 
 REACHES = (3.0, 8.0, 20.0)
 SCHEMES = [

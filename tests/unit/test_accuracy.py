@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import accuracy_table
-from accuracy import LENGTH, Judge, stored
+from accuracy import stored
+from m3flow.scoring.judge import LENGTH, Judge
+from m3flow.scoring.scenes import SCENES, make_scene
 from m3flow.trajectories.tracking import track
-from scenes import SCENES, make_scene
 
 
 @pytest.mark.parametrize("name", SCENES)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from camera_scenes import camera_pair, random_homography
 from m3flow.camera import (
     camera_flow,
     camera_motion,
@@ -19,6 +18,7 @@ from m3flow.camera import (
     remove_camera,
 )
 from m3flow.camera import homography_opencv as opencv
+from m3flow.scoring.camera_pairs import camera_pair, random_homography
 
 HEIGHT, WIDTH = 240, 320
 REACHES = [3.0, 8.0, 20.0]

@@ -15,9 +15,9 @@ from m3flow.data import TrajectoryClips, Window, cut, read_frames, windows_of
 from m3flow.errors import BadInput, UsageError
 from m3flow.layout import Outputs
 from m3flow.results.trajectoryfile import Trajectories, TrajectoryWriter
+from m3flow.scoring.scenes import Scene, make_scene
 from m3flow.trajectories.tracking import track
 from m3flow.videos.videolist import VideoList
-from scenes import Scene, make_scene
 
 HEIGHT, WIDTH, FRAMES, LENGTH = 100, 132, 30, 4
 

@@ -19,7 +19,7 @@ from m3flow import load_flow
 from m3flow.errors import BadInput, UsageError
 from m3flow.results.flowfile import CODECS, FlowWriter, read_level_pairs, read_levels, read_provenance
 from m3flow.results.quantisation import quantise, restore
-from scenes import make_scene
+from m3flow.scoring.scenes import make_scene
 
 SIZES = [(48, 64), (241, 321), (17, 33), (33, 17)]  # height, width
 PROVENANCE: dict[str, Any] = {"settings": {"bound": 20.0, "step": 1}, "source": {"bytes": 5, "sha256": "ab"}}

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from camera_scenes import camera_pair
 from m3flow.camera import put_camera_back
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.errors import UsageError
 from m3flow.flow import estimator
+from m3flow.scoring.camera_pairs import camera_pair
 
 CONFIGURATIONS = [
     ("opencv", "auto"),

@@ -17,6 +17,7 @@ from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
 from m3flow.results.records import Record
 from m3flow.results.trajectoryfile import load_trajectories
+from m3flow.scoring.scenes import Scene, make_scene
 from m3flow.settings import TrajectorySettings
 from m3flow.trajectories.motion_vectors import (
     MotionVectors,
@@ -27,7 +28,6 @@ from m3flow.trajectories.motion_vectors import (
 )
 from m3flow.videos.coded_pictures import decoding_order, h264_is_reference, reference_distances
 from m3flow.videos.videolist import Video
-from scenes import Scene, make_scene
 
 
 def encode(path: Path, frames: np.ndarray, codec: str, **options: str) -> Path:

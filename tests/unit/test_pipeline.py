@@ -23,11 +23,11 @@ from m3flow.results.flowfile import read_provenance
 from m3flow.results.homographies import homographies_of
 from m3flow.results.records import Record
 from m3flow.results.stored_flow import stored_flow
+from m3flow.scoring.scenes import make_scene
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectories.tracking import track
 from m3flow.videos.decoder import Limits
 from m3flow.videos.videolist import Video
-from scenes import make_scene
 
 NAME = "set/class/a.mkv"
 FAST = FlowSettings(estimator="dis", parameters={"preset": "ultrafast"}, camera="none", codec="h264-lossless")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from scenes import SCENES, Scene, inside, make_scene, pixel_grid
+from m3flow.scoring.scenes import SCENES, Scene, inside, make_scene, pixel_grid
 
 SIZE = {"frames": 8, "height": 96, "width": 128}
 

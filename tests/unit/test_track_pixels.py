@@ -14,10 +14,10 @@ from m3flow.errors import UsageError
 from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
+from m3flow.scoring.scenes import make_scene
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectories.tracking import Tracker, track
 from m3flow.videos.videolist import Video
-from scenes import make_scene
 
 LENGTH = 6
 

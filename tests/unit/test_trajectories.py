@@ -8,8 +8,8 @@ import torch
 
 from m3flow.errors import UsageError
 from m3flow.results.quantisation import quantise, restore, table
+from m3flow.scoring.scenes import make_scene
 from m3flow.trajectories.tracking import GRID, LARGEST, OFFSET, Tracker, track, window_starts
-from scenes import make_scene
 
 JOBS = ("trajs_dense", "trajs")
 

@@ -72,35 +72,25 @@ def motion_vectors(path: str | Path, on_picture: Callable[[], None] = lambda: No
     """
     pictures, height, width, rotation = read_pictures(Path(path), on_picture)
     upright = (width, height) if rotation in (90, 270) else (height, width)
-    past, future = reference_distances(
-        [p.kind for p in pictures], [p.decoded_as for p in pictures], [p.is_reference for p in pictures]
-    )
     rows, columns = upright[0] // GRID, upright[1] // GRID
     if not rows or not columns:
         raise BadInput(f"frames of {width}x{height} are smaller than a grid cell of {GRID} pixels")
-    steps = len(pictures) - 1
-    total = np.zeros((steps, 3, rows * columns))
+    past, future = reference_distances(
+        [p.kind for p in pictures], [p.decoded_as for p in pictures], [p.is_reference for p in pictures]
+    )
+    sums = np.zeros((len(pictures) - 1, 3, rows * columns))
     for t, picture in enumerate(pictures):
         on_picture()
-        if picture.exported is None:
-            continue
-        corner, size, velocity, ahead = _blocks(picture.exported, past[t], future[t])
-        corner, size, velocity = _rotated(corner, size, velocity, height, width, rotation)
-        for away in range(-past[t], future[t]):
-            step = t + away
-            which = ahead if away >= 0 else ~ahead
-            if not 0 <= step < steps:
-                continue
-            weight = 1 / (future[t] if away >= 0 else past[t])
-            there = corner[which] + away * velocity[which]
-            _add(total[step], there, size[which], velocity[which], weight, columns)
-    count = total[:, 2]
-    if steps and not count.any():
+        if picture.exported is not None:
+            blocks = _blocks(picture.exported, past[t], future[t]).turned(height, width, rotation)
+            _add_picture(sums, t, blocks, past[t], future[t], columns)
+    weights = sums[:, 2]
+    if len(sums) and not weights.any():
         raise BadInput("it holds no motion vectors: every picture is coded by itself")
-    vectors = total[:, :2] / np.where(count > 0, count, 1)[:, None]
+    vectors = sums[:, :2] / np.where(weights > 0, weights, 1)[:, None]
     return MotionVectors(
         vectors.reshape(-1, 2, rows, columns).astype(np.float32),
-        (count > 0).reshape(-1, rows, columns),
+        (weights > 0).reshape(-1, rows, columns),
         "".join(p.kind for p in pictures),
         *upright,
     )
@@ -187,33 +177,53 @@ def upsampled(cells: np.ndarray, height: int, width: int) -> np.ndarray:
     return result
 
 
-def _blocks(
-    exported: np.ndarray, past: int, future: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """FFmpeg's vectors as blocks: upper left corners, sizes, velocities ([K, 2] as x, y), which look ahead.
+class _Blocks(NamedTuple):
+    """The blocks of a picture.
 
-    FFmpeg gives a block's centre and the motion from it to its source, in parts of a pixel.
+    Attributes
+    ----------
+    corner: upper left corners, float64 [K, 2] as (x, y) in pixels.
+    size: width and height, float64 [K, 2].
+    velocity: motion in pixels a frame, float64 [K, 2].
+    ahead: bool [K], whether a block is predicted from a later picture.
     """
+
+    corner: np.ndarray
+    size: np.ndarray
+    velocity: np.ndarray
+    ahead: np.ndarray
+
+    def turned(self, height: int, width: int, clockwise: int) -> _Blocks:
+        """The blocks of the coded picture (height x width) in the picture turned by quarter turns."""
+        corner, size, velocity, ahead = self
+        for _ in range(clockwise // 90):
+            # A quarter turn clockwise takes the point (x, y) to (height - y, x).
+            corner = np.stack([height - corner[:, 1] - size[:, 1], corner[:, 0]], axis=-1)
+            velocity = np.stack([-velocity[:, 1], velocity[:, 0]], axis=-1)
+            size = size[:, ::-1]
+            height, width = width, height
+        return _Blocks(corner, size, velocity, ahead)
+
+
+def _blocks(exported: np.ndarray, past: int, future: int) -> _Blocks:
+    """FFmpeg's vectors as blocks: it gives a block's centre and the motion from it to its source."""
     ahead = exported["source"] > 0
     size = np.stack([exported["w"], exported["h"]], axis=-1).astype(float)
     corner = np.stack([exported["dst_x"], exported["dst_y"]], axis=-1) - size / 2
     to_source = np.stack([exported["motion_x"], exported["motion_y"]], axis=-1).astype(float)
     to_source /= np.maximum(exported["motion_scale"], 1)[:, None]
     frames_on = np.where(ahead, future or 1, -(past or 1))
-    return corner, size, to_source / frames_on[:, None], ahead
+    return _Blocks(corner, size, to_source / frames_on[:, None], ahead)
 
 
-def _rotated(
-    corner: np.ndarray, size: np.ndarray, velocity: np.ndarray, height: int, width: int, clockwise: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Blocks of the coded picture (height x width) as blocks of the picture turned by quarter turns."""
-    for _ in range(clockwise // 90):
-        # A quarter turn clockwise takes the point (x, y) to (height - y, x).
-        corner = np.stack([height - corner[:, 1] - size[:, 1], corner[:, 0]], axis=-1)
-        velocity = np.stack([-velocity[:, 1], velocity[:, 0]], axis=-1)
-        size = size[:, ::-1]
-        height, width = width, height
-    return corner, size, velocity
+def _add_picture(sums: np.ndarray, t: int, blocks: _Blocks, past: int, future: int, columns: int) -> None:
+    """Add the vectors of picture t to each step that they span, in `sums` [F-1, 3, rows * columns]."""
+    for away in range(-past, future):
+        if 0 <= t + away < len(sums):
+            chosen = blocks.ahead if away >= 0 else ~blocks.ahead
+            there = blocks.corner[chosen] + away * blocks.velocity[chosen]
+            weight = 1 / (future if away >= 0 else past)
+            _add(sums[t + away], there, blocks.size[chosen], blocks.velocity[chosen], weight, columns)
 
 
 def _add(

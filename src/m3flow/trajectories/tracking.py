@@ -70,6 +70,38 @@ def track(
     UsageError: an unknown job or tracking.
     ValueError: a flow that is not [T, 2, H, W].
     """
+    _check(flow, job, tracking, homographies)
+    xp = _namespace(flow)
+    frames, _, height, width = flow.shape
+    starts = window_starts(frames, length, job, step)
+    shape = (len(starts), height // GRID, width // GRID)
+    features = xp.zeros((2 * length, *shape), dtype=xp.int8, device=flow.device)
+    inside = xp.ones(shape, dtype=xp.bool, device=flow.device)
+    if 0 in shape:
+        return features, xp.asarray(inside, dtype=xp.uint8)
+    x, y = _grid_points(xp, shape, flow.device)
+    field = _Field(xp, flow, table, starts.step)
+    displacement = field.nearest if tracking == "integer" else field.bilinear
+    # The path whose rounded steps are stored; with homographies another one than the point's own.
+    stored_x, stored_y = x, y
+    for j in range(length):
+        x_inside, y_inside = xp.clip(x, 0, width - 1), xp.clip(y, 0, height - 1)
+        inside &= (x == x_inside) & (y == y_inside)
+        dx, dy = displacement(j * step, x_inside, y_inside)
+        if homographies is None:
+            stored_x, stored_y = x_inside, y_inside
+        next_x, next_y = stored_x + dx, stored_y + dy
+        features[j] = _whole_step(xp, stored_x, next_x)
+        features[length + j] = _whole_step(xp, stored_y, next_y)
+        stored_x, stored_y = next_x, next_y
+        if homographies is None:
+            x, y = next_x, next_y
+        else:
+            x, y = _carried(homographies[_frames_read(starts, j * step)], x_inside + dx, y_inside + dy)
+    return features, xp.asarray(inside, dtype=xp.uint8)
+
+
+def _check(flow: Array, job: str, tracking: str, homographies: Array | None) -> None:
     if job not in FLOW_JOBS:
         raise UsageError(f"job {job!r} does not follow flow; choose from {', '.join(FLOW_JOBS)}")
     if tracking not in TRACKINGS:
@@ -80,41 +112,21 @@ def track(
         )
     if flow.ndim != 4 or flow.shape[1] != 2:
         raise ValueError(f"flow must be [T, 2, H, W]; got {tuple(flow.shape)}")
-    # NumPy 2 and torch spell everything used here alike, so one tracker serves both.
-    xp = _namespace(flow)
-    frames, _, height, width = flow.shape
-    starts = window_starts(frames, length, job, step)
-    rows, columns = height // GRID, width // GRID
-    shape = (len(starts), rows, columns)
-    features = xp.zeros((2 * length, *shape), dtype=xp.int8, device=flow.device)
-    inside = xp.ones(shape, dtype=xp.bool, device=flow.device)
-    if 0 in shape:
-        return features, xp.asarray(inside, dtype=xp.uint8)
 
-    def along(axis: int, count: int, first: int, spacing: int) -> Array:
-        values = xp.arange(count, dtype=xp.float32, device=flow.device) * spacing + first
+
+def _grid_points(xp: Any, shape: tuple[int, int, int], device: Any) -> tuple[Array, Array]:
+    """x and y of the grid points of every window: float32 [N, rows, columns] each."""
+
+    def along(axis: int) -> Array:
+        values = xp.arange(shape[axis], dtype=xp.float32, device=device) * GRID + OFFSET
         return xp.broadcast_to(values.reshape([-1 if a == axis else 1 for a in range(3)]), shape)
 
-    x, y = along(2, columns, OFFSET, GRID), along(1, rows, OFFSET, GRID)
-    field = _Field(xp, flow, table, starts.step)
-    read = field.nearest if tracking == "integer" else field.bilinear
-    walked_x, walked_y = x, y
-    for j in range(length):
-        x_inside, y_inside = xp.clip(x, 0, width - 1), xp.clip(y, 0, height - 1)
-        inside &= (x == x_inside) & (y == y_inside)
-        dx, dy = read(j * step, x_inside, y_inside)
-        if homographies is None:
-            walked_x, walked_y = x_inside, y_inside
-        next_x, next_y = walked_x + dx, walked_y + dy
-        features[j] = _whole_step(xp, walked_x, next_x)
-        features[length + j] = _whole_step(xp, walked_y, next_y)
-        if homographies is None:
-            x, y = next_x, next_y
-        else:
-            walked_x, walked_y = next_x, next_y
-            of_windows = slice(j * step, j * step + (len(starts) - 1) * starts.step + 1, starts.step)
-            x, y = _carried(homographies[of_windows], x_inside + dx, y_inside + dy)
-    return features, xp.asarray(inside, dtype=xp.uint8)
+    return along(2), along(1)
+
+
+def _frames_read(starts: range, shift: int) -> slice:
+    """The frames `shift` after the start of each window."""
+    return slice(starts.start + shift, starts[-1] + shift + 1, starts.step)
 
 
 def window_starts(frames: int, length: int, job: str, step: int = 1) -> range:
@@ -191,6 +203,7 @@ def _blend(start: Array, end: Array, share: Array) -> Array:
 
 
 def _namespace(array: Array) -> Any:
+    """NumPy or torch: NumPy 2 and torch spell everything used here alike, so one tracker serves both."""
     if is_tensor(array):
         import torch
 

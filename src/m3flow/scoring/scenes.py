@@ -23,7 +23,6 @@ from functools import cache, cached_property
 
 import cv2
 import numpy as np
-from skimage import data as textures
 
 SAMPLES = 3  # samples a pixel, along each axis
 ENLARGED = 4  # texture pixels a frame pixel, along each axis
@@ -202,7 +201,9 @@ def texture(name: str) -> np.ndarray:
     Softened a little first (sigma 0.7 px), as a lens does: detail at the pixel's own size cannot be moved
     by part of a pixel without aliasing.
     """
-    picture = getattr(textures, name)()
+    from skimage import data
+
+    picture = getattr(data, name)()
     if picture.ndim == 3:
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     soft = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.7)
@@ -299,9 +300,8 @@ def make_scene(
     if recipe.front is not None and recipe.object_step is not None:
         front = texture(recipe.front)
         front_shift = np.array(front.shape[::-1]) / ENLARGED / 2 - np.array([width, height]) / 2
-        outline = Ellipse(
-            *(front_shift + np.array([0.45 * width, 0.45 * height])), 0.2 * width, 0.25 * height
-        )
+        cx, cy = front_shift + np.array([0.45 * width, 0.45 * height])
+        outline = Ellipse(float(cx), float(cy), 0.2 * width, 0.25 * height)
         own = recipe.object_step(height, width)
         # The object's plane is laid on the first frame, then moves with its own step and with the camera's.
         placed = translation(*-front_shift)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-import scenes
+from m3flow.scoring import scenes
 
 BACKGROUNDS = ("astronaut", "coffee", "chelsea", "rocket", "camera", "immunohistochemistry")
 OBJECT_SPEED = 4.0  # px a frame, on the background's plane

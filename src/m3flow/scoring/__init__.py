@@ -1,0 +1,1 @@
+"""Trajectories of any program against the truth: exact scenes, and data sets with ground truth."""
