@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib import metadata
@@ -116,19 +116,7 @@ def _gpu() -> Iterator[Finding]:
         return
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(index)
-            try:
-                total = float(torch.ones(8, device=f"cuda:{index}").sum())
-            except RuntimeError as error:
-                advice = "the driver or the torch build does not fit this GPU"
-                yield Finding("wrong", f"GPU {index}", str(error).splitlines()[0], advice)
-                continue
-            assert total == 8
-            yield Finding(
-                "ok",
-                f"GPU {index}",
-                f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, computes",
-            )
+            yield _one_gpu(index)
         return
     if shutil.which("nvidia-smi") is None:
         yield Finding("note", "GPU", "none here; the CPU is used")
@@ -139,6 +127,57 @@ def _gpu() -> Iterator[Finding]:
         advice = "ask nvidia-smi; in a Slurm job, was a GPU asked for (CUDA_VISIBLE_DEVICES)?"
         found = f"torch {torch.__version__} (CUDA {torch.version.cuda}) sees none"
         yield Finding("wrong", "GPU", found, advice)
+
+
+def _one_gpu(index: int) -> Finding:
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    capability = (properties.major, properties.minor)
+    name = f"{properties.name} (compute capability {capability[0]}.{capability[1]})"
+    built_for = torch.cuda.get_arch_list()
+    if torch.version.hip is None and not has_code_for(capability, built_for):
+        found = f"{name}, but torch {torch.__version__} is built for {', '.join(built_for)} alone"
+        return Finding("wrong", f"GPU {index}", found, torch_build_for(capability))
+    try:
+        torch.ones(8, device=f"cuda:{index}").sum().item()
+    except RuntimeError as error:
+        advice = "the driver or the torch build does not fit this GPU"
+        return Finding("wrong", f"GPU {index}", f"{name}: {str(error).splitlines()[0]}", advice)
+    memory = f"{properties.total_memory / 2**30:.0f} GiB"
+    return Finding("ok", f"GPU {index}", f"{name}, {memory}, computes")
+
+
+def has_code_for(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
+    """Whether a torch build has code for a GPU.
+
+    Parameters
+    ----------
+    capability: the GPU's compute capability, (major, minor).
+    built_for: what `torch.cuda.get_arch_list` returns. Binary code ("sm_80") runs on GPUs of the same major
+        and the same or a higher minor number, PTX ("compute_90") on every later GPU. Code for one
+        architecture alone ("sm_90a") runs on no other.
+    """
+    for name in built_for:
+        kind, _, number = name.partition("_")
+        if not number.rstrip("af").isdecimal():
+            continue
+        code = divmod(int(number.rstrip("af")), 10)
+        same_major = kind == "sm" and code[0] == capability[0] and code[1] <= capability[1]
+        if same_major and (code == capability or not number.endswith("a")):
+            return True
+        if kind == "compute" and number.isdecimal() and code <= capability:
+            return True
+    return False
+
+
+def torch_build_for(capability: tuple[int, int]) -> str:
+    """The build of torch to install for a GPU of this compute capability; see docs/cluster.md."""
+    if capability < (7, 5):
+        return "install a cu126 build of torch, the last with code for Maxwell, Pascal and Volta"
+    if capability >= (10, 0):
+        return "install a cu128 or cu130 build of torch, which have code for Blackwell"
+    return "install a current build of torch for CUDA"
 
 
 def _encoders() -> Iterator[Finding]:
@@ -252,8 +291,9 @@ def _slurm() -> Iterator[Finding]:
         return
     answer = _ask(["sinfo", "--noheader", "--format=%P"])
     if answer is None:
-        advice = "is slurmctld up, and is this a login node of the cluster?"
-        yield Finding("wrong", "Slurm", "sbatch is here but the controller does not answer", advice)
+        # Slurm's commands may be installed on a laptop without a cluster; local runs do not need it.
+        advice = "runs on this machine work; on a cluster: is slurmctld up, and is this a login node?"
+        yield Finding("note", "Slurm", "sbatch is here but the controller does not answer", advice)
         return
     yield Finding("ok", "Slurm", f"answers; partitions: {', '.join(answer.split()) or 'none'}")
     if _ask(["sacct", "--noheader", "--starttime=now"]) is None:
