@@ -110,7 +110,7 @@ def measure(videos: list[np.ndarray], write: Any) -> dict[str, float]:
     return {
         "mean_error_levels": float(np.mean(errors)),
         "max_error_levels": largest,
-        "bytes_a_frame": float(np.mean(sizes)),
+        "bytes_per_frame": float(np.mean(sizes)),
         "cpu_ms_a_frame": float(np.mean(times)),
     }
 
@@ -138,7 +138,7 @@ def main() -> None:
     options.output.write_text(json.dumps(result, indent=1) + "\n")
     for name, row in codecs.items():
         print(
-            f"{name:22} {row['mean_error_levels']:6.3f} {row['max_error_levels']:4d} {row['bytes_a_frame']:8.0f}"
+            f"{name:22} {row['mean_error_levels']:6.3f} {row['max_error_levels']:4d} {row['bytes_per_frame']:8.0f}"
         )
 
 

@@ -24,7 +24,7 @@ def codecs() -> str:
             name,
             f"{row['mean_error_levels']:.2f}",
             str(row["max_error_levels"]),
-            f"{row['bytes_a_frame'] / 1000:.1f} kB",
+            f"{row['bytes_per_frame'] / 1000:.1f} kB",
         ]
         for name, row in stored["codecs"].items()
         if "quantiser" not in name

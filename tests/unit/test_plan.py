@@ -11,17 +11,11 @@ import pytest
 from clips import clip
 from m3flow.errors import UsageError
 from m3flow.experiment import shards as plan_module
-from m3flow.experiment.calibration import (
-    Calibration,
-    Throughput,
-    of_headers,
-    sample,
-    settings_of,
-    shard_size,
-    time_limit,
-)
+from m3flow.experiment.calibration import Calibration, Throughput, settings_of
 from m3flow.experiment.config import Experiment
+from m3flow.experiment.cost import shard_size, time_limit
 from m3flow.experiment.forecast import forecast
+from m3flow.experiment.sample import of_headers, sample
 from m3flow.experiment.shards import Plan, make_plan, plan_of, shard_videos
 from m3flow.results.records import Record, RecordFile
 from m3flow.videos.videolist import VideoList
@@ -181,9 +175,9 @@ def calibrated(settings: Experiment, seconds: float = 0.1) -> Calibration:
 def test_throughput_between_and_beyond_the_sizes_measured(tmp_path: Path) -> None:
     settings = experiment(tmp_path, write_plain(tmp_path / "list.txt", names(3)))
     calibration = calibrated(settings)
-    assert calibration.seconds_a_frame("flow", 100, 100) == pytest.approx(0.1)
-    assert calibration.seconds_a_frame("flow", 250, 100) == pytest.approx(0.25)
-    assert calibration.seconds_a_frame("flow", 400, 200) == pytest.approx(0.8)
+    assert calibration.seconds_per_frame("flow", 100, 100) == pytest.approx(0.1)
+    assert calibration.seconds_per_frame("flow", 250, 100) == pytest.approx(0.25)
+    assert calibration.seconds_per_frame("flow", 400, 200) == pytest.approx(0.8)
     calibration.write(tmp_path / "c.json")
     assert Calibration.read(tmp_path / "c.json") == calibration
 

@@ -187,7 +187,7 @@ def test_wrong_configuration_is_refused_before_anything_starts(small: Workflow) 
     assert "farnebak" in text
     assert "farneback" in text
     text = small.run(config=("videos=nowhere.txt",), status=1)
-    assert "nowhere.txt: cannot read the list" in text
+    assert "nowhere.txt: no such list file or video" in text
     assert not small.files()
 
 

@@ -6,7 +6,7 @@ from snakemake.io import contains_wildcard
 from m3flow.experiment.config import Experiment
 from m3flow.errors import BadInput, UsageError
 from m3flow.results.records import record_files
-from m3flow.experiment.calibration import jobs_of, time_limit
+from m3flow.experiment.cost import jobs_of, time_limit
 from m3flow.experiment.shards import plan_of
 from m3flow.videos.identity import identity
 

@@ -14,11 +14,12 @@ rule flow:
     conda:
         "../envs/m3flow.yaml"
     params:
+        kind="flow",
         source=source_of,
         identity=source_identity,
         settings=experiment.flow.identity(),
     script:
-        "../scripts/flow.py"
+        "../scripts/video.py"
 
 
 rule trajectories:
@@ -31,10 +32,11 @@ rule trajectories:
     conda:
         "../envs/m3flow.yaml"
     params:
+        kind="trajectories",
         source=source_of,
         identity=lambda wildcards: (
             {} if experiment.wants_flow else source_identity(wildcards)
         ),
         settings=experiment.trajectories.identity(),
     script:
-        "../scripts/trajectories.py"
+        "../scripts/video.py"

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from m3flow.errors import BadInput, UsageError
-from m3flow.experiment.calibration import Calibration, Throughput, headers, of_headers, settings_of
+from m3flow.experiment.calibration import Calibration, Throughput, settings_of
 from m3flow.experiment.config import Experiment
 from m3flow.experiment.jobs import work_of
+from m3flow.experiment.sample import headers, of_headers
 from m3flow.extraction import dispatch
 from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.work import Work

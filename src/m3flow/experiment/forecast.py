@@ -7,8 +7,10 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from m3flow.experiment.calibration import Sample, calibration_of, jobs_of, sample, video_class
+from m3flow.experiment.calibration import calibration_of
 from m3flow.experiment.config import Experiment
+from m3flow.experiment.cost import jobs_of, video_class
+from m3flow.experiment.sample import Sample, sample
 from m3flow.experiment.shards import Plan, plan_of, shard_name
 from m3flow.experiment.status import status_of
 
@@ -104,7 +106,7 @@ def _costs(found: Forecast, experiment: Experiment, plan: Plan, in_shard: Counte
     for videos in in_shard.values():
         hours.update(_hours(plan, experiment, videos) or {})
     seen = found.sample
-    flow_bytes, trajectory_bytes = calibration.bytes_a_frame(seen.width, seen.height)
+    flow_bytes, trajectory_bytes = calibration.bytes_per_frame(seen.width, seen.height)
     # Trajectories from stored flow need no GPU.
     on_gpu = sum(value for kind, value in hours.items() if kind != "trajectories")
     made = calibration.made

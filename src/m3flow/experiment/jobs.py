@@ -1,10 +1,11 @@
-"""One shard as a job: its videos done by processes that stay warm, its records kept whatever happens."""
+"""The jobs of the workflow: one shard with worker processes that stay warm, or one video."""
 
 from __future__ import annotations
 
 import json
 import socket
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from m3flow.errors import UsageError
 from m3flow.experiment.calibration import calibration_of
 from m3flow.experiment.config import Experiment
 from m3flow.experiment.shards import plan_of, shard_videos
-from m3flow.extraction.run import ALL_DONE, SOME_REJECTED, execute
+from m3flow.extraction.run import ALL_DONE, SOME_REJECTED, execute, execute_one
 from m3flow.extraction.work import Work
 from m3flow.results.records import STATUSES, Record, read_records
 from m3flow.system import available_cores
+from m3flow.videos.videolist import Video
 
 
 def run_shard(experiment: Experiment, kind: str, name: str, log_file: Path | str) -> int:
@@ -49,6 +51,15 @@ def run_shard(experiment: Experiment, kind: str, name: str, log_file: Path | str
     done = outputs.shard_done(list_name, kind, name)
     write_text(done, json.dumps({"videos": len(videos), **summary}) + "\n")
     return 0
+
+
+def run_video(experiment: Experiment, kind: str, video: Video, threads: int, log_file: Path | str) -> int:
+    """Make the missing "flow" or "trajectories" of one video, in this process.
+
+    Returns the exit status of the job, see `m3flow.extraction.run.execute`.
+    """
+    work = replace(work_of(experiment, kind), threads=threads)
+    return execute_one(kind, video, work, log_file)
 
 
 def work_of(experiment: Experiment, kind: str) -> Work:

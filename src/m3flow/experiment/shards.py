@@ -20,15 +20,10 @@ import numpy as np
 
 from m3flow.atomic import write_text
 from m3flow.errors import UsageError
-from m3flow.experiment.calibration import (
-    calibration_of,
-    jobs_of,
-    sample,
-    seconds_a_video,
-    settings_of,
-    shard_size,
-)
+from m3flow.experiment.calibration import calibration_of, settings_of
 from m3flow.experiment.config import Experiment
+from m3flow.experiment.cost import jobs_of, seconds_per_video, shard_size
+from m3flow.experiment.sample import sample
 from m3flow.layout import LIKE_AN_OUTPUT, output_name
 from m3flow.videos.listfile import Part, columns_of, read_entries
 from m3flow.videos.videolist import Video, VideoList
@@ -162,7 +157,7 @@ def plan_of(experiment: Experiment) -> Plan:
     calibration = calibration_of(experiment)
     if calibration is not None:
         seen = sample(experiment)
-        pace = {kind: seconds_a_video(calibration, seen, kind) for kind in jobs_of(experiment)}
+        pace = {kind: seconds_per_video(calibration, seen, kind) for kind in jobs_of(experiment)}
         plan = replace(plan, pace=pace, start=calibration.start)
     values = asdict(plan) | {"key": key, "basis": basis, "shards": [astuple(shard) for shard in plan.shards]}
     # Where the folder cannot be written every reader makes the plan again: slower, not wrong.

@@ -159,7 +159,7 @@ def execute_one(title: str, video: Video, work: Work, log_file: Path | str) -> i
         record = extractor(video)
     _log_record(record)
     # Many such jobs append to one file; a line is a single write.
-    with RecordFile(work.outputs.records / f"{title}.csv") as records:
+    with RecordFile(work.outputs.job_records(title)) as records:
         records.append(record)
     if record.status in ("done", "kept"):
         return ALL_DONE

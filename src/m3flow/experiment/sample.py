@@ -1,0 +1,84 @@
+"""A sample of a list's videos: their number of frames and frame size, from their headers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from m3flow.errors import BadInput
+from m3flow.experiment.config import Experiment
+from m3flow.videos.listfile import sample_entries
+
+SAMPLE = 64
+HEADER_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a sample of a list's videos says of the list, by their headers.
+
+    Attributes
+    ----------
+    videos: how many were looked at; missing: the share of them that could not be opened.
+    frames: the mean of those that could be; width, height: their medians, in pixels.
+    """
+
+    videos: int
+    missing: float
+    frames: float
+    width: float
+    height: float
+
+
+def sample(experiment: Experiment, count: int = SAMPLE) -> Sample:
+    """Look into the headers of a few videos, spread over the list."""
+    sources = [
+        os.path.join(experiment.videos.root, entry.path)  # noqa: PTH118
+        for entry in sample_entries(experiment.videos.location, count)
+    ]
+    return of_headers(headers(sources), experiment.flow.short_side)
+
+
+def headers(sources: Sequence[str]) -> list[tuple[int, int, int] | None]:
+    """(frames, width, height) of each video by its header, None where it cannot be opened.
+
+    In a process of its own: a damaged file may kill the library that opens it.
+    """
+    import multiprocessing
+    from concurrent.futures import TimeoutError as TimedOut
+
+    from pebble import ProcessExpired, ProcessPool
+
+    found: list[tuple[int, int, int] | None] = []
+    with ProcessPool(max_workers=1, context=multiprocessing.get_context("spawn")) as pool:
+        for future in [pool.schedule(_header, [source], timeout=HEADER_SECONDS) for source in sources]:
+            try:
+                found.append(future.result())
+            except (ProcessExpired, TimedOut):
+                found.append(None)
+    return found
+
+
+def _header(source: str) -> tuple[int, int, int] | None:
+    from m3flow.videos.frames import Frames
+
+    try:
+        info = Frames(source).info
+    except BadInput:
+        return None
+    return info.claimed, info.width, info.height
+
+
+def of_headers(found: Sequence[tuple[int, int, int] | None], short_side: int = 0) -> Sample:
+    """The sample that the headers of some videos make; sizes are those after the resize to `short_side`."""
+    usable = np.array([header for header in found if header], np.float64).reshape(-1, 3)
+    if not len(usable):
+        return Sample(len(found), 1.0 if found else 0.0, 0.0, 0.0, 0.0)
+    frames, (width, height) = usable[:, 0].mean(), np.median(usable[:, 1:], axis=0)
+    if short_side:
+        scale = short_side / min(width, height)
+        width, height = width * scale, height * scale
+    return Sample(len(found), 1 - len(usable) / len(found), float(frames), float(width), float(height))
