@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
 
-from m3flow.extraction import batching
+from limited_memory import LimitedMemory
+from m3flow.errors import Interrupted
+from m3flow.extraction import batching, frame_buffer
 from m3flow.extraction.batching import Batches, TooLarge, batch_size
+from m3flow.extraction.frame_buffer import FrameBuffer
 
 FRAMES = np.arange(23, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(3, 2)
 
@@ -40,7 +45,7 @@ def through(call, videos, *, batch, step=1, shared=False):
     def take(parts):
         for part in parts:
             assert part.owner not in ended
-            results[part.owner].extend(part.result or [])
+            results[part.owner].extend([] if part.result is None else part.result)
             if part.error is not None:
                 errors[part.owner] = part.error
             if part.last:
@@ -166,14 +171,164 @@ def test_other_errors_pass_through():
     assert str(errors["one"]) == "something else"
 
 
+class OutOfResources(Exception):
+    """Named as Triton's."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        OutOfResources("out of resource: shared memory, Required: 300000, Hardware limit: 232448"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__ + str(error)[:12],
+)
+def test_every_form_of_out_of_memory_halves(error):
+    pairs = Pairs(1)
+
+    def call(frames):
+        if len(frames) > 4:
+            raise error
+        return pairs(frames)
+
+    assert alone(call, [FRAMES], batch=8) == [(t, t + 1) for t in range(22)]
+    assert set(pairs.asked) == {2}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_each_smaller_try_begins_with_the_failed_ones_memory_free(shared):
+    """Without Python's garbage collector, which may come by chance: what is freed must be free at once."""
+    frames = np.random.default_rng(0).integers(0, 255, (33, 64, 64), np.uint8)
+    memory, began = LimitedMemory(), []
+
+    def call(part):
+        began.append(memory.live)
+        values = torch.from_numpy(part).float()
+        squares = values[1:] * values[1:]
+        return (squares - values[:-1]).mean((1, 2))
+
+    videos = {"one": [frames[:17]], "two": [frames[16:]]} if shared else {"one": [frames]}
+    with LimitedMemory():
+        call(frames[:2])  # what torch sets up at its first call stays
+    gc.collect()
+    gc.disable()
+    try:
+        with memory:
+            call(frames[:9])
+            # Room for 8 pairs, but not for 8 and what a failed try leaves behind.
+            memory.limit = 1.05 * memory.peak
+            results, errors = through(call, videos, batch=32, shared=shared)
+    finally:
+        gc.enable()
+    assert not errors and sum(len(result) for result in results.values()) == 32
+    assert max(began) < memory.limit / 20
+    expected = frames.astype(np.float64)
+    expected = (expected[1:] ** 2 - expected[:-1]).mean((1, 2))
+    found = np.concatenate([np.array(result) for result in results.values()])
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_fitted_is_remembered_for_frames_of_that_size():
+    fitting = {}
+    pairs = Pairs(1, room=3)
+    small, large = FRAMES, np.zeros((9, 4, 4), np.uint8)
+    for video in (small, large, small, large):
+        batches = Batches(pairs, fitting=fitting)
+        for parts in (batches.add("one", video, 8), batches.end("one")):
+            assert all(part.error is None for part in parts)
+    assert fitting == {(2, 3): 2, (4, 4): 2}
+    # Of either size only the first video was tried with more.
+    assert [asked for asked in pairs.asked if asked > 3] == [8, 4, 8, 4]
+
+
+def test_frames_go_to_the_device_once_and_lie_there_side_by_side(monkeypatch):
+    copied, given = [], []
+
+    def upload(array, target):
+        copied.append(len(array))
+        target.copy_(torch.from_numpy(array))
+
+    monkeypatch.setattr(frame_buffer, "upload", upload)
+    pairs = Pairs(2)
+
+    def call(frames):
+        assert isinstance(frames, torch.Tensor) and frames.is_contiguous()
+        given.append(frames.data_ptr())
+        return pairs(frames)
+
+    batches = Batches(call, step=2, shared=True, device="cpu")
+    results = []
+    for name in ("one", "two", "three"):
+        for chunk in chunks_of(FRAMES, 4):
+            results += list(batches.add(name, chunk, 7))
+        results += list(batches.end(name))
+    results += list(batches.flush())
+    for name in ("one", "two", "three"):
+        found = [pair for part in results if part.owner == name for pair in part.result or []]
+        assert found == [(t, t + 2) for t in range(21)]
+    assert sum(copied) == 3 * len(FRAMES)
+    assert len(set(given)) < len(given)  # one array, used again
+
+
+def test_a_run_that_ends_is_no_videos_error():
+    def call(_frames):
+        raise Interrupted("the GPU is gone")
+
+    with pytest.raises(Interrupted, match="gone"):
+        alone(call, [FRAMES], batch=4)
+
+
 def test_batch_size_follows_memory_and_size(monkeypatch):
-    assert batch_size("cpu", 240, 320, setting=5) == 5
-    assert batch_size("cpu", 240, 320) >= 1
-    monkeypatch.setattr(batching, "free_memory", lambda _device: 2**30)
-    small, large = batch_size("cuda:0", 240, 320), batch_size("cuda:0", 1080, 1920)
+    def size(height, width, sharing=1, used=200):
+        return batch_size("cuda:0", height, width, bytes_per_pixel=used, sharing=sharing)
+
+    assert batch_size("cpu", 240, 320, bytes_per_pixel=200, setting=5) == 5
+    assert batch_size("cpu", 240, 320, bytes_per_pixel=200) >= 1
+    memory = {"free": 2**30, "total": 2**30, "cached": 0}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (memory["free"], memory["total"]))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: memory["cached"])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 0)
+    small, large = size(240, 320), size(1080, 1920)
     assert small > large >= 1
-    assert small * 240 * 320 * batching.BYTES_PER_PIXEL <= 2**30
-    monkeypatch.setattr(batching, "free_memory", lambda _device: 10**6)
-    assert batch_size("cuda:0", 1080, 1920) == 1
-    monkeypatch.setattr(batching, "free_memory", lambda _device: 10**12)
-    assert batch_size("cuda:0", 240, 320) * 240 * 320 <= batching.PIXELS_ENOUGH
+    assert small * 240 * 320 * 200 <= 2**30
+    # An estimator that holds twice as much, or a second process, halves it.
+    assert size(240, 320, used=400) == pytest.approx(small / 2, abs=1)
+    assert size(240, 320, sharing=2) == pytest.approx(small / 2, abs=1)
+    # Workers that started before have taken their share already: it is not taken off again.
+    memory["free"] = 2**29
+    assert size(240, 320, sharing=2) == pytest.approx(small / 2, abs=1)
+    memory |= {"free": 0, "cached": 2**29}
+    assert size(240, 320, sharing=2) == pytest.approx(small / 2, abs=1)
+    memory |= {"free": 10**6, "cached": 0}
+    assert size(1080, 1920) == 1
+    memory |= {"free": 10**12, "total": 10**12}
+    assert size(240, 320) * 240 * 320 <= batching.PIXELS_ENOUGH
+
+
+class TestFrameBuffer:
+    """Against a plain array that is joined and cut anew each time."""
+
+    @pytest.mark.parametrize("device", [None, "cpu"])
+    def test_any_order_of_operations(self, device):
+        random = np.random.default_rng(1)
+        buffer, expected = FrameBuffer(device), np.zeros((0, 2, 3), np.uint8)
+        for _ in range(300):
+            if random.random() < 0.5:
+                frames = random.integers(0, 255, (random.integers(0, 9), 2, 3), np.uint8)
+                buffer.append(frames, room=int(random.integers(0, 20)))
+                expected = np.concatenate([expected, frames])
+            elif len(expected):
+                start = int(random.integers(0, len(expected))) if random.random() < 0.3 else 0
+                stop = int(random.integers(start, len(expected) + 1))
+                buffer.drop(start, stop)
+                expected = np.concatenate([expected[:start], expected[stop:]])
+            assert len(buffer) == len(expected)
+            if len(expected):
+                assert np.array_equal(np.asarray(buffer.stretch(0, len(buffer))), expected)
+        buffer.drop(0, len(buffer))
+        buffer.append(np.ones((2, 5, 4), np.uint8))
+        assert buffer.frame_size == (5, 4) and len(buffer) == 2

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
+
+from m3flow.errors import Interrupted
+from m3flow.extraction.device_memory import available_memory, free_memory_of, is_out_of_memory
+from m3flow.extraction.frame_buffer import FrameBuffer
 
 if TYPE_CHECKING:
     from m3flow.flow.base import Array
@@ -16,11 +19,9 @@ if TYPE_CHECKING:
 Owner = TypeVar("Owner")
 Result = TypeVar("Result")
 
-# About what the greediest estimator holds at its peak, for each pixel of each pair, in bytes. Halving on
+# Of a process's part of the GPU's memory; the rest is for the CUDA context and for fragmentation. Halving on
 # out-of-memory makes up for an estimate that is too low.
-BYTES_PER_PIXEL = 1000
-# Of the memory that is free now, what one process takes: others may be starting on the same GPU.
-SHARE_OF_FREE = 0.5
+SHARE_OF_MEMORY = 0.7
 # More pixels than this at a time keep a GPU no busier: 100 pairs of 320x240, 4 of 1920x1080.
 PIXELS_ENOUGH = 8_000_000
 # On a CPU small batches stay nearer to the cache.
@@ -31,22 +32,26 @@ class TooLarge(RuntimeError):
     """Not even one pair of frames fits the device's memory."""
 
 
-def batch_size(device: str, height: int, width: int, *, setting: int | None = None) -> int:
-    """How many pairs of frames to compute at a time on `device`; `setting`, if given, is taken as it is."""
+def batch_size(
+    device: str,
+    height: int,
+    width: int,
+    *,
+    bytes_per_pixel: int,
+    sharing: int = 1,
+    setting: int | None = None,
+) -> int:
+    """How many pairs of frames to compute at a time on `device`; `setting`, if given, is taken as it is.
+
+    bytes_per_pixel: peak memory of the computation, per pixel of each pair.
+    sharing: how many processes compute on the device.
+    """
     if setting is not None:
         return setting
     if not device.startswith("cuda"):
         return BATCH_ON_CPU
-    pixels = min(PIXELS_ENOUGH, SHARE_OF_FREE * free_memory(device) / BYTES_PER_PIXEL)
+    pixels = min(PIXELS_ENOUGH, SHARE_OF_MEMORY * available_memory(device, sharing) / bytes_per_pixel)
     return max(1, int(pixels / (height * width)))
-
-
-def free_memory(device: str) -> int:
-    """Bytes of a GPU's memory that this process can still have, torch's own unused cache included."""
-    import torch
-
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 @dataclass
@@ -69,16 +74,16 @@ class Part(Generic[Owner, Result]):
     error: Exception | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class _Held(Generic[Owner]):
-    """Frames of an owner that are not done with: those of pairs still to come."""
+    """How many frames of an owner are in the buffer: those of pairs still to come."""
 
     owner: Owner
-    frames: Array
+    frames: int = 0
     complete: bool = False
 
     def pairs(self, step: int) -> int:
-        return max(0, len(self.frames) - step)
+        return max(0, self.frames - step)
 
 
 class Batches(Generic[Owner, Result]):
@@ -93,30 +98,46 @@ class Batches(Generic[Owner, Result]):
     Parameters
     ----------
     call: takes frames [n + step, H, W] and returns what belongs to their n pairs; a slice of that must be what
-        belongs to those pairs, e.g. `lambda frames: estimator.sequence(frames, step)`.
+        belongs to those pairs, e.g. `lambda frames: estimator.sequence(frames, step)`. The frames are its own
+        until it returns, or, on a GPU, until what it has launched by then is done.
     step: the distance of a pair's frames.
     shared: whether videos share batches.
+    device: the torch device that the frames are copied to; None leaves them NumPy arrays.
+    fitting: the number of pairs that fitted the device's memory, by frame size, where fewer did than asked for;
+        to be shared between the `Batches` of a process.
 
     All methods yield `Part`s, those of one owner in order. An error of `call` is a part's `error` (TooLarge where
     a single pair does not fit the device's memory), and the owner's alone: a batch that was shared is tried
-    again for each of its owners.
+    again for each of its owners. `Interrupted` is no owner's: it is raised.
     """
 
-    def __init__(self, call: Callable[[Array], Any], *, step: int = 1, shared: bool = False) -> None:
+    def __init__(
+        self,
+        call: Callable[[Array], Any],
+        *,
+        step: int = 1,
+        shared: bool = False,
+        device: str | None = None,
+        fitting: MutableMapping[tuple[int, int], int] | None = None,
+    ) -> None:
         self._call, self._step, self._shared = call, step, shared
+        self._frames = FrameBuffer(device)
+        # In the order in which their frames lie in the buffer; only the last one has frames to come.
         self._held: list[_Held[Owner]] = []
         self._batch = 1
+        self._fitting = {} if fitting is None else fitting
 
-    def add(self, owner: Owner, frames: Array, batch: int) -> Iterator[Part[Owner, Result]]:
+    def add(self, owner: Owner, frames: np.ndarray, batch: int) -> Iterator[Part[Owner, Result]]:
         """The next frames of a video, uint8 [any number, H, W], with at most `batch` pairs at a time."""
-        if self._held and self._held[0].frames.shape[1:] != frames.shape[1:]:
+        size = frames.shape[1], frames.shape[2]
+        if self._held and self._frames.frame_size != size:
             yield from self.flush()
         if not self._held:
-            self._batch = batch
-        if self._held and self._held[-1].owner is owner:
-            self._held[-1].frames = _join([self._held[-1].frames, frames])
-        else:
-            self._held.append(_Held(owner, frames))
+            self._batch = min(batch, self._fitting.get(size, batch))
+        if not self._held or self._held[-1].owner is not owner:
+            self._held.append(_Held(owner))
+        self._frames.append(frames, room=self._batch + self._step + len(frames))
+        self._held[-1].frames += len(frames)
         while self._pairs() >= self._batch:
             yield from self._run()
 
@@ -138,10 +159,23 @@ class Batches(Generic[Owner, Result]):
 
     def drop(self, owner: Owner) -> None:
         """Forget a video that came to nothing."""
+        for held in self._held:
+            if held.owner is owner:
+                start = self._start_of(held)
+                self._frames.drop(start, start + held.frames)
         self._held = [held for held in self._held if held.owner is not owner]
 
     def _pairs(self) -> int:
         return sum(held.pairs(self._step) for held in self._held)
+
+    def _start_of(self, wanted: _Held[Owner]) -> int:
+        """Where the owner's frames begin in the buffer."""
+        start = 0
+        for held in self._held:
+            if held is wanted:
+                break
+            start += held.frames
+        return start
 
     def _run(self) -> Iterator[Part[Owner, Result]]:
         """The first pairs of what is held: a batch, or all where there are fewer."""
@@ -154,61 +188,58 @@ class Batches(Generic[Owner, Result]):
         yield from self._together(chosen)
 
     def _together(self, chosen: list[tuple[_Held[Owner], int]]) -> Iterator[Part[Owner, Result]]:
+        """The first pairs of neighbouring owners in one call: all pairs of each, but for the last owner."""
         pairs = sum(count for _, count in chosen)
+        first, last = chosen[0][0], chosen[-1][0]
+        stop = self._start_of(last) + chosen[-1][1] + self._step
         began = time.perf_counter()
+        too_large, failure = "", None
         try:
-            result = self._call(_join([held.frames[: count + self._step] for held, count in chosen]))
+            result = self._call(self._frames.stretch(self._start_of(first), stop))
+        except Interrupted:
+            raise
         except Exception as error:
-            short_of_memory = _out_of_memory(error)
-            failure = _too_large(error, chosen[0][0].frames) if short_of_memory and pairs == 1 else error
+            if is_out_of_memory(error):
+                # Kept by anyone, the error would keep the tensors of the failed call.
+                free_memory_of(error)
+                too_large = (str(error).splitlines() or [type(error).__name__])[0]
+            else:
+                failure = error
         else:
-            seconds = (time.perf_counter() - began) / pairs
-            start = 0
-            for held, count in chosen:
-                part = result if len(chosen) == 1 else result[start : start + count]
-                start += count + self._step
-                held.frames = held.frames[count:]
-                last = held.complete and not held.pairs(self._step)
-                if last:
-                    self.drop(held.owner)
-                yield Part(held.owner, part, seconds * count, last)
+            yield from self._parts(chosen, result, time.perf_counter() - began)
             return
-        # Only now, with the error gone, are the tensors free that its traceback kept.
-        if short_of_memory and pairs > 1:
-            self._batch = pairs // 2
-            _release_cache()
+        if too_large and pairs > 1:
+            self._batch = self._fitting[self._frames.frame_size] = pairs // 2
         elif len(chosen) > 1:
             for one in chosen:
                 yield from self._together([one])
         else:
-            self.drop(chosen[0][0].owner)
-            yield Part(chosen[0][0].owner, last=True, error=failure)
+            height, width = self._frames.frame_size
+            self.drop(first.owner)
+            yield Part(
+                first.owner,
+                last=True,
+                error=failure
+                or TooLarge(
+                    f"a pair of {width}x{height} frames does not fit the device's memory: {too_large}"
+                ),
+            )
 
-
-def _too_large(error: Exception, frames: Array) -> TooLarge:
-    height, width = frames.shape[1:]
-    return TooLarge(
-        f"a pair of {width}x{height} frames does not fit the device's memory: {str(error).splitlines()[0]}"
-    )
-
-
-def _out_of_memory(error: Exception) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
-
-
-def _release_cache() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _join(pieces: list[Array]) -> Array:
-    if len(pieces) == 1:
-        return pieces[0]
-    if all(isinstance(piece, np.ndarray) for piece in pieces):
-        return np.concatenate(pieces)
-    import torch
-
-    return torch.cat([torch.as_tensor(piece) for piece in pieces])
+    def _parts(
+        self, chosen: list[tuple[_Held[Owner], int]], result: Any, seconds: float
+    ) -> list[Part[Owner, Result]]:
+        """What of a result belongs to each owner, whose pairs are now done."""
+        pairs = sum(count for _, count in chosen)
+        parts: list[Part[Owner, Result]] = []
+        start = 0
+        for held, count in chosen:
+            of_owner = result if len(chosen) == 1 else result[start : start + count]
+            start += count + self._step
+            begins = self._start_of(held)
+            self._frames.drop(begins, begins + count)
+            held.frames -= count
+            last = held.complete and not held.pairs(self._step)
+            if last:
+                self.drop(held.owner)
+            parts.append(Part(held.owner, of_owner, seconds * count / pairs, last))
+        return parts

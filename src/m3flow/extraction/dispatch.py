@@ -39,6 +39,11 @@ class WorkerConfig:
     threads: int
     devices: tuple[str, ...]
 
+    @property
+    def sharing(self) -> int:
+        """The most workers that share one device."""
+        return -(-self.workers // len(self.devices))
+
 
 def worker_config(work: Work, videos: int, workers: int = 0, gpus: int = 0) -> WorkerConfig:
     """The processes for a run; 0 workers or GPUs means what the cores and GPUs given to this job suggest.
@@ -89,7 +94,7 @@ def run(
     Interrupted: the run was stopped, or cannot go on; all records so far were delivered.
     UsageError: the estimator cannot be set up as asked (found before any video is begun).
     """
-    work = replace(work, threads=config.threads, device=config.devices[0])
+    work = replace(work, threads=config.threads, device=config.devices[0], sharing=config.sharing)
     if config.workers > 1 and len(videos) <= SORTED_VIDEOS:
         # The largest first: what is begun last is what the others wait for in the end.
         videos = sorted(videos, key=lambda video: file_size(video.source), reverse=True)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int], None]
 
+# What finding and removing the camera's motion holds at its peak beside the estimator, per pixel of each pair.
+CAMERA_BYTES_PER_PIXEL = 23
+
 
 class Source(Protocol):
     """The supplier of an `Extractor`'s videos."""
@@ -61,6 +64,8 @@ class Extractor:
             keep_freed_memory()
             self._motion = motion_estimator(work)
         self._planner = Planner(work, self._motion)
+        # Frame pairs that fitted the device's memory, by frame size; remembered from video to video.
+        self._fitting: dict[tuple[int, int], int] = {}
 
     def __enter__(self) -> Extractor:
         if self._motion is not None:
@@ -112,8 +117,14 @@ class Extractor:
         if motion is None or flow is None:
             return Batches(_no_frames)
         # A short video alone leaves most of a GPU idle.
-        shared = motion.estimator.backend == "torch"
-        return Batches(lambda frames: motion(frames, flow.step), step=flow.step, shared=shared)
+        on_torch = motion.estimator.backend == "torch"
+        return Batches(
+            lambda frames: motion(frames, flow.step),
+            step=flow.step,
+            shared=on_torch,
+            device=self.device if on_torch else None,
+            fitting=self._fitting,
+        )
 
     def _next(self, source: Source, *, wait: bool) -> VideoTask | None:
         """The next video's task; its frames are decoded as soon as those before it are.
@@ -152,7 +163,7 @@ class Extractor:
             decoded = self._decoder.open(task.video.source, task.flow.short_side)
             task.open(decoded)
             info = decoded.info
-            batch = batch_size(self.device, info.height, info.width, setting=self.work.batch or None)
+            batch = self._batch_size(info.height, info.width)
             with closing(decoded.blocks) as blocks:
                 for block in _timed(blocks, task.record, "wait"):
                     self._store_parts(batches.add(task, block, batch), completion)
@@ -163,6 +174,14 @@ class Extractor:
         else:
             batches.drop(task)
             completion.complete(task)
+
+    def _batch_size(self, height: int, width: int) -> int:
+        motion, work = self._motion, self.work
+        assert motion is not None
+        used = motion.estimator.bytes_per_pixel + (CAMERA_BYTES_PER_PIXEL if motion.camera != "none" else 0)
+        return batch_size(
+            self.device, height, width, bytes_per_pixel=used, sharing=work.sharing, setting=work.batch or None
+        )
 
     def _store_parts(self, parts: Iterable[Part[FrameTask, Motion]], completion: _Completion) -> None:
         """Quantise computed motion and hand it to the storing thread."""

@@ -30,6 +30,7 @@ class Work:
     batch: frame pairs computed at a time; 0 chooses by the device's memory.
     limits: what decoding a video may cost.
     threads: CPU threads of one worker.
+    sharing: workers that share this worker's device.
     """
 
     outputs: Outputs
@@ -41,6 +42,7 @@ class Work:
     batch: int = 0
     limits: Limits = field(default_factory=Limits)
     threads: int = 1
+    sharing: int = 1
 
     @property
     def reads_codec(self) -> bool:
