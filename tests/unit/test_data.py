@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -11,13 +12,18 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from m3flow.data import TrajectoryClips, Window, cut, read_frames, windows_of
+from m3flow.data import FlowClips, TrajectoryClips
+from m3flow.data.labelled_videos import classes_of, labels_of
+from m3flow.data.sampling import Window, cut, read_frames
+from m3flow.data.trajectory_clips import windows_of
 from m3flow.errors import BadInput, UsageError
 from m3flow.layout import Outputs
+from m3flow.results.flowfile import FlowWriter, load_flow
+from m3flow.results.quantisation import quantise
 from m3flow.results.trajectoryfile import Trajectories, TrajectoryWriter
 from m3flow.scoring.scenes import Scene, make_scene
 from m3flow.trajectories.tracking import track
-from m3flow.videos.videolist import VideoList
+from m3flow.videos.videolist import Video, VideoList
 
 HEIGHT, WIDTH, FRAMES, LENGTH = 100, 132, 30, 4
 
@@ -67,7 +73,7 @@ def clips(folder: Path, **options: object) -> TrajectoryClips:
 def test_an_item_has_what_it_says(folder: Path, scene: Scene, exact: Trajectories) -> None:
     dataset = clips(folder, random=False)
     assert len(dataset) == 2 and dataset.missing == ["data/a/gone.avi"]
-    for index, (name, label) in enumerate((("data/a/clip.avi", "0"), ("data/b/images", "2"))):
+    for index, (name, label) in enumerate((("data/a/clip.avi", 0), ("data/b/images", 2))):
         item = dataset[index]
         assert (item["name"], item["label"]) == (name, label)
         assert item["frames"].shape == (8, 3, 64, 96) and item["frames"].dtype == torch.uint8
@@ -191,7 +197,7 @@ def test_a_loader_with_workers(folder: Path) -> None:
     assert batch["frames"].shape == (2, 8, 3, 64, 96)
     assert batch["trajectories"].shape == (2, 4 * LENGTH, 8, 12, 2)
     assert batch["types"].shape == (2, 4, 8, 12)
-    assert batch["label"] == ["0", "2"]
+    assert batch["label"].tolist() == [0, 2]
 
 
 def test_short_videos_repeat_their_end(folder: Path, scene: Scene) -> None:
@@ -202,9 +208,6 @@ def test_short_videos_repeat_their_end(folder: Path, scene: Scene) -> None:
     np.testing.assert_array_equal(item["frames"][14, 0].numpy(), scene.frames[28, 16:80, 16:112])
     last = item["trajectories"].reshape(12, LENGTH, 8, 12, 2)
     np.testing.assert_array_equal(last[-1], last[7])
-    nothing = Trajectories(np.zeros((8, 0, 12, 16), np.int8), np.zeros((0, 12, 16), np.uint8), 4)
-    zeros, types = windows_of(nothing, [0, 2], Window(0, 0, 0, 96, 64, flip=False))
-    assert zeros.shape == (8, 8, 12, 2) and not zeros.any() and not types.any()
     assert read_frames(str(folder / "data/a/clip.avi"), [29, 31], (50, 66)).shape == (2, 50, 66, 3)
     with pytest.raises(BadInput, match="frame 40 cannot be decoded"):
         read_frames(str(folder / "data/a/clip.avi"), [40], (50, 66))
@@ -270,3 +273,107 @@ def test_a_crop_larger_than_the_frame_is_named(folder: Path) -> None:
     dataset = clips(folder, crop=(104, 96))
     with pytest.raises(UsageError, match=r"larger than the frames of data/a/clip\.avi"):
         dataset[0]
+
+
+def test_a_video_without_a_window_is_missing(folder: Path, exact: Trajectories, tmp_path: Path) -> None:
+    none = Trajectories(exact.traj_feat[:, :0], exact.traj_type[:0], LENGTH)
+    write(tmp_path / f"trajs/data/a/clip.avi_{LENGTH}.gz", none, settings={"job": "trajs_dense"})
+    write(tmp_path / f"trajs/data/b/images_{LENGTH}.gz", exact)
+    dataset = TrajectoryClips(folder / "list.txt", tmp_path, root=folder, length=LENGTH)
+    assert dataset.missing == ["data/a/clip.avi", "data/a/gone.avi"]
+    assert [video.name for video in dataset.videos] == ["data/b/images"]
+
+
+def test_a_wrong_root_is_said_before_training(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"no such file: '.*data/a/clip\.avi', nor the next 1 videos.*root is"
+    ):
+        clips(folder, root=tmp_path)
+
+
+def test_a_transform_gets_every_item(folder: Path) -> None:
+    def halved(item: dict) -> dict:
+        return {**item, "frames": item["frames"].float() / 255}
+
+    assert clips(folder, transform=halved)[0]["frames"].dtype == torch.float32
+
+
+LABELS = {
+    "integers": (["0", "2", "", "10"], [str(n) for n in range(11)], [0, 2, -1, 10]),
+    "names": (["run", "jump", "", "run"], ["jump", "run"], [1, 0, -1, 1]),
+    "mixed": (["7", "run", "7", "08"], ["08", "7", "run"], [1, 2, 1, 0]),
+    "none": (["", "", "", ""], [], [-1, -1, -1, -1]),
+    "identifiers": (["90000001", "5", "5", ""], ["5", "90000001"], [1, 0, 0, -1]),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_labels_become_integers(case: str) -> None:
+    texts, classes, numbers = LABELS[case]
+    videos = [Video(f"{i}.avi", f"{i}.avi", text) for i, text in enumerate(texts)]
+    assert classes_of(videos) == classes
+    assert labels_of(videos, classes) == numbers
+
+
+def test_a_validation_set_takes_the_classes_of_the_training_set(folder: Path) -> None:
+    classes = ["2", "0", "1"]
+    assert clips(folder, classes=classes).labels == [1, 0]
+    with pytest.raises(UsageError, match=r"1 labels .* not among the 2 classes, such as '2'"):
+        clips(folder, classes=["0", "1"])
+
+
+@pytest.fixture(scope="module", params=["mpeg4", "h264-lossless"])
+def flow_folder(request: pytest.FixtureRequest, folder: Path, scene: Scene) -> Path:
+    """An output folder with the scene's flow of two of the three videos, bound 8."""
+    output = folder / request.param
+    for name in ("data/a/clip.avi", "data/b/images"):
+        path = output / "flows" / name
+        with FlowWriter(path, codec=request.param, rate=Fraction(25), width=WIDTH, height=HEIGHT) as writer:
+            writer.write(quantise(scene.flow, 8))
+            writer.close({"settings": {"bound": 8.0}, "source": {"width": WIDTH, "height": HEIGHT}})
+    return output
+
+
+def test_a_part_of_a_flow_file_is_the_same_part_of_the_whole(flow_folder: Path) -> None:
+    path = flow_folder / "flows/data/a/clip.avi"
+    whole = load_flow(path)
+    assert len(whole) == FRAMES - 1
+    for start, stop in ((0, 1), (0, 5), (11, 14), (12, 13), (13, 29), (28, None), (7, 100)):
+        np.testing.assert_array_equal(load_flow(path, start, stop), whole[start:stop])
+    for start, stop in ((29, None), (-1, None), (5, 5), (40, 50)):
+        with pytest.raises(UsageError, match="no frame"):
+            load_flow(path, start, stop)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_a_flow_item_is_the_stored_flow_and_its_frames(
+    stride: int, folder: Path, flow_folder: Path, scene: Scene
+) -> None:
+    options = {"root": folder, "frames": 5, "stride": stride, "crop": (60, 90)}
+    dataset = FlowClips(folder / "list.txt", flow_folder, random=False, **options)
+    assert dataset.missing == ["data/a/gone.avi"] and dataset.labels == [0, 2]
+    item = dataset[0]
+    # The middle of 29 flow fields, of 100 rows and of 132 columns.
+    start = (29 - 4 * stride - 1) // 2
+    chosen = slice(start, start + 4 * stride + 1, stride)
+    stored = load_flow(flow_folder / "flows/data/a/clip.avi")
+    np.testing.assert_array_equal(item["flow"], stored[chosen, :, 20:80, 21:111])
+    np.testing.assert_array_equal(item["frames"][:, 0], scene.frames[chosen, 20:80, 21:111])
+    mirrored = FlowClips(folder / "list.txt", flow_folder, flip=1.0, **{**options, "crop": None})[0]
+    begin = next(s for s in range(29) if np.array_equal(mirrored["frames"][0, 0], scene.frames[s][:, ::-1]))
+    expected = stored[begin : begin + 4 * stride + 1 : stride, :, :, ::-1] * np.array([-1, 1])[:, None, None]
+    np.testing.assert_array_equal(mirrored["flow"], expected)
+
+
+def test_flow_items_need_no_videos_without_pictures(folder: Path, flow_folder: Path, tmp_path: Path) -> None:
+    dataset = FlowClips(
+        folder / "list.txt", flow_folder, root=tmp_path, crop=(64, 64), frames=40, pictures=False
+    )
+    (batch,) = list(DataLoader(dataset, batch_size=2, num_workers=2))
+    assert set(batch) == {"flow", "label", "name"} and batch["flow"].shape == (2, 40, 2, 64, 64)
+    # Beyond the end the last field is repeated.
+    assert torch.equal(batch["flow"][:, 28], batch["flow"][:, 39])
+    with pytest.raises(UsageError, match="no such file"):
+        FlowClips(folder / "list.txt", flow_folder, root=tmp_path)
+    with pytest.raises(UsageError, match=r"none of the 3 videos .* has flow in"):
+        FlowClips(folder / "list.txt", tmp_path, root=folder)

@@ -30,11 +30,13 @@ from m3flow.experiment.config import Experiment
 from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.work import Work
 from m3flow.flow import ESTIMATORS
+from m3flow.layout import Outputs
 from m3flow.results.flowfile import read_provenance
 from m3flow.results.records import COLUMNS as RECORD_COLUMNS
 from m3flow.results.trajectoryfile import read_made
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.inspection import COLUMNS as INVENTORY_COLUMNS
+from m3flow.videos.videolist import Video
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *DOCS.glob("*.md")])
@@ -96,9 +98,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make_results(folder: Path) -> None:
     """What the pages read: the flow (with the camera's motion) and trajectories of clip.mkv in results/."""
-    from m3flow.layout import Outputs
-    from m3flow.videos.videolist import Video
-
     work = Work(
         outputs=Outputs(folder / "results"), flow=FlowSettings(), trajectories=TrajectorySettings(), threads=1
     )
@@ -146,6 +145,41 @@ def test_the_readme_runs(folder: Path) -> None:
     names: dict[str, Any] = {"previous": frames[:-1], "current": frames[1:]}
     exec(compile(python, "README.md", "exec"), names)
     assert names["points"].shape == (7, 4, 6, 8, 2) and names["features"].shape == (12, 4, 6, 8)
+
+
+def test_the_training_page_runs(folder: Path) -> None:
+    """Its Python, loaders with two workers included, on two videos laid out as it says."""
+    videos = [f"UCF-101/Archery/v_Archery_g01_c0{number}.avi" for number in (1, 2)]
+    frames = moving(frames=20, height=224, width=232)
+    for video in videos:
+        write_clip(folder / "data" / video, frames)
+    write_list(folder / "train.csv", videos)
+    work = Work(
+        outputs=Outputs(folder / "out"),
+        flow=FlowSettings(estimator="dis", camera="none"),
+        trajectories=TrajectorySettings(),
+        threads=1,
+    )
+    with Extractor(work) as extract:
+        assert all(extract(Video(str(folder / "data" / name), name)).status == "done" for name in videos)
+    names: dict[str, Any] = {}
+    shapes = []
+    for match in BLOCK.finditer(text_of(DOCS / "training.md")):
+        if match["language"] == "python":
+            exec(compile(match["code"].replace("/data", str(folder / "data")), "training.md", "exec"), names)
+            shapes.append({name: tuple(names[name].shape) for name in SHAPES if name in names})
+    assert shapes[-1] == SHAPES
+    assert sorted(names["labels"].tolist()) == [0, 1]
+
+
+SHAPES = {
+    "frames": (2, 16, 3, 224, 224),
+    "trajectories": (2, 48, 28, 28, 2),
+    "types": (2, 8, 28, 28),
+    "appearance": (2, 3, 224, 224),
+    "motion": (2, 20, 224, 224),
+    "flow": (10, 2, 224, 232),
+}
 
 
 def test_python_blocks_that_are_not_run_are_python() -> None:

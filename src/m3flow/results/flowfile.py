@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -179,28 +179,55 @@ def _video_frame(plane: np.ndarray, width: int, height: int, pix_fmt: str) -> av
     return frame
 
 
-def read_levels(path: Path | str) -> Iterator[np.ndarray]:
-    """The frames of one component: uint8 [H, W] levels, one after the other.
+def read_levels(path: Path | str, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+    """Frames `start` to `stop` (not included; None: the end) of one component: uint8 [H, W] levels, in order.
+
+    Decoding begins at the last key frame before `start`.
 
     Raises BadInput if the file is not a video or ends early.
     """
     import av
 
     path = Path(path)
+    count = 0
     try:
         with av.open(_location(path), metadata_errors="replace") as container:
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise BadInput(f"{path}: not a readable flow file (no codec that is known)")
             stream.codec_context.thread_count = 1
-            count = 0
-            for frame in container.decode(stream):
-                count += 1
-                yield _luma(frame)
+            for number, frame in _numbered(container, stream, start):
+                if stop is not None and number >= stop:
+                    return
+                if number >= start:
+                    count += 1
+                    yield _luma(frame)
     except (av.FFmpegError, OSError, IndexError) as error:
         raise BadInput(f"{path}: not a readable flow file ({error})") from error
-    if stream.frames and count != stream.frames:
-        raise BadInput(f"{path}: {count} of {stream.frames} frames can be read; the file is damaged")
+    end = stream.frames if stop is None else min(stop, stream.frames)
+    if stream.frames and count != max(0, end - start):
+        raise BadInput(f"{path}: {start + count} of {stream.frames} frames can be read; the file is damaged")
+
+
+def _numbered(
+    container: av.container.InputContainer, stream: av.VideoStream, start: int
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(number, frame) from frame `start` or a little before it on."""
+    first = 0
+    # The frames of these files are evenly spaced, so that a time is a number.
+    spacing = (
+        1 / (stream.average_rate * stream.time_base) if stream.average_rate and stream.time_base else None
+    )
+    frames = container.decode(stream)
+    if start and spacing:
+        container.seek(round(start * spacing) + (stream.start_time or 0), stream=stream)
+        frames = container.decode(stream)
+        earliest = next(frames, None)
+        if earliest is None:
+            return
+        first = round(((earliest.pts or 0) - (stream.start_time or 0)) / spacing)
+        frames = chain([earliest], frames)
+    yield from enumerate(frames, first)
 
 
 def _luma(frame: av.VideoFrame) -> np.ndarray:
@@ -254,8 +281,10 @@ def _refuse_cut_off(path: Path | str) -> None:
         raise BadInput(f"{path}: the file is cut off")
 
 
-def read_level_pairs(folder: Path | str, frames: int = PIECE_FRAMES) -> Iterator[np.ndarray]:
-    """The levels of both components in pieces: uint8 [up to `frames`, 2, H, W].
+def read_level_pairs(
+    folder: Path | str, frames: int = PIECE_FRAMES, start: int = 0, stop: int | None = None
+) -> Iterator[np.ndarray]:
+    """The levels of both components in pieces: uint8 [up to `frames`, 2, H, W]; of a part, see `read_levels`.
 
     Raises BadInput where a file is missing or damaged, or the two do not have the same frames.
     """
@@ -263,7 +292,7 @@ def read_level_pairs(folder: Path | str, frames: int = PIECE_FRAMES) -> Iterator
     for path in (x, y):
         if not path.is_file():
             raise BadInput(f"{path}: no such flow file")
-    pairs = zip(read_levels(x), read_levels(y), strict=True)
+    pairs = zip(read_levels(x, start, stop), read_levels(y, start, stop), strict=True)
     try:
         while piece := list(islice(pairs, frames)):
             yield np.asarray(piece)
@@ -271,25 +300,47 @@ def read_level_pairs(folder: Path | str, frames: int = PIECE_FRAMES) -> Iterator
         raise BadInput(f"{folder}: x.mp4 and y.mp4 do not hold the same frames") from error
 
 
-def load_flow(folder: Path | str) -> np.ndarray:
-    """The whole flow of a video from its folder of x.mp4 and y.mp4.
+def load_flow(folder: Path | str, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """The flow of a video, or a part of it, from its folder of x.mp4 and y.mp4.
 
     Parameters
     ----------
     folder: `<output>/flows/<video>`.
+    start, stop: read the frames from `start` on and before `stop`, as a slice does; only these and those since the
+        key frame before them are decoded.
 
     Returns
     -------
     float32 [T, 2, H, W] in pixels, channel 0 = x (right), channel 1 = y (down), exactly 0 where a pixel was
-    still. Frame t holds the motion of the pixels of video frame t (see `m3flow.flow.base.Estimator`).
+    still. Frame t holds the motion of the pixels of video frame start + t (see `m3flow.flow.base.Estimator`).
 
     Raises
     ------
+    UsageError: a negative `start`, or no frame from `start` on and before `stop`.
     BadInput: a file is missing or damaged.
     """
-    pieces = list(read_level_pairs(folder))
+    if start < 0 or (stop is not None and stop <= start):
+        raise UsageError(f"{folder}: no frames from {start} to {stop}; start is 0 or more, stop is larger")
+    pieces = list(read_level_pairs(folder, start=start, stop=stop))
+    if not pieces and start:
+        raise UsageError(f"{folder}: no frame {start}; the flow has {flow_frame_count(folder)} frames")
     if not pieces:
         raise BadInput(f"{folder}: the flow files hold no frames")
     made, _ = (read_provenance(path) for path in flow_files(folder))
     bound = float(made.get("settings", {}).get("bound", DEFAULT_BOUND))
     return restore(np.concatenate(pieces), bound)
+
+
+def flow_frame_count(folder: Path | str) -> int:
+    """How many frames the flow of a video has, from the header of its x.mp4.
+
+    Raises BadInput if the file cannot be opened as a video.
+    """
+    import av
+
+    path, _ = flow_files(folder)
+    try:
+        with av.open(_location(path), metadata_errors="replace") as container:
+            return container.streams.video[0].frames
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise BadInput(f"{path}: not a readable flow file ({error})") from error

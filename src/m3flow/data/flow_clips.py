@@ -1,0 +1,147 @@
+"""Clips with their flow, for two-stream models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from m3flow.data.labelled_videos import LabelledVideos
+from m3flow.data.sampling import Sampling, Window, cut, read_frames
+from m3flow.errors import BadInput
+from m3flow.layout import Outputs
+from m3flow.results.flowfile import DEFAULT_BOUND, flow_frame_count, read_level_pairs, read_provenance
+from m3flow.results.quantisation import restore
+from m3flow.videos.videolist import Video, VideoList
+
+
+class FlowClips(LabelledVideos):
+    """Clips of T frames with the stored flow at each of them, for two-stream models.
+
+    An item is a dict:
+
+    - frames: uint8 [T, 3, h, w], RGB; not there with `pictures=False`
+    - flow: float32 [T, 2, h, w] in pixels, channel 0 = x (right), channel 1 = y (down)
+    - label: int, the number of the video's class in `classes`; -1 for a video without a label
+    - name: what its outputs are called
+
+    A stack of ten consecutive flow fields, as Simonyan and Zisserman ("Two-Stream Convolutional Networks for Action
+    Recognition in Videos", 2014) have it, is `flow.flatten(0, 1)` with `frames=10, stride=1`: [20, h, w], the
+    channels x and y in turn.
+
+    Convention
+    ----------
+    Flow t is the motion of the pixels of frame t. It goes from that frame to the one `flow.step` frames later,
+    whatever the clip's stride. A flip mirrors frames and flow, and changes the sign of the flow in x.
+
+    Frames have the size of the flow (`flow.short_side`). Where a clip goes beyond the end of the flow, the last
+    frame and its flow are repeated.
+
+    Parameters
+    ----------
+    list_file, root, parts: the list of videos, as `m3flow.videos.videolist.VideoList` takes them.
+    output: the folder that `m3flow flow` wrote into.
+    frames: T. stride: the distance between a clip's frames in the video.
+    crop: height and width of the crop in pixels; None: the whole frame.
+    flip: the probability of a flip; set 0 where left and right carry the label.
+    random: draw start, crop and flip at random (from torch's generator, which a DataLoader seeds anew in
+        each worker); otherwise the middle of the video, the middle of the frame, no flip.
+    pictures: whether items have frames; without them the videos are not needed.
+    classes, transform: as in `TrajectoryClips`.
+
+    Attributes
+    ----------
+    videos: those that have flow; labels: their labels, int.
+    classes: the labels by their numbers, list of str.
+    missing: the names of those that have none; they are left out.
+
+    Raises
+    ------
+    UsageError: a parameter that cannot be; no video of the list has flow; the first videos are not in `root`; a label
+        that is not in `classes`; when an item is read: a crop larger than the frame.
+    BadInput: when an item is read: a damaged flow file, a missing or damaged video.
+    """
+
+    kind = "flow"
+
+    def __init__(
+        self,
+        list_file: Path | str,
+        output: Path | str,
+        *,
+        root: Path | str = ".",
+        parts: int = 3,
+        frames: int = 10,
+        stride: int = 1,
+        crop: tuple[int, int] | None = (224, 224),
+        flip: float = 0.5,
+        random: bool = True,
+        pictures: bool = True,
+        classes: Sequence[str] | None = None,
+        transform: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> None:
+        self.frames, self.stride, self.crop, self.pictures = frames, stride, crop, pictures
+        self._sampling = Sampling(frames, stride, crop, flip, random)
+        listed, outputs = VideoList(Path(list_file), Path(root), parts), Outputs(Path(output))
+        super().__init__(listed, outputs, classes, transform, needs_videos=pictures)
+
+    def __repr__(self) -> str:
+        return (
+            f"FlowClips({len(self.videos)} videos, {len(self.missing)} without flow, "
+            f"frames={self.frames}, stride={self.stride}, crop={self.crop})"
+        )
+
+    def result(self, video: Video) -> Path:
+        return self._outputs.flow(video.name)
+
+    def usable(self, entry: os.DirEntry[str]) -> bool:
+        return entry.is_dir()
+
+    def item(self, video: Video) -> dict[str, Any]:
+        folder = self.result(video)
+        made = read_provenance(self._outputs.flow_files(video.name)[0])
+        count = flow_frame_count(folder)
+        if count < 1:
+            raise BadInput(f"{folder}: the flow files hold no frames")
+        size = frame_size(made, folder)
+        reach = self.stride * (self.frames - 1)
+        window = self._sampling.window(video, size, count - reach)
+        numbers = self._sampling.numbers(window)
+        levels = _levels(folder, numbers, count)
+        bound = float(made.get("settings", {}).get("bound", DEFAULT_BOUND))
+        item = {"flow": torch.from_numpy(cut_flow(levels, window, bound))}
+        if self.pictures:
+            existing = [min(number, count - 1) for number in numbers]
+            pictures = read_frames(video.source, existing, size)
+            item["frames"] = torch.from_numpy(cut(pictures, window))
+        return item
+
+
+def frame_size(made: dict[str, Any], folder: Path) -> tuple[int, int]:
+    """Height and width of the flow in pixels; the first frame says it where the file does not."""
+    source = made.get("source", {})
+    if source.get("width") and source.get("height"):
+        return source["height"], source["width"]
+    height, width = next(read_level_pairs(folder, 1)).shape[2:]
+    return height, width
+
+
+def cut_flow(levels: np.ndarray, window: Window, bound: float) -> np.ndarray:
+    """The window's part of levels uint8 [T, 2, H, W], flipped where the window is: float32 [T, 2, h, w] pixels."""
+    rows = slice(window.top, window.top + window.height)
+    flow = restore(levels[..., rows, window.left : window.left + window.width], bound)
+    if not window.flip:
+        return flow
+    return flow[..., ::-1] * np.array([-1, 1], np.float32)[:, None, None]
+
+
+def _levels(folder: Path, numbers: list[int], count: int) -> np.ndarray:
+    """The levels uint8 [T, 2, H, W] at these frames; the last one stands in for those beyond the end."""
+    wanted = [min(number, count - 1) for number in numbers]
+    first = wanted[0]
+    part = np.concatenate(list(read_level_pairs(folder, start=first, stop=wanted[-1] + 1)))
+    return part[[number - first for number in wanted]]

@@ -1,0 +1,125 @@
+"""Which frames and which part of the picture a training item shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from m3flow.errors import BadInput, UsageError
+from m3flow.trajectories.tracking import GRID
+from m3flow.videos.frames import colour_frames, resize
+from m3flow.videos.videolist import Video
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a video that an item shows.
+
+    Attributes
+    ----------
+    start: the clip's first frame.
+    left, top, width, height: the crop in pixels, all multiples of `grid`.
+    flip: whether left and right are exchanged.
+    grid: the distance in pixels of the points that must lie on the same places of the crop; 1 for every pixel.
+    """
+
+    start: int
+    left: int
+    top: int
+    width: int
+    height: int
+    flip: bool
+    grid: int = GRID
+
+    @property
+    def first_column(self) -> int:
+        """Where frames are cut: a flip moves the points of a grid by one pixel (see `TrajectoryClips`)."""
+        return self.left + (self.flip and self.grid > 1)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How clips are drawn from videos; see `TrajectoryClips` for the parameters.
+
+    Raises UsageError for values that cannot be.
+    """
+
+    frames: int
+    stride: int
+    crop: tuple[int, int] | None
+    flip: float
+    random: bool
+    grid: int = 1
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise UsageError(f"frames is {self.frames}; it must be 1 or more")
+        if self.stride < 1:
+            raise UsageError(f"stride is {self.stride}; it must be 1 or more")
+        if self.crop is not None and any(side < self.grid or side % self.grid for side in self.crop):
+            allowed = f"multiples of {self.grid}" if self.grid > 1 else "1 pixel or more"
+            raise UsageError(f"crop is {self.crop}; both sides must be {allowed}")
+        if not 0 <= self.flip <= 1:
+            raise UsageError(f"flip is {self.flip}; it must be a probability")
+
+    def numbers(self, window: Window) -> list[int]:
+        """The clip's frames in the video."""
+        return [window.start + self.stride * t for t in range(self.frames)]
+
+    def window(self, video: Video, size: tuple[int, int], starts: int) -> Window:
+        """A window of a video whose frames have `size` (H, W), with its start below `starts`.
+
+        Raises UsageError for a crop larger than the frame.
+        """
+        grid = self.grid
+        height, width = self.crop or (size[0] // grid * grid, size[1] // grid * grid)
+        if height > size[0] or width > size[1]:
+            raise UsageError(
+                f"crop {height}x{width} is larger than the frames of {video.name} ({size[0]}x{size[1]}); "
+                "use a smaller crop, or make flow with a larger short_side"
+            )
+        starts = max(starts, 1)
+        if not self.random:
+            left, top = ((room // grid) // 2 * grid for room in (size[1] - width, size[0] - height))
+            return Window((starts - 1) // 2, left, top, width, height, False, grid)
+        flip = bool(torch.rand(()) < self.flip)
+        # On a grid a flipped crop is cut one pixel further to the right, where there is one.
+        shift = flip and grid > 1
+        left = grid * _draw(max(size[1] - width - shift, 0) // grid + 1)
+        top = grid * _draw((size[0] - height) // grid + 1)
+        return Window(_draw(starts), left, top, width, height, flip, grid)
+
+
+def _draw(count: int) -> int:
+    """A random number from 0 to count − 1, of torch's generator."""
+    return int(torch.randint(count, ()))
+
+
+def cut(pictures: np.ndarray, window: Window) -> np.ndarray:
+    """The window's part of uint8 [T, H, W, 3], flipped where the window is: uint8 [T, 3, h, w]."""
+    rows = slice(window.top, window.top + window.height)
+    left = window.first_column
+    columns = np.arange(left, left + window.width).clip(max=pictures.shape[2] - 1)
+    if window.flip:
+        columns = columns[::-1]
+    return np.ascontiguousarray(pictures[:, rows, columns].transpose(0, 3, 1, 2))
+
+
+def read_frames(source: str, numbers: list[int], size: tuple[int, int]) -> np.ndarray:
+    """The frames `numbers` (ascending) of a video or a folder of images: uint8 [T, H, W, 3], RGB.
+
+    Frames are counted as `m3flow.videos.frames` does, by decoding from the start. They are resized to `size` (H, W),
+    the size at which the motion was computed; a number beyond the end repeats the frame before it.
+
+    Raises
+    ------
+    BadInput: the video is missing, or not one of the frames can be decoded.
+    """
+    height, width = size
+    pictures = [resize(picture, width, height) for picture in colour_frames(source, numbers)]
+    if not pictures:
+        raise BadInput(f"{source}: frame {numbers[0]} cannot be decoded")
+    pictures += pictures[-1:] * (len(numbers) - len(pictures))
+    return np.stack(pictures)
