@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,9 +82,18 @@ class Outputs:
         """The cut of a list into shards; see `m3flow.experiment.shards`."""
         return self.folder / "shards" / list_name / "plan.json"
 
+    def shard_list(self, list_name: str) -> Path:
+        """The list of the videos below a folder that is given in place of a list."""
+        return self.folder / "shards" / list_name / "videos.csv"
+
     def shard_done(self, list_name: str, kind: str, shard: str) -> Path:
         """The completion file of a shard."""
         return self.folder / "shards" / list_name / kind / f"{shard}.json"
+
+
+def is_output_folder(names: Collection[str]) -> bool:
+    """Whether a folder with these names in it is the output folder of a run."""
+    return "records" in names and ("flows" in names or "trajs" in names)
 
 
 def flow_files(folder: Path | str) -> tuple[Path, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from m3flow.errors import UsageError
 from m3flow.layout import Outputs, output_name
+from m3flow.videos.listfile import read_entries, sample_entries
 from m3flow.videos.videolist import Video, VideoList
 
 
@@ -75,6 +77,64 @@ class TestForms:
     def test_csv_with_a_header(self, tmp_path: Path, content: str) -> None:
         assert three(listed(tmp_path, content)) == EXPECTED
 
+    @pytest.mark.parametrize("separator", [";", "\t"])
+    def test_a_csv_may_use_another_separator(self, tmp_path: Path, separator: str) -> None:
+        rows = [["path", "label"], ["set/UCF-101/Run/v 1.avi", "0"], ["set/UCF-101/Run/b.avi", "12"]]
+        content = "".join(separator.join(row) + "\n" for row in rows)
+        assert three(listed(tmp_path, content)) == EXPECTED
+
+    def test_path_and_label_separated_by_a_tab(self, tmp_path: Path) -> None:
+        assert three(listed(tmp_path, "set/UCF-101/Run/v 1.avi\t0\nset/UCF-101/Run/b.avi\t12\n")) == EXPECTED
+
+    def test_a_path_with_spaces_ends_with_the_suffix_of_a_video(self, tmp_path: Path) -> None:
+        content = "set/UCF-101/Run/v 1.avi 0\nset/UCF-101/Run/b.avi 12\n"
+        assert three(listed(tmp_path, content)) == EXPECTED
+        videos = listed(tmp_path, "arm wrestling/a b.MP4\nc/d.avi e.avi 3\nframes/of clip 7\n")
+        assert [(video.name, video.label) for video in videos] == [
+            ("arm wrestling/a b.MP4", ""),
+            ("c/d.avi", "e.avi 3"),
+            ("frames/of", "clip 7"),
+        ]
+
+    @pytest.mark.parametrize("header", ["", "path,label\n"])
+    def test_comments_are_passed_over(self, tmp_path: Path, header: str) -> None:
+        separator = "," if header else " "
+        content = f"# made by hand\n{header}\n#c/d/a.avi{separator}1\nc/d/#b.avi{separator}2\n"
+        assert [(video.name, video.label) for video in listed(tmp_path, content)] == [("c/d/#b.avi", "2")]
+
+    def test_a_comment_sign_within_quotes_belongs_to_the_name(self, tmp_path: Path) -> None:
+        content = 'path,label\n"c/d/two\n#lines.avi",1\n"#a.avi",2\n./#b.avi,3\n'
+        names = [video.name for video in listed(tmp_path, content)]
+        assert names == ["c/d/two\n#lines.avi", "#a.avi", "#b.avi"]
+
+    def test_a_compressed_list(self, tmp_path: Path) -> None:
+        path = tmp_path / "videos.csv.gz"
+        path.write_bytes(gzip.compress(b"set/UCF-101/Run/v 1.avi\t0\nset/UCF-101/Run/b.avi\t12\n"))
+        assert three(VideoList(path, Path("/data")).read()) == EXPECTED
+        path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(UsageError, match=r"videos\.csv\.gz: cannot read the list: "):
+            VideoList(path).read()
+
+    @pytest.mark.parametrize(
+        ("name", "content"), [("a.xlsx", b"PK\3\4"), ("a.csv", b"PK\3\4\0"), ("a.ods", b"")]
+    )
+    def test_a_spreadsheet_is_named(self, tmp_path: Path, name: str, content: bytes) -> None:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UsageError, match="save the list as CSV"):
+            VideoList(tmp_path / name).read()
+
+    @pytest.mark.parametrize("count", [1, 2, 3, 5, 100])
+    @pytest.mark.parametrize("header", ["", "path,label\n", "# a comment\n\n"])
+    def test_a_sample_holds_entries_of_the_list(self, tmp_path: Path, count: int, header: str) -> None:
+        separator = "," if "path" in header else " "
+        path = tmp_path / "list.csv"
+        path.write_text(header + "".join(f"c/{n}.avi{separator}{n}\n" for n in range(count)))
+        whole = list(read_entries(path, []))
+        sample = sample_entries(path, 64)
+        assert set(sample) <= {entry._replace(line=1) for entry in whole}
+        assert len(sample) == (count if count < 10 else len({entry.path for entry in sample}))
+        assert sample[0].path == "c/0.avi"
+
     def test_csv_of_paths_alone(self, tmp_path: Path) -> None:
         assert [video.name for video in listed(tmp_path, "path\nc/d/a b.avi\n")] == ["c/d/a b.avi"]
 
@@ -103,7 +163,9 @@ class TestForms:
         expected = [Video(str(video), "set/class/a.avi")]
         assert VideoList(video).read() == expected
         assert VideoList(Path("set/class/a.avi"), root=tmp_path).read() == expected
-        assert VideoList(video.parent, parts=1).read() == [Video(str(video.parent), "class")]
+        (tmp_path / "images").mkdir()
+        (tmp_path / "images" / "1.png").touch()
+        assert VideoList(tmp_path / "images", parts=1).read() == [Video(str(tmp_path / "images"), "images")]
 
     def test_a_video_without_a_telling_name_is_known_by_its_bytes(self, tmp_path: Path) -> None:
         (tmp_path / "clip").write_bytes(b"RIFF\0\0\0\0AVI ")
@@ -128,6 +190,56 @@ class TestForms:
         assert len(videos) == 2000
 
 
+class TestFolders:
+    NAMES = ("a/2.avi", "a/1.mkv", "deep/b/c/d.MP4", "e.webm")
+
+    @pytest.fixture
+    def videos(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "my videos"
+        more = (
+            "a/notes.txt",
+            "a/.hidden.avi",
+            ".cache/x.avi",
+            "e.jpg",
+            "out/flows/a/x.mp4",
+            "out/records/r.csv",
+        )
+        for name in (*self.NAMES, *more):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        (folder / "a" / "loop").symlink_to(folder)
+        return folder
+
+    def test_all_videos_below_it_in_order(self, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = VideoList(videos, parts=9).read()
+        assert [video.name for video in found] == [f"my videos/{name}" for name in sorted(self.NAMES)]
+        assert [video.source for video in found] == [str(videos / name) for name in sorted(self.NAMES)]
+        assert VideoList(Path("my videos"), videos.parent, 9).read() == found
+        monkeypatch.chdir(videos / "deep")
+        for here in ("..", "../", "../../my videos"):
+            assert VideoList(Path(here), parts=9).read() == found
+
+    def test_the_list_file_of_a_folder_has_the_same_videos(self, videos: Path, tmp_path: Path) -> None:
+        listed = VideoList(videos)
+        file = tmp_path / "shards" / "videos.csv"
+        assert listed.in_file(file).read() == listed.read()
+        (videos / "new.avi").touch()
+        assert listed.in_file(file, renew=False).read() == listed.read()[:-1]
+        assert listed.in_file(file).read() == listed.read()
+
+    def test_folders_of_images_where_there_is_no_video(self, tmp_path: Path) -> None:
+        for name in ("a/1/001.jpg", "a/1/002.jpg", "b/001.png"):
+            (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "set" / name).touch()
+        assert [video.name for video in VideoList(tmp_path / "set").read()] == ["set/a/1", "set/b"]
+
+    def test_a_sample(self, videos: Path) -> None:
+        sources = [video.source for video in VideoList(videos).read()]
+        assert VideoList(videos).sample(64) == sources
+        assert VideoList(videos).sample(2) == [sources[0], sources[2]]
+        assert VideoList(Path(sources[0])).sample(64) == sources[:1]
+
+
 class TestRefusals:
     @pytest.mark.parametrize("content", ["", "\n", "\n  \n\r\n", "path,label\n", "\ufeff"])
     def test_an_empty_list(self, tmp_path: Path, content: str) -> None:
@@ -140,6 +252,8 @@ class TestRefusals:
             UsageError, match=r"none\.csv: no such list file or video \(also looked in the root"
         ):
             VideoList(Path("none.csv"), root=tmp_path).read()
+        with pytest.raises(UsageError, match="there is no video below this folder"):
+            VideoList(tmp_path).read()
 
     def test_a_name_too_long_to_exist_is_a_wrong_call(self) -> None:
         with pytest.raises(UsageError, match="no such list file or video"):
@@ -162,7 +276,7 @@ class TestRefusals:
         for line, words in zip(lines, expected, strict=True):
             assert words in line
         assert "first on line 2" in lines[1]
-        assert "line 2" in lines[2] and "raise layout.parts" in lines[2]
+        assert "line 2" in lines[2] and "--parts" in lines[2]
 
     @pytest.mark.parametrize(
         "second", ["a/b/c.avi", "./a/b/c.avi", "a//b/c.avi", "a/x/../b/c.avi", "/data/a/b/c.avi"]
@@ -204,6 +318,8 @@ class TestRefusals:
             ("path label", "looks like a header"),
             ("name,label", "has no column path or video"),
             ("Path,Label", "has no column path or video"),
+            ("file;class", "has no column path or video"),
+            ("c/d/a.avi;3", "is separated by a semicolon but there is no header"),
             ("a/b/c.avi,0", "add a first line 'path,label'"),
         ],
     )

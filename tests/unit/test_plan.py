@@ -53,7 +53,7 @@ def test_shards_hold_the_list_once_and_in_order(tmp_path: Path, write: object, c
     list_file = write(tmp_path / "list.csv", names(count))
     settings = experiment(tmp_path, list_file)
     plan = plan_of(settings)
-    parts = [shard_videos(settings, plan[name], plan.columns) for name in plan.names]
+    parts = [shard_videos(settings, plan[name]) for name in plan.names]
     assert [video for part in parts for video in part] == VideoList(list_file).read()
     assert [len(part) for part in parts] == [10] * (count // 10) + ([count % 10] if count % 10 else [])
     assert plan.videos == count
@@ -79,7 +79,7 @@ def test_a_byte_order_mark_and_blank_lines_do_not_shift_the_shards(tmp_path: Pat
     list_file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     settings = experiment(tmp_path, list_file)
     plan = plan_of(settings)
-    found = [v for name in plan.names for v in shard_videos(settings, plan[name], plan.columns)]
+    found = [v for name in plan.names for v in shard_videos(settings, plan[name])]
     assert found == VideoList(list_file).read()
 
 
@@ -141,7 +141,7 @@ class TestTheKeptPlan:
         plan = plan_of(settings)
         settings.videos.file.write_text("".join(f"{name}\n" for name in names(3)))
         with pytest.raises(UsageError, match="changed"):
-            shard_videos(settings, plan[plan.names[1]], plan.columns)
+            shard_videos(settings, plan[plan.names[1]])
 
 
 def test_excluded_videos_are_in_no_shard_and_shift_none(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_excluded_videos_are_in_no_shard_and_shift_none(tmp_path: Path) -> None:
     settings = experiment(tmp_path, list_file, exclude=str(exclude))
     plan = plan_of(settings)
     assert plan.names == ["00001", "00002"]
-    found = [v for name in plan.names for v in shard_videos(settings, plan[name], plan.columns)]
+    found = [v for name in plan.names for v in shard_videos(settings, plan[name])]
     assert found == settings.videos.read()
     assert len(found) == 19
     assert [a.digest == b.digest for a, b in zip(plan.shards, without.shards, strict=True)] == [

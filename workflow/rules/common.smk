@@ -14,7 +14,7 @@ try:
     experiment = Experiment.of(config)
     # Every job reads the Snakefile again, and must not pay for the whole list: with shards, the plan suffices.
     if experiment.granularity == "shard":
-        plan, videos = plan_of(experiment), {}
+        plan, videos = plan_of(experiment, renew=workflow.is_main_process), {}
     else:
         videos = {video.name: video for video in experiment.videos.read()}
 except UsageError as error:

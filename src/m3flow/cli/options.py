@@ -20,8 +20,8 @@ List = Annotated[
     str,
     typer.Argument(
         metavar="LIST",
-        help="A list file (`path label` lines, a CSV with a `path` column, or plain paths) or one video: "
-        "a file or a folder of frame images.",
+        help="A list file (`path label` lines, a CSV with a `path` column, or plain paths), a folder with "
+        "videos below it, or one video: a file or a folder of frame images.",
         show_default=False,
     ),
 ]

@@ -27,7 +27,6 @@ from m3flow.layout import Outputs
 from m3flow.results.records import Record
 from m3flow.system import available_cores
 from m3flow.version import __version__
-from m3flow.videos.listfile import sample_entries
 from m3flow.videos.videolist import Video
 
 # So many videos of the list are measured, whole or, where that would take longer than the whole calibration
@@ -89,8 +88,7 @@ def _sources(experiment: Experiment, folder: Path) -> list[str]:
     """A few videos of the list, spread over it; of long ones the beginning."""
     found: list[str] = []
     longest = 0
-    for entry in sample_entries(experiment.videos.location, VIDEOS * 4):
-        source = os.path.join(experiment.videos.root, entry.path)  # noqa: PTH118
+    for source in experiment.videos.sample(VIDEOS * 4):
         (header,) = headers([source])
         if header is None:
             continue

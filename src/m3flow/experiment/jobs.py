@@ -30,9 +30,9 @@ def run_shard(experiment: Experiment, kind: str, name: str, log_file: Path | str
 
     Returns the exit status of the job: 0 done, 1 not.
     """
-    plan = plan_of(experiment)
+    plan = plan_of(experiment, renew=False)
     shard = plan[name]
-    videos = shard_videos(experiment, shard, plan.columns)
+    videos = shard_videos(experiment, shard)
     outputs, list_name = experiment.outputs, experiment.videos.name
     records = outputs.shard_records(list_name, kind, name)
     status = execute(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,6 @@ import numpy as np
 
 from m3flow.errors import BadInput
 from m3flow.experiment.config import Experiment
-from m3flow.videos.listfile import sample_entries
 
 SAMPLE = 64
 HEADER_SECONDS = 20.0
@@ -35,11 +33,7 @@ class Sample:
 
 def sample(experiment: Experiment, count: int = SAMPLE) -> Sample:
     """Look into the headers of a few videos, spread over the list."""
-    sources = [
-        os.path.join(experiment.videos.root, entry.path)  # noqa: PTH118
-        for entry in sample_entries(experiment.videos.location, count)
-    ]
-    return of_headers(headers(sources), experiment.flow.short_side)
+    return of_headers(headers(experiment.videos.sample(count)), experiment.flow.short_side)
 
 
 def headers(sources: Sequence[str]) -> list[tuple[int, int, int] | None]:

@@ -25,10 +25,10 @@ from m3flow.experiment.config import Experiment
 from m3flow.experiment.cost import jobs_of, seconds_per_video, shard_size
 from m3flow.experiment.sample import sample
 from m3flow.layout import LIKE_AN_OUTPUT, output_name
-from m3flow.videos.listfile import Part, columns_of, read_entries
+from m3flow.videos.listfile import Part, list_size, read_entries
 from m3flow.videos.videolist import Video, VideoList
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,12 @@ class Plan:
     ----------
     size: entries of the list in a shard; the last one may hold fewer.
     shards: in the order of the list.
-    columns: the header of a CSV list.
     pace: by kind of job, the seconds that a video should take it; empty without a calibration.
     start: seconds from a job's beginning to its first video, by the calibration.
     """
 
     size: int
     shards: tuple[Shard, ...]
-    columns: tuple[str, ...] = ()
     pace: dict[str, float] = field(default_factory=dict)
     start: float = 0.0
 
@@ -97,7 +95,6 @@ def make_plan(videos: VideoList, size: int) -> Plan:
     Raises UsageError for everything that `VideoList.read` refuses.
     """
     list_file, excluded = videos.location, videos.excluded_names()
-    columns = columns_of(list_file)
     problems: list[tuple[int, str]] = []
     hashes = array("q")
     doubtful = False
@@ -124,21 +121,22 @@ def make_plan(videos: VideoList, size: int) -> Plan:
         if name not in excluded:
             paths.append(entry.path)
     if begun is not None:
-        close(list_file.stat().st_size)
+        close(list_size(list_file))
     if doubtful or problems or not shards or _repeats(hashes):
         # Names whose hashes agree are the same name, or very rarely not: the full check tells, in full.
         replace(videos, exclude=None).read()
-    plan = Plan(size, tuple(shards), columns)
+    plan = Plan(size, tuple(shards))
     if excluded and not plan.videos:
         raise UsageError(f"{videos.exclude}: leaves none of the videos of the list")
     return plan
 
 
-def plan_of(experiment: Experiment) -> Plan:
+def plan_of(experiment: Experiment, *, renew: bool = True) -> Plan:
     """The plan of an experiment: the one in its output folder, or a new one where that does not fit any more.
 
     A new one is kept there for the next reader, if the folder can be written. Where `shard.videos` is "auto",
-    the size that was chosen is kept with it, so that the shards stay as they are while the list grows.
+    the size that was chosen is kept with it, so that the shards stay as they are while the list grows. Where
+    the list is a folder it is searched again, unless `renew` is false: a job takes the list that is there.
 
     Raises UsageError for a list that cannot be used, and for "auto" without a calibration.
     """
@@ -148,11 +146,11 @@ def plan_of(experiment: Experiment) -> Plan:
     size = experiment.shard.videos
     if not isinstance(size, int):
         size = kept["size"] if kept.get("basis") == basis else shard_size(experiment)
-    videos = experiment.videos
+    videos = _list(experiment, renew=renew)
     key = [FORMAT, size, videos.parts, _file(videos.location), _file(videos.exclude), basis]
     if kept.get("key") == key:
         shards = tuple(Shard(*values) for values in kept["shards"])
-        return Plan(size, shards, tuple(kept["columns"]), kept["pace"], kept["start"])
+        return Plan(size, shards, kept["pace"], kept["start"])
     plan = make_plan(videos, size)
     calibration = calibration_of(experiment)
     if calibration is not None:
@@ -166,16 +164,22 @@ def plan_of(experiment: Experiment) -> Plan:
     return plan
 
 
-def shard_videos(experiment: Experiment, shard: Shard, columns: tuple[str, ...] = ()) -> list[Video]:
+def shard_videos(experiment: Experiment, shard: Shard) -> list[Video]:
     """The videos of a shard.
 
     Raises UsageError where the list is no longer what the shard was cut from.
     """
-    part = Part(shard.offset, shard.size, shard.line, columns)
-    videos = experiment.videos.read_part(part)
+    part = Part(shard.offset, shard.size, shard.line)
+    videos = _list(experiment, renew=False).read_part(part)
     if len(videos) != shard.videos:
         raise UsageError(f"{experiment.videos.file}: the list changed while it was used; run again")
     return videos
+
+
+def _list(experiment: Experiment, *, renew: bool) -> VideoList:
+    """The list file that is cut into shards."""
+    videos = experiment.videos
+    return videos.in_file(experiment.outputs.shard_list(videos.name), renew=renew)
 
 
 def _repeats(hashes: array[int]) -> bool:

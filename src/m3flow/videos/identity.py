@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from m3flow.errors import BadInput
-from m3flow.videos.videolist import IMAGE_SUFFIXES
+from m3flow.videos.folder import IMAGE_SUFFIXES
 
 # The beginning, the middle and the end: enough to tell videos apart without reading them whole.
 PART_BYTES = 16 * 1024

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import os
+import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from m3flow.errors import UsageError
 
 HEADER_NAMES = ("path", "video")
+# By the character: what a message calls it. A list without a header may use a tab alone.
+SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon"}
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
+)
+_VIDEO_ENDINGS = tuple(VIDEO_SUFFIXES)
+SPREADSHEET_SUFFIXES = frozenset({".numbers", ".ods", ".xls", ".xlsm", ".xlsx"})
+GZIP_MAGIC, ZIP_MAGIC, OLE_MAGIC = b"\x1f\x8b", b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+# A path that holds spaces, up to the first word that ends like a video.
+PATH_WITH_SPACES = re.compile(
+    rf".*?(?:{'|'.join(re.escape(suffix) for suffix in sorted(VIDEO_SUFFIXES))})(?= |$)", re.IGNORECASE
+)
 
 
 class Entry(NamedTuple):
@@ -25,30 +40,38 @@ class Entry(NamedTuple):
     label: str
 
 
+class Form(NamedTuple):
+    """How the lines of a list are read.
+
+    Attributes
+    ----------
+    separator: the character between two columns.
+    columns: the header of a CSV list; empty for `path label` lines.
+    """
+
+    separator: str
+    columns: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A stretch of a list file that holds whole entries.
 
     Attributes
     ----------
-    offset, size: where it lies in the file, in bytes.
+    offset, size: where it lies in the (uncompressed) file, in bytes.
     line: the number of its first line, from 1.
-    columns: the header of a CSV file; empty for `path label` lines.
     """
 
     offset: int
     size: int
     line: int
-    columns: tuple[str, ...] = ()
 
 
-def columns_of(list_file: Path) -> tuple[str, ...]:
-    """The header of a CSV list; () for a list without one.
-
-    Raises UsageError for a file that cannot be read, and for a header that cannot be used.
-    """
+def list_size(list_file: Path) -> int:
+    """The bytes of a list, uncompressed; UsageError for a file that cannot be read."""
     with _opened(list_file) as file:
-        return _columns(file.readline(), list_file)
+        return file.seek(0, os.SEEK_END)
 
 
 def read_entries(
@@ -62,21 +85,12 @@ def read_entries(
     Raises UsageError for a file that cannot be read or is not UTF-8, and for a header that cannot be used.
     """
     with _opened(list_file) as file:
-        if part is None:
-            first = file.readline()
-            columns = _columns(first, list_file)
-            # Not by seeking back: the list may come through a pipe.
-            lines = (
-                _Lines(file, list_file, len(first), 2) if columns else _Lines(file, list_file, ahead=first)
-            )
-        else:
+        lines = _Lines(file, list_file)
+        form = _form(lines)
+        if part is not None:
             file.seek(part.offset)
-            columns = part.columns
             lines = _Lines(file, list_file, part.offset, part.line, part.offset + part.size)
-        if columns:
-            yield from _csv_entries(lines, columns, problems, beside)
-        else:
-            yield from _plain_entries(lines, labelled=beside == "label")
+        yield from _entries(lines, form, problems, beside)
 
 
 def sample_entries(list_file: Path, count: int) -> list[Entry]:
@@ -84,22 +98,25 @@ def sample_entries(list_file: Path, count: int) -> list[Entry]:
 
     The same list gives the same entries. Lines that cannot be read are left out.
     """
-    columns = columns_of(list_file)
     found: dict[int, Entry] = {}
     with _opened(list_file) as file:
-        header = len(file.readline()) if columns else 0
+        lines = _Lines(file, list_file)
+        form = _form(lines)
+        begin = lines.offset
         size = file.seek(0, os.SEEK_END)
         for number in range(count):
-            offset = header + (size - header) * number // count
-            if number:
+            offset = begin + (size - begin) * number // count
+            if offset > begin:
                 # Somewhere within a line: the next one is whole.
                 file.seek(offset - 1)
                 offset += len(file.readline()) - 1
             file.seek(offset)
-            line = file.readline()
-            with suppress(UsageError):
-                for entry in read_entries(list_file, [], Part(offset, len(line), 1, columns)):
-                    found[entry.offset] = entry
+            try:
+                entry = next(_entries(_Lines(file, list_file, offset), form, [], "label"), None)
+            except UsageError:
+                continue
+            if entry is not None:
+                found[entry.offset] = entry
     return list(found.values())
 
 
@@ -107,92 +124,142 @@ def sample_entries(list_file: Path, count: int) -> list[Entry]:
 def _opened(list_file: Path) -> Iterator[IO[bytes]]:
     try:
         with list_file.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise UsageError(f"{list_file}: cannot read the list: {error.strerror}") from error
-
-
-def _columns(raw: bytes, list_file: Path) -> tuple[str, ...]:
-    first = _decoded(raw, list_file, 1, 0).strip("\r\n")
-    if "\r" in first:
-        raise UsageError(
-            f"{list_file}:1: lines end in a carriage return alone; save the list with Unix or Windows line ends"
-        )
-    try:
-        columns = tuple(column.strip() for column in next(csv.reader([first]), []))
-    except csv.Error:
-        columns = ()  # no header, at any rate
-    if any(name in columns for name in HEADER_NAMES):
-        return columns
-    problem = _header_problem(first, columns)
-    if problem:
-        raise UsageError(f"{list_file}:1: {problem}")
-    return ()
+            # The list may come through a pipe: what is looked at must not be taken.
+            magic = cast("io.BufferedReader", file).peek(4)[:4]
+            if list_file.suffix.lower() in SPREADSHEET_SUFFIXES or magic in (ZIP_MAGIC, OLE_MAGIC):
+                raise UsageError(
+                    f"{list_file}: a spreadsheet or an archive; save the list as CSV (UTF-8) text"
+                )
+            if magic[:2] == GZIP_MAGIC:
+                with gzip.open(file) as unpacked:
+                    yield cast("IO[bytes]", unpacked)
+            else:
+                yield file
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{list_file}: cannot read the list: {reason}") from error
 
 
 class _Lines:
-    """The decoded lines of a part; knows where the next one begins."""
+    """The decoded lines of a part; `line` and `offset` are those of the next one."""
 
     def __init__(
-        self,
-        file: IO[bytes],
-        list_file: Path,
-        offset: int = 0,
-        line: int = 1,
-        end: int = sys.maxsize,
-        ahead: bytes = b"",
+        self, file: IO[bytes], list_file: Path, offset: int = 0, line: int = 1, end: int = sys.maxsize
     ) -> None:
-        self._file, self._list_file = file, list_file
-        self._end, self._ahead = end, ahead
+        self.list_file = list_file
+        self._file, self._end = file, end
+        self._ahead = b""
         self.offset, self.line = offset, line
 
     def __iter__(self) -> Iterator[str]:
-        while self.offset < self._end:
-            raw = self._ahead or self._file.readline()
-            self._ahead = b""
-            if not raw:
-                return
-            text = _decoded(raw, self._list_file, self.line, self.offset)
-            self.offset += len(raw)
-            self.line += 1
-            yield text
+        return self
+
+    def __next__(self) -> str:
+        raw = self._peeked()
+        if not raw:
+            raise StopIteration
+        text = self._decoded(raw)
+        self._pass()
+        return text
+
+    def at_entry(self) -> bool:
+        """Pass over empty lines and comments; False at the end of the part."""
+        while raw := self._peeked():
+            text = raw.removeprefix(b"\xef\xbb\xbf") if not self.offset else raw
+            if text.strip() and not text.startswith(b"#"):
+                return True
+            self._pass()
+        return False
+
+    def peek(self) -> str:
+        """The next line, which stays the next one; "" at the end of the part."""
+        return self._decoded(self._peeked())
+
+    def _peeked(self) -> bytes:
+        if not self._ahead and self.offset < self._end:
+            self._ahead = self._file.readline()
+        return self._ahead
+
+    def _pass(self) -> None:
+        self.offset += len(self._ahead)
+        self.line += 1
+        self._ahead = b""
+
+    def _decoded(self, raw: bytes) -> str:
+        try:
+            # Only the first line of a file may begin with a byte order mark.
+            return raw.decode("utf-8" if self.offset else "utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"{self.list_file}:{self.line}: not UTF-8 text; save the list as UTF-8"
+            ) from error
 
 
-def _decoded(raw: bytes, list_file: Path, line: int, offset: int) -> str:
+def _form(lines: _Lines) -> Form:
+    """The form of a list by its first entry; a header is passed over.
+
+    Raises UsageError for a header that cannot be used.
+    """
+    lines.at_entry()
+    first = lines.peek().rstrip("\n").rstrip("\r")
+    place = f"{lines.list_file}:{lines.line}"
+    if "\r" in first:
+        raise UsageError(
+            f"{place}: lines end in a carriage return alone; save the list with Unix or Windows line ends"
+        )
+    for separator in SEPARATORS:
+        columns = _columns(first, separator)
+        if any(name in columns for name in HEADER_NAMES):
+            next(lines)
+            return Form(separator, columns)
+    if problem := _header_problem(first):
+        raise UsageError(f"{place}: {problem}")
+    return Form("\t" if "\t" in first else " ", ())
+
+
+def _columns(first: str, separator: str) -> tuple[str, ...]:
     try:
-        # Only the first line of a file may begin with a byte order mark.
-        return raw.decode("utf-8" if offset else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{list_file}:{line}: not UTF-8 text; save the list as UTF-8") from error
+        return tuple(column.strip() for column in next(csv.reader([first], delimiter=separator), []))
+    except csv.Error:
+        return ()  # no header, at any rate
 
 
-def _plain_entries(lines: _Lines, *, labelled: bool) -> Iterator[Entry]:
-    line, offset = lines.line, lines.offset
-    for text in lines:
-        path, _, label = text.rstrip("\n").rstrip("\r").strip(" ").partition(" ")
+def _entries(lines: _Lines, form: Form, problems: list[tuple[int, str]], beside: str) -> Iterator[Entry]:
+    if form.columns:
+        return _csv_entries(lines, form, problems, beside)
+    return _plain_entries(lines, form.separator, problems, labelled=beside == "label")
+
+
+def _plain_entries(
+    lines: _Lines, separator: str, problems: list[tuple[int, str]], *, labelled: bool
+) -> Iterator[Entry]:
+    while lines.at_entry():
+        line, offset = lines.line, lines.offset
+        text = next(lines).rstrip("\n").rstrip("\r").strip(" ")
+        path, _, label = text.partition(separator)
+        if separator == " " and label and not path.lower().endswith(_VIDEO_ENDINGS):
+            whole = PATH_WITH_SPACES.match(text)
+            if whole is not None:
+                path, label = whole[0], text[whole.end() + 1 :]
         if path:
             yield Entry(line, offset, path, label if labelled else "")
-        line, offset = lines.line, lines.offset
+        else:
+            problems.append((line, "the path is empty"))
 
 
-def _csv_entries(
-    lines: _Lines, columns: tuple[str, ...], problems: list[tuple[int, str]], beside: str
-) -> Iterator[Entry]:
+def _csv_entries(lines: _Lines, form: Form, problems: list[tuple[int, str]], beside: str) -> Iterator[Entry]:
+    columns = form.columns
     path_column = next(columns.index(name) for name in HEADER_NAMES if name in columns)
     other_column = columns.index(beside) if beside in columns else None
-    reader = csv.reader(lines, strict=True)
-    while True:
+    reader = csv.reader(lines, delimiter=form.separator, strict=True)
+    while lines.at_entry():
         # A quoted field may go over several lines; the reader takes no more of them than a row needs.
         line, offset = lines.line, lines.offset
         try:
             row = next(reader)
-        except StopIteration:
-            return
         except csv.Error as error:
             problems.append((line, f"cannot read this CSV line: {error}"))
             return
-        if not row:
-            continue
         if len(row) != len(columns):
             problems.append((line, f"{len(row)} columns where the header has {len(columns)}"))
         elif not row[path_column]:
@@ -202,7 +269,7 @@ def _csv_entries(
             yield Entry(line, offset, row[path_column], other)
 
 
-def _header_problem(first: str, columns: tuple[str, ...]) -> str:
+def _header_problem(first: str) -> str:
     """What is wrong when the first line looks like a header that cannot be used, else ""."""
     words = first.split()
     if len(words) > 1 and words[0].lower() in HEADER_NAMES:
@@ -210,8 +277,13 @@ def _header_problem(first: str, columns: tuple[str, ...]) -> str:
             f"{first!r} looks like a header, which a list separated by spaces does not have; "
             "remove this line, or separate the columns by commas"
         )
-    if len(columns) > 1 and not any(mark in first for mark in "./ "):
-        return f"the header {first!r} has no column {' or '.join(HEADER_NAMES)}"
-    if len(columns) == 2 and " " not in first and columns[1].isdecimal():
-        return f"{first!r} is separated by a comma but there is no header; add a first line 'path,label'"
+    for separator, name in SEPARATORS.items():
+        columns = _columns(first, separator)
+        if len(columns) > 1 and not any(mark in first for mark in "./ "):
+            return f"the header {first!r} has no column {' or '.join(HEADER_NAMES)}"
+        if len(columns) == 2 and separator != "\t" and " " not in first and columns[1].isdecimal():
+            return (
+                f"{first!r} is separated by a {name} but there is no header; "
+                f"add a first line 'path{separator}label'"
+            )
     return ""

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
+from m3flow.atomic import complete_or_absent
 from m3flow.errors import UsageError
 from m3flow.layout import conflicting_names, output_name
-from m3flow.videos.listfile import Part, read_entries
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
+from m3flow.videos import folder
+from m3flow.videos.listfile import (
+    SPREADSHEET_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Entry,
+    Part,
+    read_entries,
+    sample_entries,
 )
-LIST_SUFFIXES = frozenset({".csv", ".list", ".lst", ".tsv", ".txt"})
+
+LIST_SUFFIXES = frozenset({".csv", ".list", ".lst", ".tsv", ".txt", ".gz"}) | SPREADSHEET_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +51,8 @@ class VideoList:
 
     Attributes
     ----------
-    file: a list file, or one video: a file or a folder of frame images. Looked for in `root` where it is not
-        in the working folder.
+    file: a list file; a folder, whose videos are listed; or one video: a file or a folder of frame images.
+        Looked for in `root` where it is not in the working folder.
     root: the folder that relative paths of the list are taken from.
     parts: the number of last parts of a video's path that name its outputs.
     exclude: a table of `m3flow verify --input`, whose rejected videos are left out, or a list of videos, all
@@ -68,7 +75,7 @@ class VideoList:
     @property
     def name(self) -> str:
         """The file's name, which names the files of its shards."""
-        return self.file.name
+        return os.path.basename(os.path.abspath(self.file))  # noqa: PTH100, PTH119 (links stay)
 
     @cached_property
     def location(self) -> Path:
@@ -87,19 +94,35 @@ class VideoList:
             raise UsageError(f"{self.file}: no such list file or video{beside}")
         return location
 
+    @cached_property
+    def kind(self) -> Literal["list", "folder", "video"]:
+        """What `file` is: a list file, a folder with videos below it, or one video."""
+        if _is_list(self.location):
+            return "list"
+        return "folder" if self.location.is_dir() and not folder.is_video(self.location) else "video"
+
     def read(self) -> list[Video]:
         """The videos in the order of the list, without the excluded ones.
 
-        Three forms are read: `path label` lines separated by one space (the label may be absent, more columns
-        may follow), a plain list of paths, and a CSV whose header has a column `path` or `video` (paths with
-        spaces need this form). Whether the videos exist is not checked: for a large data set on a network
-        file system that would take minutes.
+        These forms are read, compressed by gzip or not: `path label` lines separated by one space or a tab (the
+        label may be absent, more columns may follow), a plain list of paths, and a CSV, separated by commas,
+        semicolons or tabs, whose header has a column `path` or `video`. Empty lines and those that begin with
+        `#` are skipped. Of a folder, all videos below it are listed, as paths that begin with its name.
+
+        Whether the videos exist is not checked: for a large data set on a network file system that would take
+        minutes.
 
         Raises
         ------
         UsageError: every problem of the list, one line each; an exclusion that leaves no video.
         """
-        videos = self._listed() if _is_list(self.location) else self._one_video()
+        videos, problems = self._videos()
+        problems += _clashes(videos)
+        if not videos and not problems:
+            if self.kind == "folder":
+                raise UsageError(f"{self.location}: there is no video below this folder")
+            raise UsageError(f"{self.location}: the list is empty; it needs one video a line")
+        self._refuse(problems)
         if self.exclude is None:
             return videos
         excluded = self.excluded_names()
@@ -108,12 +131,39 @@ class VideoList:
             raise UsageError(f"{self.exclude}: leaves none of the {len(videos)} videos of the list")
         return left
 
+    def sample(self, count: int) -> list[str]:
+        """The sources of about `count` videos spread evenly over the list; a list file is not read as a whole."""
+        if self.kind == "list":
+            entries: Sequence[Entry] = sample_entries(self.location, count)
+        else:
+            whole = list(self._entries([]))
+            count = min(count, len(whole))
+            entries = [whole[len(whole) * number // count] for number in range(count)]
+        return [self._source(entry.path) for entry in entries]
+
+    def in_file(self, file: Path, *, renew: bool = True) -> VideoList:
+        """The same videos as a list file, which jobs read parts of: itself, or `file` for a folder or a video.
+
+        With `renew` false a `file` that is there is taken as it is, and the folder is not searched again.
+        """
+        if self.kind == "list":
+            return self
+        if renew or not file.is_file():
+            text = io.StringIO()
+            writer = csv.writer(text, quoting=csv.QUOTE_ALL)
+            writer.writerows([["path"], *([entry.path] for entry in self._entries([]))])
+            content = text.getvalue().encode(errors="surrogateescape")
+            if not file.is_file() or file.read_bytes() != content:
+                with complete_or_absent(file) as (temporary,):
+                    temporary.write_bytes(content)
+        return replace(self, file=file, root=Path(self._source("")))
+
     def read_part(self, part: Part) -> list[Video]:
         """The videos of a part of the list file: a job reads its own lines, not the whole list.
 
         Raises UsageError for lines that cannot be read; clashes between parts are not looked for.
         """
-        videos, problems = self._entries(part)
+        videos, problems = self._videos(part)
         self._refuse(problems)
         excluded = self.excluded_names()
         return [video for video in videos if video.name not in excluded]
@@ -127,34 +177,42 @@ class VideoList:
             return rejected
         return {video.name for video in VideoList(self.exclude, parts=self.parts).read()}
 
-    def _one_video(self) -> list[Video]:
-        name, problem = output_name(os.fspath(self.file), self.parts)
-        if problem:
-            raise UsageError(f"{self.file}: {problem}")
-        return [Video(os.fspath(self.location), name)]
-
-    def _listed(self) -> list[Video]:
-        videos, problems = self._entries()
-        problems += _clashes(videos)
-        if not videos and not problems:
-            raise UsageError(f"{self.location}: the list is empty; it needs one video a line")
-        self._refuse(problems)
-        return videos
-
-    def _entries(self, part: Part | None = None) -> tuple[list[Video], list[tuple[int, str]]]:
-        root = os.fspath(self.root)
+    def _videos(self, part: Part | None = None) -> tuple[list[Video], list[tuple[int, str]]]:
         videos: list[Video] = []
         problems: list[tuple[int, str]] = []
-        for entry in read_entries(self.location, problems, part):
+        for entry in self._entries(problems, part):
             name, problem = output_name(entry.path, self.parts)
             if problem:
                 problems.append((entry.line, problem))
             else:
-                source = os.path.join(root, entry.path)  # noqa: PTH118 (10x faster)
-                videos.append(Video(source, name, entry.label, entry.line))
+                videos.append(Video(self._source(entry.path), name, entry.label, entry.line))
         return videos, problems
 
+    def _entries(self, problems: list[tuple[int, str]], part: Part | None = None) -> Iterator[Entry]:
+        if self.kind == "list":
+            yield from read_entries(self.location, problems, part)
+        elif self.kind == "video":
+            yield Entry(1, 0, os.fspath(self.file), "")
+        else:
+            # Line 1 is the header of the list that `in_file` writes.
+            for line, path in enumerate(folder.videos_below(self.location), 2):
+                yield Entry(line, 0, f"{self.name}/{path}", "")
+
+    def _source(self, path: str) -> str:
+        """Where the video with this path in the list lies; for "" the folder that such paths are taken from."""
+        return os.path.join(self._base, path)  # noqa: PTH118 (10x faster)
+
+    @cached_property
+    def _base(self) -> str:
+        if self.kind == "list":
+            return os.fspath(self.root)
+        if self.kind == "video":
+            return "" if self.location == self.file else os.fspath(self.root)
+        return os.path.dirname(os.path.abspath(self.location))  # noqa: PTH100, PTH120 (links stay)
+
     def _refuse(self, problems: list[tuple[int, str]]) -> None:
+        if problems and self.kind == "video":
+            raise UsageError(f"{self.file}: {problems[0][1]}")
         if problems:
             raise UsageError("\n".join(f"{self.location}:{line}: {text}" for line, text in sorted(problems)))
 
@@ -186,7 +244,7 @@ def _clashes(videos: list[Video]) -> Iterator[tuple[int, str]]:
             yield (
                 video.line,
                 f"{video.source!r} would write the same output {video.name!r} as line "
-                f"{first.line} ({first.source!r}); raise layout.parts",
+                f"{first.line} ({first.source!r}); keep more parts of the paths (--parts, layout.parts)",
             )
     for video in videos:
         for other in conflicting_names(video.name):
