@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 from m3flow.errors import Interrupted
-from m3flow.extraction.device_memory import available_memory, free_memory_of, is_out_of_memory
 from m3flow.extraction.frame_buffer import FrameBuffer
+from m3flow.extraction.gpu_errors import free_memory_of, is_out_of_memory
 
 if TYPE_CHECKING:
     from m3flow.flow.base import Array
@@ -54,6 +53,19 @@ def batch_size(
     return max(1, int(pixels / (height * width)))
 
 
+def available_memory(device: str, sharing: int = 1) -> int:
+    """Bytes of a GPU's memory for one of the `sharing` processes that use it.
+
+    An equal share of the whole, since those that start at the same time all see the same free memory; never
+    more than is free now, torch's own unused cache included.
+    """
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(free, total // sharing)
+
+
 @dataclass
 class Part(Generic[Owner, Result]):
     """What came of some frame pairs of one owner.
@@ -62,14 +74,14 @@ class Part(Generic[Owner, Result]):
     ----------
     owner: whose they are.
     result: what `call` returned for them; None where there are none, or an error.
-    seconds: the time that took.
+    share: its share of the pairs that were computed together.
     last: whether the owner has no more pairs.
     error: what went wrong; there will be no more parts of this owner.
     """
 
     owner: Owner
     result: Result | None = None
-    seconds: float = 0.0
+    share: float = 0.0
     last: bool = False
     error: Exception | None = None
 
@@ -192,7 +204,6 @@ class Batches(Generic[Owner, Result]):
         pairs = sum(count for _, count in chosen)
         first, last = chosen[0][0], chosen[-1][0]
         stop = self._start_of(last) + chosen[-1][1] + self._step
-        began = time.perf_counter()
         too_large, failure = "", None
         try:
             result = self._call(self._frames.stretch(self._start_of(first), stop))
@@ -206,7 +217,7 @@ class Batches(Generic[Owner, Result]):
             else:
                 failure = error
         else:
-            yield from self._parts(chosen, result, time.perf_counter() - began)
+            yield from self._parts(chosen, result)
             return
         if too_large and pairs > 1:
             self._batch = self._fitting[self._frames.frame_size] = pairs // 2
@@ -225,9 +236,7 @@ class Batches(Generic[Owner, Result]):
                 ),
             )
 
-    def _parts(
-        self, chosen: list[tuple[_Held[Owner], int]], result: Any, seconds: float
-    ) -> list[Part[Owner, Result]]:
+    def _parts(self, chosen: list[tuple[_Held[Owner], int]], result: Any) -> list[Part[Owner, Result]]:
         """What of a result belongs to each owner, whose pairs are now done."""
         pairs = sum(count for _, count in chosen)
         parts: list[Part[Owner, Result]] = []
@@ -241,5 +250,5 @@ class Batches(Generic[Owner, Result]):
             last = held.complete and not held.pairs(self._step)
             if last:
                 self.drop(held.owner)
-            parts.append(Part(held.owner, of_owner, seconds * count / pairs, last))
+            parts.append(Part(held.owner, of_owner, count / pairs, last))
         return parts

@@ -6,24 +6,28 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from m3flow.extraction.background import Background
 from m3flow.extraction.batching import Batches, Part, batch_size
+from m3flow.extraction.downloads import Stopwatch, downloads_from
+from m3flow.extraction.gpu_errors import detecting_lost_device
 from m3flow.extraction.resume import Planner
 from m3flow.extraction.sinks import clock
 from m3flow.extraction.tasks import CodecTask, FrameTask, StoredFlowTask, VideoTask
-from m3flow.extraction.work import Work, motion_estimator
-from m3flow.flow.base import is_tensor
+from m3flow.extraction.work import Work, motion_estimator, tracking_device
 from m3flow.results.quantisation import Piece, quantise
 from m3flow.results.records import Record
+from m3flow.settings import FlowSettings
 from m3flow.system import keep_freed_memory
 from m3flow.videos.decoder import Decoder
 from m3flow.videos.videolist import Video
 
 if TYPE_CHECKING:
-    from m3flow.camera.compensation import Motion, MotionEstimator
+    from m3flow.camera.compensation import MotionEstimator
+    from m3flow.flow.base import Array
 
 Progress = Callable[[int], None]
 
@@ -63,7 +67,9 @@ class Extractor:
         if work.flow is not None:
             keep_freed_memory()
             self._motion = motion_estimator(work)
-        self._planner = Planner(work, self._motion)
+        self.device = self._motion.estimator.device if self._motion else tracking_device(work)
+        self._downloads = downloads_from(self.device)
+        self._planner = Planner(work, self._motion, self.device)
         # Frame pairs that fitted the device's memory, by frame size; remembered from video to video.
         self._fitting: dict[tuple[int, int], int] = {}
 
@@ -74,10 +80,6 @@ class Extractor:
 
     def __exit__(self, *_: object) -> None:
         self._decoder.close()
-
-    @property
-    def device(self) -> str:
-        return self._motion.estimator.device if self._motion else "cpu"
 
     def __call__(self, video: Video) -> Record:
         """Make the missing outputs of one video; never raises for a video, its record has the outcome."""
@@ -112,19 +114,32 @@ class Extractor:
             for left in in_progress:
                 left.drop()
 
-    def _batches(self) -> Batches[FrameTask, Motion]:
+    def _batches(self) -> Batches[FrameTask, _Computed]:
         motion, flow = self._motion, self.work.flow
         if motion is None or flow is None:
             return Batches(_no_frames)
         # A short video alone leaves most of a GPU idle.
         on_torch = motion.estimator.backend == "torch"
         return Batches(
-            lambda frames: motion(frames, flow.step),
+            partial(self._motion_of, motion, flow),
             step=flow.step,
             shared=on_torch,
             device=self.device if on_torch else None,
             fitting=self._fitting,
         )
+
+    def _motion_of(self, motion: MotionEstimator, flow: FlowSettings, frames: Array) -> _Computed:
+        """The quantised motion of frame pairs, on the device: launched, and on a GPU perhaps not done yet."""
+        with detecting_lost_device(self.device), self._downloads.timed() as time_taken:
+            found = motion(frames, flow.step)
+            levels = quantise(found.flow, flow.bound)
+        piece = Piece(
+            levels=levels,
+            homographies=found.homographies,
+            accepted=found.accepted,
+            schemes=found.schemes,
+        )
+        return _Computed(piece, time_taken)
 
     def _next(self, source: Source, *, wait: bool) -> VideoTask | None:
         """The next video's task; its frames are decoded as soon as those before it are.
@@ -142,14 +157,14 @@ class Extractor:
             self._decoder.expect(video.source, task.flow.short_side)
         return task
 
-    def _do(self, task: VideoTask, batches: Batches[FrameTask, Motion], completion: _Completion) -> None:
+    def _do(self, task: VideoTask, batches: Batches[FrameTask, _Computed], completion: _Completion) -> None:
         """The work of one task; the rest of it goes on in the background."""
         if isinstance(task, FrameTask):
             return self._compute(task, batches, completion)
         if isinstance(task, StoredFlowTask):
             with task.attributed():
                 for piece in _timed(task.flow.pieces(), task.record, "decode"):
-                    completion.background(partial(self._store, task, piece))
+                    self._hand_over(task, piece, completion)
                     if task.error is not None:
                         break
         elif isinstance(task, CodecTask):
@@ -157,7 +172,9 @@ class Extractor:
             self._on_frames(task.record.frames)
         return completion.complete(task)
 
-    def _compute(self, task: FrameTask, batches: Batches[FrameTask, Motion], completion: _Completion) -> None:
+    def _compute(
+        self, task: FrameTask, batches: Batches[FrameTask, _Computed], completion: _Completion
+    ) -> None:
         """The motion of a video from its frames; that of a short one may come with that of the next."""
         with task.attributed():
             decoded = self._decoder.open(task.video.source, task.flow.short_side)
@@ -183,28 +200,41 @@ class Extractor:
             self.device, height, width, bytes_per_pixel=used, sharing=work.sharing, setting=work.batch or None
         )
 
-    def _store_parts(self, parts: Iterable[Part[FrameTask, Motion]], completion: _Completion) -> None:
-        """Quantise computed motion and hand it to the storing thread."""
+    def _store_parts(self, parts: Iterable[Part[FrameTask, _Computed]], completion: _Completion) -> None:
+        """Hand computed motion to the storing thread."""
         for part in parts:
             task = part.owner
             if part.error is not None:
                 task.fail(part.error)
             elif part.result is not None and task.error is None:
-                task.record.flow += part.seconds
-                with task.attributed(), clock(task.record, "flow"):
-                    task.camera.add(part.result)
-                    levels: Any = quantise(part.result.flow, task.flow.bound)
-                    if is_tensor(levels):
-                        levels = levels.cpu().numpy()
-                if task.error is None:
-                    piece = Piece(levels, part.result.homographies)
-                    completion.background(partial(self._store, task, piece))
+                with task.attributed():
+                    self._hand_over(task, part.result.piece, completion, part.result.time_taken, part.share)
             if part.last:
                 completion.complete(task)
 
-    def _store(self, task: VideoTask, piece: Piece) -> None:
-        task.store(piece)
-        self._on_frames(len(piece.levels))
+    def _hand_over(
+        self,
+        task: VideoTask,
+        piece: Piece,
+        completion: _Completion,
+        time_taken: Stopwatch | None = None,
+        share: float = 1.0,
+    ) -> None:
+        """Begin to copy what is stored of a piece to the host; the storing thread waits for it there."""
+        with detecting_lost_device(self.device):
+            fetch = self._downloads.start(task.derive(piece))
+        pairs = len(piece)
+
+        def store() -> None:
+            with task.attributed():
+                with detecting_lost_device(self.device):
+                    stored = fetch()
+                if time_taken is not None:
+                    task.record.flow += share * time_taken.seconds()
+                task.store(stored)
+            self._on_frames(pairs)
+
+        completion.background(store)
 
     def _heartbeat(self) -> None:
         """Report once per second that the video in progress moves on."""
@@ -233,7 +263,18 @@ class _Completion:
             self._on_record(self._in_progress.popleft().record)
 
 
-def _no_frames(_: object) -> Motion:
+@dataclass(frozen=True)
+class _Computed:
+    """The motion of a batch, and the time that the whole of it takes."""
+
+    piece: Piece
+    time_taken: Stopwatch
+
+    def __getitem__(self, pairs: slice) -> _Computed:
+        return _Computed(self.piece[pairs], self.time_taken)
+
+
+def _no_frames(_: object) -> _Computed:
     raise AssertionError("no flow was asked for")
 
 

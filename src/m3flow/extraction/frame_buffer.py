@@ -85,6 +85,17 @@ class FrameBuffer:
         return torch.empty(shape, dtype=torch.uint8, device=self._device)
 
 
+def to_device(array: np.ndarray, device: str) -> Array:
+    """A NumPy array on a torch device; itself for the CPU."""
+    if device == "cpu":
+        return array
+    import torch
+
+    target = torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=device)
+    upload(array, target)
+    return target
+
+
 def upload(array: np.ndarray, target: Any) -> None:
     """Copy a NumPy array into a tensor; a copy to a GPU does not wait for what the GPU has to do first."""
     import torch

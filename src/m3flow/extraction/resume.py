@@ -28,11 +28,11 @@ class Planner:
     ----------
     work: the outputs wanted.
     motion: the estimator for flow from frames; None where the work needs none.
+    device: the torch device that computes, "cpu" for NumPy too.
     """
 
-    def __init__(self, work: Work, motion: MotionEstimator | None) -> None:
-        self._work, self._motion = work, motion
-        self._device = motion.estimator.device if motion else "cpu"
+    def __init__(self, work: Work, motion: MotionEstimator | None, device: str) -> None:
+        self._work, self._motion, self._device = work, motion, device
 
     def task(self, video: Video) -> VideoTask:
         """The task of a video: an empty one (status "kept") where all of its outputs are there.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from m3flow.results.trajectoryfile import TrajectoryWriter
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectories.tracking import Tracker
 from m3flow.videos.decoder import Decoded
+
+if TYPE_CHECKING:
+    from m3flow.flow.base import Array
 
 
 @contextmanager
@@ -57,7 +60,7 @@ class FlowSink(Sink):
 
     def write(self, piece: Piece) -> None:
         with clock(self._record, "encode"):
-            self._writer.write(piece.levels)
+            self._writer.write(np.asarray(piece.levels))
 
     def close(self, made: dict[str, Any]) -> None:
         with clock(self._record, "encode"):
@@ -117,18 +120,21 @@ class TrajectorySink(Sink):
             table=table(bound),
         )
         self._output = TrajectoryOutput(path, settings, record)
-        self.size = (0, 0)
 
     def __exit__(self, *_: object) -> None:
         self._output.__exit__()
 
-    def write(self, piece: Piece) -> None:
+    def track(self, piece: Piece) -> tuple[Array, Array]:
+        """The windows that a piece completes, computed where its levels are; pieces come in order."""
+        assert piece.levels is not None
         with clock(self._record, "track"):
             follows_pixels = self._settings.track == "pixels"
-            self.size = piece.levels.shape[2:]
-            self._output.write(
-                *self._tracker.push(piece.levels, piece.homographies if follows_pixels else None)
-            )
+            return self._tracker.push(piece.levels, piece.homographies if follows_pixels else None)
+
+    def write(self, piece: Piece) -> None:
+        windows = self.track(piece) if piece.windows is None else piece.windows
+        with clock(self._record, "track"):
+            self._output.write(*windows)
 
     def close(self, made: dict[str, Any]) -> None:
         with clock(self._record, "track"):

@@ -8,8 +8,6 @@ import numpy as np
 
 from m3flow.results.quantisation import table
 
-# Every fourth pixel both ways is enough for shares and percentiles, at a sixteenth of the work.
-STRIDE = 4
 LEVELS = 256
 
 
@@ -21,9 +19,9 @@ class MotionStatistics:
         # How often each pair (level of x, level of y) occurs: all the rest follows from it.
         self._counts = np.zeros(LEVELS * LEVELS, np.int64)
 
-    def add(self, levels: np.ndarray) -> None:
-        """Count frames in: uint8 [T, 2, H, W] levels."""
-        sample = levels[:, :, ::STRIDE, ::STRIDE].astype(np.intp)
+    def add(self, sample: np.ndarray) -> None:
+        """Count frames in: uint8 [T, 2, h, w] levels, all or as `m3flow.results.quantisation.sampled` takes them."""
+        sample = sample.astype(np.intp)
         pairs = sample[:, 0] * LEVELS + sample[:, 1]
         self._counts += np.bincount(pairs.ravel(), minlength=len(self._counts))
 

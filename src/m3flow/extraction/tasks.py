@@ -8,16 +8,21 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from m3flow.errors import BadInput, Interrupted
+from m3flow.extraction.frame_buffer import to_device
 from m3flow.extraction.sinks import FlowSink, Sink, TrajectoryOutput, TrajectorySink, clock
 from m3flow.extraction.statistics import MotionStatistics
+from m3flow.flow.base import is_tensor
 from m3flow.results.homographies import Camera
 from m3flow.results.provenance import made_by
-from m3flow.results.quantisation import Piece
+from m3flow.results.quantisation import Piece, sampled
 from m3flow.results.records import Record
 from m3flow.results.stored_flow import StoredFlow
 from m3flow.settings import FlowSettings, TrajectorySettings
@@ -72,8 +77,12 @@ class VideoTask:
         # The first error is the cause; later ones follow from it.
         self.error = self.error or error
 
+    def derive(self, piece: Piece) -> Piece:
+        """What is stored of a piece of motion, computed where the motion is; pieces come in order."""
+        return piece
+
     def store(self, piece: Piece) -> None:
-        """Write some of the video's motion."""
+        """Write some of the video's motion, as `derive` left it, in the host's memory."""
         if self.error is None:
             with self.attributed():
                 self._store(piece)
@@ -149,6 +158,7 @@ class FrameTask(VideoTask):
         self._trajectories, self._trajectories_to = trajectories, trajectories_to
         self._source, self._before = source, before
         self._decoded: Decoded | None = None
+        self._trajectory_sink: TrajectorySink | None = None
         self._statistics = MotionStatistics(flow.bound)
         self.camera = Camera()
 
@@ -159,15 +169,31 @@ class FrameTask(VideoTask):
         record.width, record.height, record.claimed = info.width, info.height, info.claimed
         # Trajectories first: where the flow files are final, the trajectories of their pass are too.
         if self._trajectories is not None and self._trajectories_to is not None:
-            self._enter(
-                TrajectorySink(self._trajectories_to, self._trajectories, flow.bound, flow.step, record)
+            self._trajectory_sink = TrajectorySink(
+                self._trajectories_to, self._trajectories, flow.bound, flow.step, record
             )
+            self._enter(self._trajectory_sink)
         if self._flow_to is not None:
             self._enter(FlowSink(self._flow_to, flow, decoded, record))
 
+    def derive(self, piece: Piece) -> Piece:
+        """On a device: the trajectories are tracked there, and levels that are not stored stay there."""
+        if not is_tensor(piece.levels):
+            return piece
+        if self._trajectory_sink is not None:
+            piece = replace(piece, windows=self._trajectory_sink.track(piece))
+        if self._flow_to is None and piece.levels is not None:
+            piece = replace(piece, levels=None, sample=sampled(piece.levels))
+        return piece
+
     def _store(self, piece: Piece) -> None:
         super()._store(piece)
-        self._statistics.add(piece.levels)
+        info, sample = self._decoded.info, piece.sample  # type: ignore[union-attr]
+        if sample is None:
+            assert piece.levels is not None
+            sample = sampled(piece.levels)
+        self._statistics.add(np.asarray(sample))
+        self.camera.add(piece, info.height, info.width)
 
     def _finish(self) -> None:
         decoded, record = self._decoded, self.record
@@ -193,17 +219,26 @@ class StoredFlowTask(VideoTask):
         self, video: Video, device: str, flow: StoredFlow, settings: TrajectorySettings, path: Path
     ) -> None:
         super().__init__(video, device)
-        self.flow = flow
+        self.flow, self._device = flow, device
         self._sink = TrajectorySink(path, settings, flow.bound, flow.step, self.record)
         self._enter(self._sink)
 
+    def derive(self, piece: Piece) -> Piece:
+        """On a device: the trajectories are tracked there."""
+        assert isinstance(piece.levels, np.ndarray)
+        levels = to_device(piece.levels, self._device)
+        if not is_tensor(levels):
+            return piece
+        return replace(piece, windows=self._sink.track(replace(piece, levels=levels)))
+
     def _store(self, piece: Piece) -> None:
         super()._store(piece)
-        self.record.frames += len(piece.levels)
+        assert piece.levels is not None
+        self.record.frames += len(piece)
+        self.record.height, self.record.width = piece.levels.shape[2:]
 
     def _finish(self) -> None:
         self.record.frames += self.flow.step
-        self.record.height, self.record.width = self._sink.size
         self._sink.close(self.flow.made)
 
 

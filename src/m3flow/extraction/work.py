@@ -62,6 +62,15 @@ def motion_estimator(work: Work) -> MotionEstimator:
     return MotionEstimator(chosen, camera=work.flow.camera, scheme=work.flow.scheme)
 
 
+def tracking_device(work: Work) -> str:
+    """The device that follows trajectories through stored flow: a GPU where the work names one, else the CPU."""
+    if work.flow is not None or work.reads_codec or not work.device.startswith("cuda"):
+        return "cpu"
+    from m3flow.flow.device import torch_device
+
+    return torch_device(work.device)
+
+
 def limit_threads(threads: int) -> None:
     """Keep the libraries of this process from starting one thread per core: there is one process per core."""
     cv2.setNumThreads(threads)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from m3flow.layout import flow_files
 from m3flow.results.flowfile import read_provenance
-
-if TYPE_CHECKING:
-    from m3flow.camera.compensation import Motion
+from m3flow.results.quantisation import Piece
 
 
 class Camera:
@@ -24,15 +22,16 @@ class Camera:
         self._schemes: list[str] = []
         self._shift = 0.0
 
-    def add(self, motion: Motion) -> None:
-        if motion.homographies is None or motion.accepted is None:
+    def add(self, piece: Piece, height: int, width: int) -> None:
+        """The homographies of some pairs of height x width frames; nothing where none were looked for."""
+        if piece.homographies is None or piece.accepted is None:
             return
-        self._homographies.extend(motion.homographies.astype(np.float32))
-        self._accepted.extend(bool(accepted) for accepted in motion.accepted)
-        self._schemes.extend(motion.schemes)
-        _, _, height, width = motion.flow.shape
+        homographies = np.asarray(piece.homographies, np.float32)
+        self._homographies.extend(homographies)
+        self._accepted.extend(bool(accepted) for accepted in piece.accepted)
+        self._schemes.extend(piece.schemes)
         corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], np.float32).T
-        moved = motion.homographies @ corners
+        moved = homographies @ corners
         self._shift += float(
             np.hypot(*(moved[:, :2] / moved[:, 2:] - corners[:2]).swapaxes(0, 1)).mean(1).sum()
         )

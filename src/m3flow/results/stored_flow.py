@@ -51,7 +51,7 @@ class StoredFlow:
         done = 0
         for levels in self.levels():
             end = done + len(levels)
-            yield Piece(levels, camera[0][done:end] if camera else None)
+            yield Piece(levels=levels, homographies=camera[0][done:end] if camera else None)
             done = end
 
 

@@ -27,7 +27,7 @@ def track(
     job: str = "trajs_dense",
     tracking: str = "subpixel",
     step: int = 1,
-    table: np.ndarray | None = None,
+    table: Array | None = None,
     homographies: Array | None = None,
 ) -> tuple[Array, Array]:
     """Follow every grid point for `length` steps, from every start frame; all windows at once.
@@ -43,7 +43,7 @@ def track(
         truncates each displacement toward zero to whole pixels.
     step: the step of the flow in frames.
     table: float32 [256], the displacement that each level stands for, where `flow` is uint8 levels: then
-        only what is read is restored.
+        only what is read is restored. NumPy, or, for levels on a device, a tensor there.
     homographies: float32 [T, 3, 3], the camera's motion that was taken out of `flow` (frame t to t + step):
         the points then follow the pixels of the video. None: they follow `flow` itself.
 
@@ -72,6 +72,7 @@ def track(
     """
     _check(flow, job, tracking, homographies)
     xp = _namespace(flow)
+    table, homographies = _beside(flow, table), _beside(flow, homographies)
     frames, _, height, width = flow.shape
     starts = window_starts(frames, length, job, step)
     shape = (len(starts), height // GRID, width // GRID)
@@ -152,7 +153,7 @@ def _whole_step(xp: Any, start: Array, end: Array) -> Array:
 class _Field:
     """The flow of every window's current frame, read at one position for each of its points."""
 
-    def __init__(self, xp: Any, flow: Array, table: np.ndarray | None, spacing: int) -> None:
+    def __init__(self, xp: Any, flow: Array, table: Array | None, spacing: int) -> None:
         self._height, self._width = int(flow.shape[2]), int(flow.shape[3])
         self._plane = self._height * self._width
         self._xp, self._flat, self._table, self._spacing = xp, flow.reshape(-1), table, spacing
@@ -193,6 +194,8 @@ class _Field:
         values = self._xp.take(self._flat[shift:], index)
         if self._table is None:
             return values
+        if is_tensor(values):
+            return self._xp.take(self._table, self._xp.asarray(values, dtype=self._xp.int64))
         # OpenCV looks values up three times as fast as NumPy.
         return cv2.LUT(values.reshape(1, -1), self._table).reshape(values.shape)
 
@@ -211,11 +214,20 @@ def _namespace(array: Array) -> Any:
     return np
 
 
+def _beside(flow: Array, array: Array | None) -> Array | None:
+    """`array` where `flow` is: as NumPy, or as a tensor on its device."""
+    if array is None or not is_tensor(flow):
+        return array
+    import torch
+
+    return torch.as_tensor(array, device=flow.device)
+
+
 class Tracker:
     """`track` for a flow that arrives in pieces: the same windows, in the same order, in bounded memory."""
 
     def __init__(
-        self, *, length: int, job: str, tracking: str, step: int = 1, table: np.ndarray | None = None
+        self, *, length: int, job: str, tracking: str, step: int = 1, table: Array | None = None
     ) -> None:
         self._how: dict[str, Any] = {
             "length": length,
@@ -234,6 +246,9 @@ class Tracker:
 
         homographies: [n, 3, 3], with every piece or with none.
         """
+        # Copied to a device once, not with each piece.
+        self._how["table"] = _beside(flow, self._how["table"])
+        homographies = _beside(flow, homographies)
         if self._held is not None:
             held_flow, held_homographies = self._held
             flow = _namespace(flow).concatenate((held_flow, flow))

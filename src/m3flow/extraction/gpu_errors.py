@@ -1,25 +1,45 @@
-"""A GPU's memory: how much there is, whether an error says that it ran out, and giving it back."""
+"""Errors of a GPU: out of memory, which a smaller batch gets over, and those that end its use to this process."""
 
 from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from m3flow.errors import Interrupted
 
 # Of cuBLAS, cuDNN and cuSOLVER (..._STATUS_ALLOC_FAILED), of the CUDA driver and of OpenCV.
 ALLOCATION_FAILED = ("ALLOC_FAILED", "out of memory", "Insufficient memory")
 
 
-def available_memory(device: str, sharing: int = 1) -> int:
-    """Bytes of a GPU's memory for one of the `sharing` processes that use it.
+class DeviceLost(Interrupted):
+    """Every further CUDA call of this process fails, whatever it asks for; a new process can use the GPU again."""
 
-    An equal share of the whole, since those that start at the same time all see the same free memory; never
-    more than is free now, torch's own unused cache included.
-    """
+
+@contextmanager
+def detecting_lost_device(device: str) -> Iterator[None]:
+    """Raises DeviceLost for an error of the block after which this process cannot use the GPU `device`."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception as error:
+        if device.startswith("cuda") and not is_out_of_memory(error) and not is_usable(device):
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DeviceLost(f"{device} cannot be used any more: {first_line}") from error
+        raise
+
+
+def is_usable(device: str) -> bool:
+    """Whether a GPU still computes for this process; tried, as its errors do not tell."""
     import torch
 
-    free, total = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min(free, total // sharing)
+    try:
+        torch.zeros(1, device=device).add_(1).cpu()
+    except RuntimeError as error:
+        return is_out_of_memory(error)
+    return True
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,0 +1,281 @@
+"""Motion that stays on the device: what comes down, when it is waited for, and that the files are the same."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from clips import clip
+from m3flow import load_flow, load_trajectories
+from m3flow.extraction import downloads, extractor, tasks
+from m3flow.extraction.downloads import CudaDownloads, Downloads
+from m3flow.extraction.extractor import Extractor, Queue
+from m3flow.extraction.work import Work
+from m3flow.layout import Outputs
+from m3flow.results.quantisation import Piece, quantise, table
+from m3flow.results.records import Record
+from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.trajectories.tracking import Tracker
+from m3flow.videos.videolist import Video
+
+LENGTHS = (12, 3, 20, 9)
+FLOW = FlowSettings(parameters={"iterations": 2}, camera="warp", codec="h264-lossless")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Video]:
+    folder = tmp_path_factory.mktemp("videos")
+    paths = [clip(folder / f"{n}.mkv", length, seed=n) for n, length in enumerate(LENGTHS)]
+    return [Video(str(path), path.name) for path in paths]
+
+
+def work(folder: Path, **how: Any) -> Work:
+    values: dict[str, Any] = {
+        "flow": FLOW,
+        "trajectories": TrajectorySettings(),
+        "backend": "torch",
+        "device": "cpu",
+        "batch": 6,
+    }
+    return Work(outputs=Outputs(folder), **{**values, **how})
+
+
+def run(job: Work, videos: list[Video]) -> list[Record]:
+    records: list[Record] = []
+    with Extractor(job) as one:
+        one.run(Queue(videos), records.append)
+    assert [record.status for record in records] == ["done"] * len(videos)
+    return records
+
+
+class Delayed(Downloads):
+    """Copies that are made only when they are waited for, into memory that holds something else until then."""
+
+    def __init__(self, _device: str) -> None:
+        self.log: list[str] = []
+        self.fields: set[str] = set()
+        self.bytes = 0
+
+    def start(self, piece: Piece) -> Callable[[], Piece]:
+        self.log.append("start")
+        for name in ("levels", "sample", "windows"):
+            if getattr(piece, name) is not None:
+                self.fields.add(name)
+        assert threading.current_thread() is threading.main_thread()
+        buffers = piece.map(lambda array: np.full(tuple(array.shape), 77, _as_numpy(array).dtype))
+        values = piece.map(lambda array: _as_numpy(array).copy())
+
+        def wait() -> Piece:
+            self.log.append("wait")
+            for buffer, value in zip(_arrays(buffers), _arrays(values), strict=True):
+                buffer[...] = value
+                self.bytes += value.nbytes
+            return buffers
+
+        return wait
+
+
+def _as_numpy(array: Any) -> np.ndarray:
+    return array.numpy() if isinstance(array, torch.Tensor) else array
+
+
+def _arrays(piece: Piece) -> list[Any]:
+    found: list[Any] = []
+    piece.map(lambda array: found.append(array) or array)  # type: ignore[func-returns-value]
+    return found
+
+
+def same_files(one: Path, other: Path) -> None:
+    names = sorted(str(path.relative_to(one)) for path in one.rglob("*") if path.is_file())
+    assert names == sorted(str(path.relative_to(other)) for path in other.rglob("*") if path.is_file())
+    for name in names:
+        if name.endswith(".gz"):
+            ours, theirs = (load_trajectories(folder / name) for folder in (one, other))
+            assert np.array_equal(ours.traj_feat, theirs.traj_feat)
+            assert np.array_equal(ours.traj_type, theirs.traj_type)
+        elif name.endswith("x.mp4"):
+            folder = Path(name).parent
+            assert np.array_equal(load_flow(one / folder), load_flow(other / folder))
+
+
+@pytest.mark.parametrize("keep_flow", [True, False])
+def test_copies_that_come_late_give_the_same_files(
+    videos: list[Video], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_flow: bool
+) -> None:
+    expected = run(work(tmp_path / "plain", keep_flow=keep_flow), videos)
+    late = Delayed("cpu")
+    monkeypatch.setattr(extractor, "downloads_from", lambda _device: late)
+    found = run(work(tmp_path / "late", keep_flow=keep_flow), videos)
+    same_files(tmp_path / "plain", tmp_path / "late")
+    for one, other in zip(expected, found, strict=True):
+        for name in ("frames", "windows", "speed", "speed_p95", "saturated", "still", "camera", "outside"):
+            assert getattr(one, name) == getattr(other, name), name
+    # Levels come down where they are stored; else only the sample that the record's figures need.
+    assert late.fields == ({"levels", "windows"} if keep_flow else {"sample", "windows"})
+    pairs = sum(length - 1 for length in LENGTHS)
+    of_levels = pairs * 2 * 48 * 64
+    assert late.bytes > of_levels if keep_flow else late.bytes < of_levels / 4
+
+
+def test_the_next_batch_is_computed_before_the_last_ones_copy_is_waited_for(
+    videos: list[Video], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Delayed("cpu")
+    monkeypatch.setattr(extractor, "downloads_from", lambda _device: late)
+    second = threading.Event()
+    original = late.start
+
+    def start(piece: Piece) -> Callable[[], Piece]:
+        wait = original(piece)
+        if late.log.count("start") > 1:
+            second.set()
+
+        def after_the_second() -> Piece:
+            # Would never come if the first copy held up the second batch.
+            assert second.wait(timeout=60)
+            return wait()
+
+        return after_the_second
+
+    monkeypatch.setattr(late, "start", start)
+    run(work(tmp_path), videos)
+    assert late.log[:2] == ["start", "start"]
+
+
+@pytest.mark.parametrize(
+    ("tracking", "track"), [("subpixel", "motion"), ("subpixel", "pixels"), ("integer", "motion")]
+)
+def test_tracked_with_torch_to_the_bit_as_with_numpy(
+    videos: list[Video], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking: Any, track: Any
+) -> None:
+    settings = TrajectorySettings(tracking=tracking, track=track)
+    run(work(tmp_path / "device", trajectories=settings), videos)
+    # From the stored levels, with NumPy.
+    run(work(tmp_path / "device", flow=None, trajectories=replace(settings, length=4)), videos)
+    # From the stored levels on a device.
+    copied: list[int] = []
+
+    def to_device(array: np.ndarray, device: str) -> torch.Tensor:
+        assert device == "cpu"
+        copied.append(len(array))
+        return torch.from_numpy(array)
+
+    folder = tmp_path / "stored"
+    (folder / "flows").parent.mkdir()
+    (folder / "flows").symlink_to(tmp_path / "device" / "flows")
+    monkeypatch.setattr(tasks, "to_device", to_device)
+    for length in (4, 6):
+        run(work(folder, flow=None, trajectories=replace(settings, length=length)), videos)
+    assert sum(copied) == 2 * sum(length - 1 for length in LENGTHS)
+    for video in videos:
+        for length in (4, 6):
+            one, other = (
+                load_trajectories(Outputs(place).trajectories(video.name, length))
+                for place in (tmp_path / "device", folder)
+            )
+            assert np.array_equal(one.traj_feat, other.traj_feat)
+            assert np.array_equal(one.traj_type, other.traj_type)
+
+
+@pytest.mark.parametrize("tracking", ["subpixel", "integer"])
+def test_levels_in_pieces_as_tensors(tracking: str) -> None:
+    flow = np.random.default_rng(0).normal(0, 4, (23, 2, 40, 56)).astype(np.float32)
+    levels = quantise(flow, 20)
+    assert isinstance(levels, np.ndarray)
+    assert np.array_equal(np.asarray(quantise(torch.from_numpy(flow), 20)), levels)
+    on_numpy, on_torch = (
+        Tracker(length=4, job="trajs_dense", tracking=tracking, table=table(20)) for _ in range(2)
+    )
+    for start in range(0, 23, 5):
+        expected = on_numpy.push(levels[start : start + 5])
+        found = on_torch.push(torch.from_numpy(levels[start : start + 5]))
+        assert (found[0].dtype, found[1].dtype) == (torch.int8, torch.uint8)
+        assert all(np.array_equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+class RecordedStream:
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def wait_event(self, event: str) -> None:
+        self.log.append(f"copying waits for {event}")
+
+    def record_event(self) -> str:
+        self.log.append("mark computed")
+        return "computed"
+
+
+def test_the_order_of_calls_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy follows the computation on a stream of its own, and only the waiting function waits."""
+    log: list[str] = []
+
+    class Event:
+        def __init__(self, **_: Any) -> None: ...
+
+        def record(self, _stream: object) -> None:
+            log.append("mark copied")
+
+        def synchronize(self) -> None:
+            log.append("wait for copied")
+
+    class Within:
+        def __init__(self, _stream: object) -> None: ...
+
+        def __enter__(self) -> None:
+            log.append("on the copying stream")
+
+        def __exit__(self, *_: object) -> None: ...
+
+    def page_locked(like: torch.Tensor) -> torch.Tensor:
+        log.append("copy")
+        return torch.empty(like.shape, dtype=like.dtype)
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _device: RecordedStream(log))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: RecordedStream(log))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "stream", Within)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: log.append("keep for the copy"))
+    monkeypatch.setattr(downloads, "page_locked", page_locked)
+    levels = torch.arange(48, dtype=torch.uint8).reshape(2, 2, 3, 4)
+    fetch = CudaDownloads("cuda:0").start(Piece(levels=levels))
+    assert log == [
+        "mark computed",
+        "on the copying stream",
+        "copying waits for computed",
+        "keep for the copy",
+        "copy",
+        "mark copied",
+    ]
+    fetched = fetch().levels
+    assert log[-1] == "wait for copied"
+    assert isinstance(fetched, np.ndarray) and np.array_equal(fetched, levels.numpy())
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_the_files_of_the_cpu(videos: list[Video], tmp_path: Path) -> None:
+    """Trajectories from stored flow to the bit; in one pass the flow's levels agree but for rounding."""
+    run(work(tmp_path / "cpu"), videos)
+    stored = tmp_path / "stored"
+    stored.mkdir()
+    (stored / "flows").symlink_to(tmp_path / "cpu" / "flows")
+    run(work(stored, flow=None, device="cuda:0"), videos)
+    for video in videos:
+        one, other = (
+            load_trajectories(Outputs(place).trajectories(video.name, 6))
+            for place in (tmp_path / "cpu", stored)
+        )
+        assert np.array_equal(one.traj_feat, other.traj_feat)
+        assert np.array_equal(one.traj_type, other.traj_type)
+    run(work(tmp_path / "gpu", device="cuda:0", batch=0), videos)
+    for video in videos:
+        differences = np.abs(
+            load_flow(tmp_path / "cpu/flows" / video.name) - load_flow(tmp_path / "gpu/flows" / video.name)
+        )
+        assert np.median(differences) == 0 and (differences > 0.2).mean() < 0.01
