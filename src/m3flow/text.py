@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
+# What stands in quotes, and paths: absolute ones, and relative ones that end in a file's suffix.
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|(?<!\w)/[^\s:,;]+|[^\s:,;'\"]*/[^\s:,;'\"]*\.\w{1,5}\b")
+NUMBER = re.compile(r"\d+(\.\d+)?")
+
 
 def one_line(text: str) -> str:
     """The text on one line, without control characters: file names can hold anything."""
@@ -9,3 +15,8 @@ def one_line(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in " ".join(text.split())
     )
+
+
+def reason_kind(reason: str) -> str:
+    """A reason without what belongs to one video alone: names, paths and numbers."""
+    return NUMBER.sub("N", QUOTED.sub("…", reason))

@@ -21,10 +21,11 @@ from m3flow.errors import UsageError
 from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
-from m3flow.report import charts, records_table, selection
+from m3flow.report import charts, previews, records_table, selection, summary
 from m3flow.report.page import write_report
 from m3flow.results.records import Record, RecordFile
 from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.text import reason_kind
 from m3flow.videos.videolist import Video
 
 HOSTILE = [
@@ -83,6 +84,21 @@ class Page(HTMLParser):
     @property
     def rows(self) -> list[list]:
         return json.loads(self.scripts["rows"])
+
+    @property
+    def about(self) -> dict:
+        return json.loads(self.scripts["about"])
+
+    def pictures(self, *, sheet: bool) -> list[Image.Image]:
+        """The contact sheets, or the animations."""
+        sources = [
+            attributes["src"] or ""
+            for tag, attributes in self.elements
+            if tag == "img" and (attributes.get("class") == "sheet") is sheet
+        ]
+        return [
+            Image.open(io.BytesIO(base64.b64decode(source.partition("base64,")[2]))) for source in sources
+        ]
 
 
 def test_flow_and_trajectories_of_a_video_become_one_row(tmp_path: Path) -> None:
@@ -257,10 +273,10 @@ def test_the_page_counts_and_shows_clips(tmp_path: Path) -> None:
         "12 trajectory windows",
     ):
         assert expected in words
-    (source,) = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
-    assert source is not None
-    picture = Image.open(io.BytesIO(base64.b64decode(source.partition("base64,")[2])))
-    assert picture.format == "WEBP" and picture.width > 1000
+    sheet, animation = (page.pictures(sheet=wanted)[0] for wanted in (True, False))
+    assert sheet.format == "WEBP" and sheet.width > 1000 and not sheet.is_animated
+    # Frame, flow and trajectories side by side; 12 frames have 6 windows.
+    assert animation.is_animated and animation.n_frames == 3 and animation.width == 3 * 176
     assert "estimator dis" in words and "parameters.preset" in words
 
 
@@ -300,9 +316,147 @@ def test_a_large_run_stays_a_small_page_and_keeps_its_problems(
 def test_rows_fit_the_page_however_long_names_are(tmp_path: Path) -> None:
     outputs = Outputs(tmp_path)
     write(outputs, "flow.csv", *(replace(DONE, video=f"{'long' * 200}/{i}.mp4") for i in range(4000)))
-    rows = selection.table(table_of(outputs))
+    table = table_of(outputs)
+    rows = selection.rows(table, selection.classes(table.index.to_list(), [])).rows
     assert len(rows) < 1.1 * selection.ROW_BYTES
     assert 1000 < len(json.loads(rows)) < 4000
+
+
+def test_a_list_filters_the_report(tmp_path: Path) -> None:
+    outputs = Outputs(tmp_path / "out")
+    of_old_list = Record(video="old/gone.mp4", status="rejected", reason="no such file")
+    write(outputs, "flow.csv", of_old_list, DONE, replace(DONE, video="a/c.mp4"))
+    videos = [Video("data/a/b.mp4", "a/b.mp4"), Video("data/a/d.mp4", "a/d.mp4")]
+    table = write_report(tmp_path / "report.html", outputs, videos)
+    assert table.index.to_list() == ["a/b.mp4"]
+    page = Page(tmp_path / "report.html")
+    assert "old/gone" not in page.shown and [row[0] for row in page.rows] == ["a/b.mp4"]
+    assert "1 not begun" in " ".join(page.shown.split()) and "100 frames" in " ".join(page.shown.split())
+    with pytest.raises(UsageError, match=r"no records on the 1 videos of the list, such as x\.mp4"):
+        write_report(tmp_path / "report.html", outputs, [Video("x.mp4", "x.mp4")])
+
+
+CLASSES = {
+    "folders": (["", "", ""], ["jump", "run", "jump"]),
+    "numbers": (["3", "12", "3"], ["jump (3)", "run (12)", "jump (3)"]),
+    "numbers over folders": (["3", "3", "1"], ["3", "3", "1"]),
+    "texts": (["up", "down", ""], ["up", "down", ""]),
+}
+
+
+@pytest.mark.parametrize("case", CLASSES)
+def test_the_class_is_the_label_or_the_folder(case: str) -> None:
+    labels, expected = CLASSES[case]
+    names = ["jump/a.mp4", "run/b.mp4", "jump/c.mp4"]
+    videos = [Video(name, name, label) for name, label in zip(names, labels, strict=True)]
+    assert selection.classes(names, videos).to_list() == expected
+
+
+def test_rows_have_their_class_and_the_counts_are_of_all_videos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = Outputs(tmp_path)
+    write(outputs, "flow.csv", *(replace(DONE, video=f"{c}/{i}.mp4") for c in "ab" for i in range(3)))
+    table = table_of(outputs)
+    monkeypatch.setattr(selection, "ROWS", 4)
+    found = selection.rows(table, selection.classes(table.index.to_list(), []))
+    rows = json.loads(found.rows)
+    assert found.classes == ["a", "b"] and len(rows) == 4
+    assert all(found.classes[row[4]] == row[0].split("/")[0] for row in rows)
+    assert found.counts["class"] == {"a": 3, "b": 3} and found.counts["status"] == {"done": 6}
+
+
+def test_every_number_of_the_list_is_in_the_row(tmp_path: Path) -> None:
+    outputs = Outputs(tmp_path)
+    write(outputs, "flow.csv", DONE)
+    write(outputs, "trajectories.csv", TRACKED)
+    write_report(tmp_path / "report.html", outputs)
+    page = Page(tmp_path / "report.html")
+    headings = [column["heading"] for column in page.about["columns"]]
+    numbers = dict(zip(headings, page.rows[0][5:], strict=True))
+    assert numbers == {
+        "Mean px": 1.5, "p95 px": 4, "At the bound": 0.01, "Still": 0.4, "Outside": 0.05, "Camera found": 0.9,
+        "Frames": 100, "Seconds": 3,
+    }  # fmt: skip
+
+
+def test_outliers_come_before_random_videos_in_the_pictures(tmp_path: Path) -> None:
+    outputs = Outputs(tmp_path)
+    usual = [replace(DONE, video=f"v{i}") for i in range(30)]
+    frozen = [replace(DONE, video=f"frozen{i}", still=1.0) for i in range(5)]
+    long = replace(DONE, video="long", saturated=0.9, frames=9000)
+    write(outputs, "flow.csv", *usual, *frozen, long, replace(DONE, video="flicker", saturated=0.5))
+    table = table_of(outputs)
+    names = previews.chosen(table, selection.outliers(table), 4)
+    assert names[:2] == [("frozen0", "Nothing moves"), ("flicker", "Motion beyond the bound")]
+    assert {why for _, why in names[2:14]} == {previews.AT_RANDOM}
+    assert "long" not in dict(names)
+
+
+def test_mixed_settings_are_named(tmp_path: Path) -> None:
+    outputs = Outputs(tmp_path / "out")
+    videos = [Video(str(clip(tmp_path / f"{i}.mkv", frames=4, seed=i)), f"set/{i}.mkv") for i in range(3)]
+    for number, (bound, some) in enumerate(((20.0, videos[:2]), (10.0, videos[2:]))):
+        work = Work(outputs=outputs, flow=FlowSettings(estimator="dis", camera="none", bound=bound))
+        with Extractor(work) as extract:
+            write(outputs, f"flow-{number}.csv", *(extract(video) for video in some))
+        write_report(tmp_path / "report.html", outputs, sheets=0)
+        words = " ".join(Page(tmp_path / "report.html").shown.split())
+        assert ("Mixed settings" in words) is (number == 1)
+    assert "bound: 20.0 in 2, 10.0 in 1" in words
+
+
+@pytest.mark.parametrize("name", ["a/b.mp4", "it's a/$(name).mp4"])
+def test_the_command_of_a_row_shows_its_video(name: str, tmp_path: Path) -> None:
+    """The pieces that the page's script joins: root, name, options."""
+    outputs = Outputs(tmp_path / "out")
+    video = Video(str(clip(tmp_path / "data" / name, frames=8)), name)
+    work = Work(outputs=outputs, flow=FlowSettings(estimator="dis"), trajectories=TrajectorySettings())
+    with Extractor(work) as extract:
+        write(outputs, "flow.csv", extract(video))
+    write_report(tmp_path / "report.html", outputs, [video], sheets=0)
+    about = Page(tmp_path / "report.html").about
+    picture = tmp_path / "picture.png"
+    call = ["show", name, "--root", about["roots"][""], *about["options"], "--to", str(picture)]
+    result = CliRunner().invoke(app, call)
+    assert result.exit_code == 0 and "stored in" in result.output, result.output
+    assert Image.open(picture).width > 800
+
+
+def test_a_share_is_counted_on_a_linear_scale_in_a_small_run() -> None:
+    values = np.concatenate([np.zeros(90), np.ones(10)])
+    few, many = (
+        charts.histogram("few", values, unit="px", share=True),
+        charts.histogram("many", np.repeat(values, 20), unit="px", share=True),
+    )
+    # A logarithmic axis is labelled with powers of ten.
+    assert ">100<" not in few and ">1,000<" in many and ">100<" in many
+
+
+def test_throughput_counts_a_frame_once(tmp_path: Path) -> None:
+    outputs = Outputs(tmp_path)
+    write(outputs, "flow.csv", DONE)
+    write(outputs, "trajectories.csv", TRACKED)
+    lines = records_table.read_lines(outputs.records)
+    tiles = {tile.name: tile.value for tile in summary.tiles(records_table.videos_of(lines), lines, [])}
+    # 100 frames; 2 s and 1 s of work, each to the end of its last second.
+    assert (tiles["frames"], tiles["time busy"], tiles["frames/s"]) == ("100", "5 s", "20")
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("no such file: '/data/v 1.mp4'", "no such file: …"),
+        (
+            "videos/a/b.avi: only 1 frame(s) decode; flow needs more",
+            "…: only N frame(s) decode; flow needs more",
+        ),
+        ("no flow file out/flows/v.avi/x.mp4; make it", "no flow file …; make it"),
+        ("the decoder hangs: no frame for 60 s", "the decoder hangs: no frame for N s"),
+    ],
+)
+def test_reasons_lose_what_is_the_videos_own(reason: str, kind: str) -> None:
+    assert reason_kind(reason) == kind
 
 
 def test_a_chart_holds_every_value() -> None:

@@ -13,7 +13,7 @@ EXAMPLES = """**Examples**
 
 `m3flow report --output results` — the page results/report.html, from the records of all runs so far
 
-`m3flow report train.csv --root /data/ucf101 --output results` — with the frames on the contact sheets
+`m3flow report train.csv --root /data/ucf101 --output results` — about these videos, with their frames in the pictures
 """
 
 
@@ -27,7 +27,7 @@ def report(
         str | None,
         typer.Argument(
             metavar="[LIST]",
-            help="The list file or one video; without it the contact sheets show motion alone.",
+            help="The list file or one video: the page is then about these videos, and its pictures show frames.",
             show_default=False,
         ),
     ] = None,
@@ -39,7 +39,7 @@ def report(
         ),
     ] = None,
     sheets: Annotated[
-        int, typer.Option(min=0, max=50, help="Contact sheets, of videos drawn at random.")
+        int, typer.Option(min=0, max=50, help="Contact sheets, of outliers and of videos drawn at random.")
     ] = 6,
     length: Annotated[int, typer.Option(min=1, max=999, help="Steps of the trajectories on them.")] = 6,
     parts: Parts = 3,
@@ -49,12 +49,11 @@ def report(
     It stands alone, needs no network, and stays small however many videos there are.
     """
     from m3flow.layout import Outputs
-    from m3flow.report.page import write_report
+    from m3flow.report.page import described, write_report
     from m3flow.videos.videolist import VideoList
 
     outputs = Outputs(output)
     listed = VideoList(Path(videos), root, parts).read() if videos is not None else []
     path = to or outputs.report
     table = write_report(path, outputs, listed, length=length, sheets=sheets)
-    counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
-    typer.echo(f"{path}: {len(table)} videos ({counts}), {path.stat().st_size / 1e6:.1f} MB", err=True)
+    typer.echo(described(path, table), err=True)

@@ -83,13 +83,16 @@ def show(
 ) -> None:
     """Show a video's motion as a picture: frames, flow as colours, the camera's motion, trajectories."""
     from m3flow.layout import Outputs
+    from m3flow.report.clip import stored_clip
     from m3flow.report.film import write_film
     from m3flow.settings import FlowSettings
 
     settings = FlowSettings(estimator=estimator, camera=camera)  # type: ignore[arg-type]
     outputs = None if output is None else Outputs(output)
-    one = _video(video, root, parts, outputs)
-    clip = _stored(one, outputs, length) or _computed(one, settings, backend, device, length)
+    one = _video(video, root, parts, length, outputs)
+    clip = (stored_clip(one, outputs, length) if outputs else None) or _computed(
+        one, settings, backend, device, length
+    )
     path = to or Path(_file_name(one.name) + (".mp4" if mp4 else ".png"))
     if mp4 or path.suffix.lower() == ".mp4":
         write_film(path, clip, start=start, seconds=seconds)
@@ -108,27 +111,17 @@ def _write_contact_sheet(path: Path, clip: Clip, columns: int) -> None:
         temporary.write_bytes(picture)
 
 
-def _video(what: str, root: Path, parts: int, outputs: Outputs | None) -> Video:
+def _video(what: str, root: Path, parts: int, length: int, outputs: Outputs | None) -> Video:
     from m3flow.videos.videolist import Video, VideoList
 
-    if outputs is not None and outputs.flow(what).is_dir() and not (root / what).exists():
-        return Video("", what)
+    if outputs is not None and not (root / what).exists():
+        stored = outputs.flow(what).is_dir() or outputs.trajectories(what, length).is_file()
+        if stored:
+            return Video("", what)
     videos = VideoList(Path(what), root, parts).read()
     if len(videos) != 1:
         raise UsageError(f"{what} is a list of {len(videos)} videos; show takes one of them")
     return videos[0]
-
-
-def _stored(video: Video, outputs: Outputs | None, length: int) -> Clip | None:
-    from m3flow.report.clip import StoredClip, TrajectoriesAlone
-
-    if outputs is None:
-        return None
-    if outputs.flow_files(video.name)[0].is_file():
-        return StoredClip(video, outputs, length)
-    if outputs.trajectories(video.name, length).is_file():
-        return TrajectoriesAlone(video, outputs, length)
-    return None
 
 
 def _computed(video: Video, settings: FlowSettings, backend: str, device: str, length: int) -> Clip:

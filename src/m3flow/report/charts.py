@@ -14,7 +14,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from m3flow.report.numbers import number
+
 BINS = 40
+MANY = 1000  # videos
 SHOWN = 99.5  # percent of the videos; the rest is counted in the last bar
 BLUE, DARK, GRID_COLOUR = "#3566a8", "#1c2430", "#e3e7ec"
 STAGE_COLOURS = {
@@ -49,7 +52,8 @@ def histogram(name: str, values: np.ndarray, *, unit: str, share: bool = False) 
     Parameters
     ----------
     name: the chart's, unlike any other's on the page.
-    share: the values are shares from 0 to 1; most videos are near 0, so the counts are on a logarithmic scale.
+    share: the values are shares from 0 to 1. Most videos are near 0: where there are very many, their counts are on a
+        logarithmic scale, so that the few others show.
     """
     values = values[np.isfinite(values)]
     if values.size == 0:
@@ -60,12 +64,13 @@ def histogram(name: str, values: np.ndarray, *, unit: str, share: bool = False) 
     bins = min(bins, round(top)) if whole else bins
     edges = np.linspace(0, top, bins + 1)
     counts, _ = np.histogram(np.minimum(values, top), edges)
+    logarithmic = share and values.size >= MANY
 
     def draw(axes: Axes) -> None:
         axes.stairs(counts, edges, fill=True, color=BLUE)
         middle = float(np.median(values))
         axes.axvline(min(middle, top), color=DARK, linewidth=1)
-        text = f"median {middle:.1%}" if share else f"median {middle:.3g}"
+        text = f"median {middle:.1%}" if share else f"median {number(round(middle, 3))}"
         right = middle > 0.6 * top
         axes.annotate(
             text,
@@ -80,13 +85,14 @@ def histogram(name: str, values: np.ndarray, *, unit: str, share: bool = False) 
         axes.set_xlim(0, top)
         axes.set_xlabel(unit)
         if share:
-            axes.set_yscale("symlog", linthresh=1)
             axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        if logarithmic:
+            axes.set_yscale("symlog", linthresh=1)
         else:
             axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         # Room above the bars for the text.
-        axes.set_ylim(0, 3 * counts.max() if share else 1.18 * counts.max())
+        axes.set_ylim(0, 3 * counts.max() if logarithmic else 1.18 * counts.max())
 
     return _svg(name, draw, (3.7, 2.3))
 
@@ -109,7 +115,7 @@ def stages(seconds: dict[str, float]) -> str:
 
 
 def rate(ends: np.ndarray, frames: np.ndarray) -> str:
-    """Frames a second over the run; "" where it is too short to tell."""
+    """Frames per second over the run; "" where it is too short to say."""
     span = float(ends.max() - ends.min()) if ends.size else 0.0
     if span < 60:
         return ""

@@ -171,8 +171,8 @@ class StoredClip(Clip):
 
     def pairs(self, wanted: Collection[int]) -> Iterator[Pair]:
         camera = homographies_of(self._folder)
-        number = 0
-        for piece in self._flow.levels():
+        number = min(wanted, default=0)
+        for piece in self._flow.levels(number, max(wanted, default=0) + 1):
             for levels in piece:
                 if number in wanted:
                     flow = restore(levels, self._flow.bound)
@@ -251,6 +251,18 @@ class ComputedClip(Clip):
                 yield Pair(number, pixels)
             else:
                 yield Pair(number, pixels, motion.homographies[0], bool(motion.accepted[0]))
+
+
+def stored_clip(video: Video, outputs: Outputs, length: int) -> Clip | None:
+    """What is stored of a video; None where nothing is.
+
+    Raises BadInput where it cannot be read.
+    """
+    if outputs.flow_files(video.name)[0].is_file():
+        return StoredClip(video, outputs, length)
+    if outputs.trajectories(video.name, length).is_file():
+        return TrajectoriesAlone(video, outputs, length)
+    return None
 
 
 def _points(single: Trajectories, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
-"""The side-by-side film: the frame, its flow, and the trajectories that start in it."""
+"""Films and animations, side by side: the frame, its flow, and the trajectories that start in it."""
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from m3flow.report.clip import Clip, Moment
 from m3flow.report.contact_sheet import description, panel_size
 
 PANEL = (480, 480)
+SMALL_PANEL = (132, 176)
+ANIMATED, PER_SECOND = 20, 10  # frames of an animation
 MARGIN, GAP, HEADER, FOOTER, WHEEL = 24, 12, 108, 24, 56
 SAMPLES = 6  # moments that the scale of the colours is taken from
 QUALITY = "18"  # x264's constant rate factor: no visible loss
@@ -35,16 +38,58 @@ def write_film(path: Path, clip: Clip, *, start: float = 0.0, seconds: float = 1
             f"{float(max(clip.starts) / clip.rate):.2f} s"
         )
     samples = list(clip.moments(numbers[:: max(1, len(numbers) // SAMPLES)]))
-    flows = [np.hypot(*moment.flow).ravel() for moment in samples if moment.flow is not None]
-    scales = (
-        colour_wheel.scale_for(np.concatenate(flows)) if flows else 0.0,
-        colour_wheel.scale_for(
-            np.concatenate([np.hypot(*(m.points[-1] - m.points[0])[m.inside].T) for m in samples])
-        ),
-    )
+    scales = _scales(samples)
     with complete_or_absent(path) as (temporary,):
         _encode(temporary, clip, _pictures(clip, samples[0], numbers, scales))
     return len(numbers)
+
+
+def animation(clip: Clip) -> bytes:
+    """The middle of a clip as a short animation, small enough for a page: a WebP file.
+
+    Side by side: the frame (where the video is at hand), its flow, and the trajectories that start in it.
+    """
+    from PIL import Image
+
+    numbers = _middle(clip)
+    samples = list(clip.moments(numbers[:: max(1, len(numbers) // 3)]))
+    scales = _scales(samples)
+    height, width = panel_size(samples[0], SMALL_PANEL)
+    images = [
+        Image.fromarray(np.hstack(_panels(moment, scales, height, width))) for moment in clip.moments(numbers)
+    ]
+    file = io.BytesIO()
+    duration = round(1000 * float((numbers[-1] - numbers[0]) / max(1, len(numbers) - 1) / clip.rate)) or 100
+    options = {"duration": duration, "loop": 0, "quality": 55, "method": 4}
+    images[0].save(file, "webp", save_all=True, append_images=images[1:], **options)
+    return file.getvalue()
+
+
+def _middle(clip: Clip) -> list[int]:
+    """The start frames of an animation: some from the middle of the clip, at its own speed."""
+    starts = list(clip.starts)
+    if not starts:
+        raise UsageError(f"{clip.video.name}: no trajectory starts in it")
+    apart = starts[1] - starts[0] if len(starts) > 1 else 1
+    every = max(1, round(float(clip.rate) / PER_SECOND / apart))
+    begin = max(0, (len(starts) - ANIMATED * every) // 2)
+    return starts[begin : begin + ANIMATED * every : every]
+
+
+def _scales(samples: list[Moment]) -> tuple[float, float]:
+    """The lengths in pixels that get the pure colour in flow (0 without flow) and in trajectories."""
+    flows = [np.hypot(*moment.flow).ravel() for moment in samples if moment.flow is not None]
+    lengths = [np.hypot(*(m.points[-1] - m.points[0])[m.inside].T) for m in samples]
+    of_flow = colour_wheel.scale_for(np.concatenate(flows)) if flows else 0.0
+    return of_flow, colour_wheel.scale_for(np.concatenate(lengths))
+
+
+def _panels(moment: Moment, scales: tuple[float, float], height: int, width: int) -> list[np.ndarray]:
+    panels = [drawing.frame(moment, height, width)]
+    if scales[0] and moment.flow is not None:
+        panels.append(drawing.flow(moment.flow, scales[0], height, width))
+    panels.append(drawing.trajectories(moment, scales[1], height, width))
+    return [drawing.framed(panel) for panel in panels]
 
 
 def _pictures(
@@ -64,13 +109,9 @@ def _pictures(
             canvas.text(x + width - WHEEL - 62, HEADER - 26, f"{largest:g} px", 9.5, FAINT)
     page = canvas.picture()
     for moment in clip.moments(numbers):
-        panels = [drawing.frame(moment, height, width)]
-        if scales[0] and moment.flow is not None:
-            panels.append(drawing.flow(moment.flow, scales[0], height, width))
-        panels.append(drawing.trajectories(moment, scales[1], height, width))
-        for column, panel in enumerate(panels):
+        for column, panel in enumerate(_panels(moment, scales, height, width)):
             x = MARGIN + column * (width + GAP)
-            page[HEADER : HEADER + height, x : x + width] = drawing.framed(panel)
+            page[HEADER : HEADER + height, x : x + width] = panel
         yield page
 
 

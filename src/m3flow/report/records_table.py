@@ -1,42 +1,43 @@
-"""All records of an output folder as one table: a row a video."""
+"""All records of an output folder as one table: a row per video."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from m3flow.report.measures import columns
 from m3flow.results.records import COLUMNS, read_records, record_files
 
 CHUNK = 20_000
 TIMES = ("seconds", "wait", "decode", "flow", "encode", "track")
-# What is measured while flow is made, and while trajectories are.
-OF_FLOW = ("speed", "speed_p95", "saturated", "still", "camera", "camera_shift")
-OF_TRAJECTORIES = ("windows", "outside")
-OF_BOTH = ("frames", "claimed", "width", "height", "host", "device", "time")
+OF_BOTH = ("claimed", "width", "height", "host", "device", "time")
 STATUSES = ("done", "rejected", "failed")
 
-QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|(?<!\w)/[^\s:,;]+")
-NUMBER = re.compile(r"\d+(\.\d+)?")
 
-
-def read_lines(folder: Path) -> pd.DataFrame:
+def read_lines(folder: Path, names: Collection[str] = ()) -> pd.DataFrame:
     """Every line of the records in `folder`, in the order in which they were written.
+
+    Parameters
+    ----------
+    names: only the lines on these videos; empty: all lines.
 
     Returns
     -------
-    A frame with the fields of `m3flow.results.records.Record`, and `kind`: "flow" for a run that made flow (and perhaps
-    the trajectories in the same pass), "trajectories" for one that made trajectories alone.
+    A frame with the fields of `m3flow.results.records.Record`; `kind`: "flow" for a run that made flow (and perhaps
+    the trajectories in the same pass), "trajectories" for one that made trajectories alone; `run`: the number of the
+    records file.
     """
-    pieces = [pd.DataFrame({name: [] for name in [*COLUMNS, "kind"]})]
-    for path in record_files(folder):
+    chosen = frozenset(names)
+    pieces = [pd.DataFrame({name: [] for name in [*COLUMNS, "kind", "run"]})]
+    for run, path in enumerate(record_files(folder)):
         kind = "trajectories" if path.name.startswith("trajectories") else "flow"
-        lines = (vars(record) for record in read_records([path]))
+        lines = (vars(record) for record in read_records([path]) if not chosen or record.video in chosen)
         while chunk := list(islice(lines, CHUNK)):
-            pieces.append(pd.DataFrame(chunk, columns=COLUMNS).assign(kind=kind))
+            pieces.append(pd.DataFrame(chunk, columns=COLUMNS).assign(kind=kind, run=run))
     filled = [piece for piece in pieces if len(piece)] or pieces
     return pd.concat(filled, ignore_index=True).sort_values("time", kind="stable", ignore_index=True)
 
@@ -68,7 +69,7 @@ def videos_of(lines: pd.DataFrame) -> pd.DataFrame:
 def _kept_alone(lines: pd.DataFrame) -> pd.DataFrame:
     """The lines on videos whose files were found, but never recorded as made: a kill came between the two.
 
-    They say what the files say of themselves; how long it took to make them is not known.
+    Their numbers are those of the files; how long it took to make them is not known.
     """
     made = (lines["status"] == "done").groupby([lines["video"], lines["kind"]]).transform("any")
     alone = lines[(lines["status"] == "kept") & (lines["frames"] > 0) & ~made]
@@ -84,21 +85,20 @@ def _without_superseded(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def _numbers(done: pd.DataFrame) -> pd.DataFrame:
-    """A row a video from the lines that made something."""
-    measured = done["windows"] > 0
-    numbers = done.assign(
-        windows=done["windows"].where(measured),
-        outside=done["outside"].where(measured),
-        camera=done["camera"].where(done["camera"] >= 0),
-        camera_shift=done["camera_shift"].where(done["camera"] >= 0),
-    )
-    without_flow = (done["speed"] == 0) & (done["still"] == 0)
-    for name in ("speed", "speed_p95", "saturated", "still"):
-        numbers[name] = done[name].mask(without_flow)
+    """A row per video from the lines that made something."""
+    of_flow, of_trajectories = columns("flow"), columns("trajectories")
+    numbers = done.copy()
+    # Not measured: a negative value; all of the flow's numbers in a run without flow; the trajectories' likewise.
+    for name in (*of_flow, *of_trajectories):
+        numbers[name] = done[name].where(done[name] >= 0)
+    numbers.loc[done["camera"] < 0, [name for name in of_flow if name.startswith("camera")]] = np.nan
+    numbers.loc[(done["speed"] == 0) & (done["still"] == 0), of_flow] = np.nan
+    numbers.loc[~(done["windows"] > 0), of_trajectories] = np.nan
     # "flow" sorts before "trajectories"; `first` takes the first value that is there.
     numbers = numbers.sort_values("kind", kind="stable")
     grouped = numbers.groupby("video")
-    return grouped[list(TIMES)].sum(min_count=1).join(grouped[[*OF_BOTH, *OF_FLOW, *OF_TRAJECTORIES]].first())
+    measured = ["frames", *of_flow, *of_trajectories]
+    return grouped[list(TIMES)].sum(min_count=1).join(grouped[[*OF_BOTH, *measured]].first())
 
 
 def busy_seconds(lines: pd.DataFrame) -> float:
@@ -120,8 +120,3 @@ def end_seconds(lines: pd.DataFrame) -> np.ndarray:
     times = pd.to_datetime(lines["time"], utc=True, errors="coerce", format="ISO8601")
     seconds = (times - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
     return seconds.fillna(0.0).to_numpy()
-
-
-def reason_kind(reason: str) -> str:
-    """A reason without what is the one video's own: names and numbers."""
-    return NUMBER.sub("N", QUOTED.sub("…", reason))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from m3flow.report.records_table import reason_kind
+from m3flow.report.measures import LISTED as COLUMNS
+from m3flow.text import reason_kind
+from m3flow.videos.videolist import Video
 
-LISTED = 10  # names under each outlier
+NAMED = 10  # names under each outlier
+STATUSES = ("done", "rejected", "failed")
 ROWS = 20_000
 ROW_BYTES = 2_400_000
 REASONS = 40
@@ -22,12 +27,14 @@ class Outlier:
 
     Attributes
     ----------
-    name, note: what it is called, and what may be behind it.
+    key, name, note: what it is called in the page's code and text, and what may be behind it.
+    short: its name in the filter of the list.
     column: what it is judged by; `threshold`: from which value on (down to which, if `low`).
     """
 
     key: str
     name: str
+    short: str
     note: str
     column: str
     threshold: float
@@ -39,15 +46,48 @@ class Outlier:
 
 
 OUTLIERS = (
-    Outlier("still", "Nothing moves", "at least 99.9 % of the pixels are still: a slide show or a frozen picture",
-            "still", 0.999),
-    Outlier("saturated", "Motion beyond the bound", "at least 20 % of the pixels move as far as can be stored: "
-            "cuts, flicker, or a bound that is too small", "saturated", 0.2),
-    Outlier("camera", "Camera not found", "in at least half of the frame pairs no camera motion was accepted, "
-            "so that all motion stayed in", "camera", 0.5, low=True),
-    Outlier("outside", "Trajectories leave the frame", "at least half of them do", "outside", 0.5),
-)  # fmt: skip
-REMARK = Outlier("remark", "Made, with a remark", "most often a file that ends before its header says", "", 0)
+    Outlier(
+        "still",
+        "Nothing moves",
+        "nothing moves",
+        "at least 99.9 % of the pixels are still: a slide show or a frozen picture",
+        "still",
+        0.999,
+    ),
+    Outlier(
+        "saturated",
+        "Motion beyond the bound",
+        "beyond the bound",
+        "at least 20 % of the pixels move as far as can be stored: cuts, flicker, or a bound that is too small",
+        "saturated",
+        0.2,
+    ),
+    Outlier(
+        "camera",
+        "Camera not found",
+        "camera not found",
+        "in at least half of the frame pairs no camera motion was accepted, so that all motion stayed in",
+        "camera",
+        0.5,
+        low=True,
+    ),
+    Outlier(
+        "outside",
+        "Trajectories leave the frame",
+        "leaves the frame",
+        "at least half of them do",
+        "outside",
+        0.5,
+    ),
+)
+REMARK = Outlier(
+    "remark",
+    "Made, with a remark",
+    "with a remark",
+    "most often a file that ends before its header says",
+    "",
+    0,
+)
 
 
 @dataclass(frozen=True)
@@ -63,9 +103,9 @@ def outliers(videos: pd.DataFrame) -> list[Found]:
     found = []
     for outlier in OUTLIERS:
         values = videos.loc[outlier.among(videos), outlier.column].sort_values(ascending=outlier.low)
-        found.append(Found(outlier, len(values), list(values.head(LISTED).items())))
+        found.append(Found(outlier, len(values), list(values.head(NAMED).items())))
     remarks = videos.loc[_has_remark(videos), "reason"]
-    found.append(Found(REMARK, len(remarks), list(remarks.head(LISTED).items())))
+    found.append(Found(REMARK, len(remarks), list(remarks.head(NAMED).items())))
     return [one for one in found if one.count]
 
 
@@ -96,34 +136,92 @@ def reasons(videos: pd.DataFrame) -> tuple[list[Reason], int]:
     return found[:REASONS], max(0, len(found) - REASONS)
 
 
-TABLE_COLUMNS = ("frames", "speed", "speed_p95", "saturated", "still", "outside", "camera", "seconds")
+def classes(names: Sequence[str], videos: Sequence[Video]) -> pd.Series:
+    """The class of every video: its label in the list, or the folder that it is in where the list has no labels.
+
+    Labels that are numbers, one for each folder, are shown with the folder's name.
+    """
+    folders = {name: name.split("/")[-2] if "/" in name else "" for name in names}
+    labels = {video.name: video.label for video in videos if video.label}
+    if not labels:
+        return pd.Series(folders, dtype=object)
+    folders_of: dict[str, set[str]] = {}
+    for name, folder in folders.items():
+        folders_of.setdefault(labels.get(name, ""), set()).add(folder)
+    numbered = all(label.isdecimal() for label in labels.values())
+    if numbered and all(len(inside) == 1 for label, inside in folders_of.items() if label):
+        return pd.Series(
+            {n: f"{folder} ({labels[n]})" if n in labels else "" for n, folder in folders.items()}
+        )
+    return pd.Series({name: labels.get(name, "") for name in names}, dtype=object)
 
 
-def table(videos: pd.DataFrame, seed: int = 0) -> str:
-    """The videos that the page's search finds, as JSON: all of them, or as many as it can hold.
+@dataclass(frozen=True)
+class Rows:
+    """The videos that the page's list holds.
+
+    Attributes
+    ----------
+    rows: JSON; a row is [name, status, reason, flags, class, *numbers]: the status as its place in `STATUSES`, the
+        keys of the outliers that the video belongs to, the place of its class in `classes`, and the numbers of
+        `m3flow.report.measures.LISTED`.
+    classes: all classes, in order. counts: of all videos, by status, by flag and by class.
+    """
+
+    rows: str
+    classes: list[str]
+    counts: dict[str, dict[str, int]]
+
+
+def rows(videos: pd.DataFrame, class_of: pd.Series, seed: int = 0) -> Rows:
+    """All videos, or as many as the page can hold.
 
     Where there are too many, failed ones come first, then rejected ones (some of every reason), then what is
-    worth a look, then others at random. A row is [name, status, reason, flags, *TABLE_COLUMNS]; status is 0 for
-    done, 1 for rejected, 2 for failed; flags are the keys of the outliers that it belongs to.
+    worth a look, then others at random.
     """
     flags = _flags(videos)
     order = _order(videos, flags, seed)
-    rows: list[str] = []
-    size = 0
     chosen = videos.iloc[order]
-    numbers = chosen[list(TABLE_COLUMNS)].to_numpy(np.float64)
-    status = chosen["status"].map({"done": 0, "rejected": 1, "failed": 2}).to_numpy()
-    names, why, marks = chosen.index.to_list(), chosen["reason"].to_list(), flags.iloc[order].to_list()
-    for index in range(len(chosen)):
-        values = [None if np.isnan(value) else float(f"{value:.4g}") for value in numbers[index]]
-        row = json.dumps(
-            [names[index], int(status[index]), why[index], marks[index], *values], separators=(",", ":")
-        )
-        size += len(row)
+    names = sorted(set(class_of) - {""}, key=_in_natural_order)
+    place = {name: index for index, name in enumerate(names)}
+    columns = (
+        chosen.index.to_list(),
+        chosen["status"].map({name: index for index, name in enumerate(STATUSES)}).to_list(),
+        chosen["reason"].to_list(),
+        flags.iloc[order].to_list(),
+        [place.get(name, -1) for name in class_of.iloc[order]],
+        *(_values(chosen[column.column], column.share) for column in COLUMNS),
+    )
+    texts: list[str] = []
+    size = 0
+    for row in zip(*columns, strict=True):
+        text = json.dumps(row, separators=(",", ":"))
+        size += len(text)
         if size > ROW_BYTES:
             break
-        rows.append(row)
-    return f"[{','.join(rows)}]"
+        texts.append(text)
+    counts = {
+        "status": videos["status"].value_counts().to_dict(),
+        "flag": Counter(key for text in flags for key in text.split()),
+        "class": class_of.value_counts().to_dict(),
+    }
+    return Rows(f"[{','.join(texts)}]", names, counts)
+
+
+def _in_natural_order(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdecimal() and len(name) < 20 else (-1, name)
+
+
+def _values(numbers: pd.Series, share: bool) -> list[float | None]:
+    """Whole numbers as they are, others with as many digits as the page shows."""
+    return [None if value != value else _rounded(value, share) for value in numbers.to_list()]
+
+
+def _rounded(value: float, share: bool) -> float:
+    if value == int(value):
+        return int(value)
+    rounded = round(value, 4) if share or value < 1 else float(f"{value:.3g}")
+    return rounded or 0
 
 
 def _flags(videos: pd.DataFrame) -> pd.Series:

@@ -41,9 +41,9 @@ class StoredFlow:
     def step(self) -> int:
         return int(self.settings.get("step", 1))
 
-    def levels(self) -> Iterator[np.ndarray]:
-        """uint8 [n, 2, H, W] levels, in pieces."""
-        return read_level_pairs(self.folder)
+    def levels(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """uint8 [n, 2, H, W] levels, in pieces; of the frames from `start` on and before `stop`."""
+        return read_level_pairs(self.folder, start=start, stop=stop)
 
     def pieces(self) -> Iterator[Piece]:
         """The levels with the camera's homographies, in pieces."""

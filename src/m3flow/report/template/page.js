@@ -1,19 +1,16 @@
 "use strict";
 (() => {
-  const STATUS = ["done", "rejected", "failed"];
-  const FLAGS = { still: "nothing moves", saturated: "beyond the bound", camera: "camera not found",
-                  outside: "leaves the frame", remark: "with a remark" };
-  const TITLES = { frames: "Frames", speed: "Mean px", speed_p95: "p95 px", saturated: "At the bound",
-                   still: "Still", outside: "Outside", camera: "Camera found", seconds: "Seconds" };
-  const SHARES = new Set(["saturated", "still", "outside", "camera"]);
   const STEP = 100;
-  const read = id => JSON.parse(document.getElementById(id).textContent);
-  const rows = read("rows");
-  const columns = read("columns");
-  const [NAME, STATE, REASON, FLAG, FIRST] = [0, 1, 2, 3, 4];
   const $ = id => document.getElementById(id);
+  const read = id => JSON.parse($(id).textContent);
+  const rows = read("rows");
+  const about = read("about");
+  const [NAME, STATUS, REASON, FLAGS, CLASS, FIRST] = [0, 1, 2, 3, 4, 5];
   const texts = rows.map(row => (row[NAME] + "\n" + row[REASON]).toLowerCase());
-  let filter = "", limit = STEP, sort = { column: -1, down: false };
+  const sheets = new Map([...document.querySelectorAll("img.sheet")].map(image => [image.dataset.name, image]));
+  const withClass = about.classes.length > 1;
+  const chosen = { status: -1, class: -1, flag: "" };
+  let limit = STEP, sort = { column: -1, down: false };
 
   const element = (tag, text, className) => {
     const made = document.createElement(tag);
@@ -21,52 +18,94 @@
     if (className) made.className = className;
     return made;
   };
-  const belongs = row => !filter || STATUS[row[STATE]] === filter || row[FLAG].split(" ").includes(filter);
-  const format = (name, value) => {
+  const count = number => (number || 0).toLocaleString("en");
+  const format = (column, value) => {
     if (value === null) return "–";
-    if (SHARES.has(name)) return (100 * value).toFixed(1) + " %";
-    return Number.isInteger(value) ? value.toLocaleString("en") : String(Number(value.toPrecision(3)));
+    if (column.share) return (100 * value).toFixed(1) + " %";
+    return Number.isInteger(value) ? count(value) : String(Number(value.toPrecision(3)));
   };
 
-  function chosen() {
+  function found() {
     const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
-    const found = [];
-    rows.forEach((row, i) => { if (belongs(row) && words.every(word => texts[i].includes(word))) found.push(row); });
-    if (sort.column >= 0) {
-      const sign = sort.down ? -1 : 1;
-      found.sort((a, b) => {
-        const [p, q] = [a[sort.column], b[sort.column]];
-        if (p === q) return 0;
-        if (p === null || q === null) return p === null ? 1 : -1;
-        return sign * (p < q ? -1 : 1);
-      });
+    const belongs = row => (chosen.status < 0 || row[STATUS] === chosen.status)
+      && (chosen.class < 0 || row[CLASS] === chosen.class)
+      && (!chosen.flag || row[FLAGS].split(" ").includes(chosen.flag));
+    const left = rows.filter((row, i) => belongs(row) && words.every(word => texts[i].includes(word)));
+    if (sort.column < 0) return left;
+    const sign = sort.down ? -1 : 1;
+    return left.sort((a, b) => {
+      const [p, q] = [a[sort.column], b[sort.column]];
+      if (p === q) return 0;
+      if (p === null || q === null) return p === null ? 1 : -1;
+      return sign * (p < q ? -1 : 1);
+    });
+  }
+
+  const quoted = text => /^[\w.\/:=@%+-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
+  function command(name) {
+    const root = about.roots[name] ?? about.roots[""];
+    return ["m3flow", "show", name, ...(root ? ["--root", root] : []), ...about.options].map(quoted).join(" ");
+  }
+
+  // What a row opens: the sheet, if it is in the page, and the command for the picture or for a film.
+  function opened(row) {
+    const line = element("tr", undefined, "opened");
+    const cell = element("td");
+    cell.colSpan = $("table").tHead.rows[0].cells.length;
+    const sheet = sheets.get(row[NAME]);
+    if (sheet) {
+      const image = element("img", undefined, "sheet");
+      image.src = sheet.src;
+      image.alt = sheet.alt;
+      cell.append(image);
     }
-    return found;
+    cell.append(element("p", sheet ? "A larger sheet, or with --mp4 a film:" : "Its contact sheet, or with --mp4 a film:", "faint"));
+    cell.append(element("code", command(row[NAME]), "command"));
+    line.append(cell);
+    return line;
+  }
+
+  function toggle(button, row) {
+    const line = button.closest("tr");
+    const open = button.getAttribute("aria-expanded") === "true";
+    if (open) line.nextElementSibling.remove();
+    else line.after(opened(row));
+    button.setAttribute("aria-expanded", String(!open));
+  }
+
+  function lineOf(row) {
+    const line = element("tr");
+    const name = element("td", undefined, "path");
+    if (about.statuses[row[STATUS]] === "done") {
+      const button = element("button", row[NAME], "link path");
+      button.type = "button";
+      button.setAttribute("aria-expanded", "false");
+      button.addEventListener("click", () => toggle(button, row));
+      name.append(button);
+    } else name.append(row[NAME]);
+    if (row[REASON]) name.append(element("br"), element("span", row[REASON], "faint"));
+    const status = element("td");
+    status.append(element("span", about.statuses[row[STATUS]], "badge " + about.statuses[row[STATUS]]));
+    line.append(name, status);
+    if (withClass) line.append(element("td", about.classes[row[CLASS]] ?? "–", "class"));
+    about.columns.forEach((column, i) => line.append(element("td", format(column, row[FIRST + i]), "right")));
+    return line;
   }
 
   function show() {
-    const found = chosen();
-    const body = $("table").tBodies[0];
-    body.replaceChildren(...found.slice(0, limit).map(row => {
-      const line = element("tr");
-      const name = element("td", row[NAME], "path");
-      if (row[REASON]) { name.append(element("br"), element("span", row[REASON], "faint")); }
-      const state = element("td");
-      state.append(element("span", STATUS[row[STATE]], "badge " + STATUS[row[STATE]]));
-      line.append(name, state);
-      columns.forEach((column, i) => line.append(element("td", format(column, row[FIRST + i]), "right")));
-      return line;
-    }));
-    const part = rows.length < VIDEOS
-      ? ` of the ${rows.length.toLocaleString("en")} listed here (of ${VIDEOS.toLocaleString("en")} in all: problems and outliers first, then a random sample; the records hold every one)`
-      : ` of ${VIDEOS.toLocaleString("en")}`;
-    $("shown").textContent = `${found.length.toLocaleString("en")}${part}`;
-    $("more").hidden = found.length <= limit;
+    const left = found();
+    $("table").tBodies[0].replaceChildren(...left.slice(0, limit).map(lineOf));
+    const part = rows.length < about.videos
+      ? ` of the ${count(rows.length)} listed here (of ${count(about.videos)} in all: problems and outliers first, then a random sample; the records hold every one)`
+      : ` of ${count(about.videos)}`;
+    $("shown").textContent = count(left.length) + part;
+    $("more").hidden = left.length <= limit;
   }
 
   function heading() {
     const line = element("tr");
-    const titles = [["Video", NAME], ["Status", STATE], ...columns.map((column, i) => [TITLES[column], FIRST + i])];
+    const titles = [["Video", NAME], ["Status", STATUS], ...(withClass ? [["Class", CLASS]] : []),
+                    ...about.columns.map((column, i) => [column.heading, FIRST + i])];
     for (const [title, column] of titles) {
       const cell = element("th", undefined, column >= FIRST ? "right" : "");
       const button = element("button", title);
@@ -82,31 +121,57 @@
     $("table").tHead.replaceChildren(line);
   }
 
-  function filters() {
-    const counts = {};
-    for (const row of rows) {
-      for (const key of [STATUS[row[STATE]], ...row[FLAG].split(" ").filter(Boolean)]) counts[key] = (counts[key] || 0) + 1;
-    }
-    const keys = ["", "failed", "rejected", ...Object.keys(FLAGS)].filter(key => !key || counts[key]);
-    $("filters").replaceChildren(...keys.map(key => {
-      const button = element("button", key ? FLAGS[key] || key : "all");
+  function chips() {
+    const numbers = [-1, ...about.statuses.keys()].filter(i => i < 0 || about.counts.status[about.statuses[i]]);
+    $("statuses").replaceChildren(...numbers.map(i => {
+      const name = about.statuses[i];
+      const button = element("button", i < 0 ? "all" : `${name} ${count(about.counts.status[name])}`);
       button.type = "button";
-      button.setAttribute("aria-pressed", String(key === filter));
-      button.addEventListener("click", () => choose(key));
+      button.setAttribute("aria-pressed", String(i === chosen.status));
+      button.addEventListener("click", () => choose({ status: i }));
       return button;
     }));
   }
 
-  function choose(key) { filter = key; limit = STEP; filters(); show(); }
-  function goTo() { $("videos").scrollIntoView(); }
+  function menu(id, first, entries) {
+    const options = [["", first], ...entries].map(([value, text]) => {
+      const option = element("option", text);
+      option.value = value;
+      return option;
+    });
+    $(id).replaceChildren(...options);
+    $(id).hidden = entries.length === 0;
+  }
 
+  function choose(change) {
+    Object.assign(chosen, change);
+    limit = STEP;
+    $("class").value = chosen.class < 0 ? "" : String(chosen.class);
+    $("flag").value = chosen.flag;
+    chips(); show();
+  }
+  function only(text, change) {
+    $("search").value = text;
+    choose({ status: -1, class: -1, flag: "", ...change });
+    $("videos").scrollIntoView();
+  }
+
+  menu("class", "all classes", withClass
+    ? about.classes.map((name, i) => [String(i), `${name} · ${count(about.counts.class[name])}`]) : []);
+  menu("flag", "worth a look or not", Object.entries(about.flags).filter(([key]) => about.counts.flag[key])
+    .map(([key, name]) => [key, `${name} · ${count(about.counts.flag[key])}`]));
+  $("class").addEventListener("change", event => choose({ class: event.target.value === "" ? -1 : Number(event.target.value) }));
+  $("flag").addEventListener("change", event => choose({ flag: event.target.value }));
   $("search").addEventListener("input", () => { limit = STEP; show(); });
   $("more").addEventListener("click", () => { limit += 2 * STEP; show(); });
   for (const button of document.querySelectorAll("[data-find]")) {
-    button.addEventListener("click", () => { $("search").value = button.dataset.find; choose(""); goTo(); });
+    button.addEventListener("click", () => only(button.dataset.find, {}));
   }
   for (const button of document.querySelectorAll("[data-flag]")) {
-    button.addEventListener("click", () => { $("search").value = ""; choose(button.dataset.flag); goTo(); });
+    button.addEventListener("click", () => only("", { flag: button.dataset.flag }));
   }
-  heading(); filters(); show();
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
+    for (const animation of document.querySelectorAll(".animation")) animation.open = false;
+  }
+  heading(); choose({});
 })();

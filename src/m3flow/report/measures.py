@@ -1,0 +1,53 @@
+"""The numbers that the records hold of every video, as the page names and shows them.
+
+A number that the records gain is one more line here: it then has a chart, a column in the page's list, or both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of the records.
+
+    Attributes
+    ----------
+    column: its name there. A negative value means that it was not measured.
+    made_with: the run that measures it: of the flow, of the trajectories, or of either.
+    title: of its chart; "" for a number without a chart. unit: of the chart's axis.
+    heading: of its column in the page's list; "" for a number that is not in the list.
+    share: whether it is a share from 0 to 1.
+    """
+
+    column: str
+    made_with: Literal["flow", "trajectories", "either"]
+    title: str
+    unit: str
+    heading: str = ""
+    share: bool = False
+
+
+SHARE_OF_PIXELS, PIXELS_PER_FRAME = "share of the pixels", "pixels per frame"
+MEASURES = (
+    Measure("speed", "flow", "Mean motion", PIXELS_PER_FRAME, "Mean px"),
+    Measure("speed_p95", "flow", "95th percentile of the motion", PIXELS_PER_FRAME, "p95 px"),
+    Measure("camera_shift", "flow", "Camera motion", PIXELS_PER_FRAME),
+    Measure("saturated", "flow", "Pixels at the bound", SHARE_OF_PIXELS, "At the bound", share=True),
+    Measure("still", "flow", "Still pixels", SHARE_OF_PIXELS, "Still", share=True),
+    Measure(
+        "outside", "trajectories", "Trajectories leaving the frame", "share of the trajectories", "Outside", share=True
+    ),
+    Measure("camera", "flow", "Camera found", "share of the frame pairs", "Camera found", share=True),
+    Measure("windows", "trajectories", "", "windows"),
+    Measure("frames", "either", "Length", "frames", "Frames"),
+    Measure("seconds", "either", "Time taken", "seconds of a worker", "Seconds"),
+)  # fmt: skip
+LISTED = tuple(measure for measure in MEASURES if measure.heading)
+
+
+def columns(made_with: str) -> list[str]:
+    """The columns that a run of one kind measures."""
+    return [measure.column for measure in MEASURES if measure.made_with == made_with]
