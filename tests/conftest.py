@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from m3flow.flow.device import gpu_count
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+from support.paths import DEMO_CLIPS, SHARED_DATA
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +17,14 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real clips and ground truth are not on this machine ({SHARED_DATA})")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def demo_clips() -> Path:
+    """The folder of the demo's real clips, which `make test` fetches; skips where they are absent."""
+    if not DEMO_CLIPS.is_dir():
+        pytest.skip("the demo's clips are not there; fetch them with `make demo/videos.csv`")
+    return DEMO_CLIPS
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from faultcases import (
+from m3flow.extraction.extractor import Extractor
+from m3flow.extraction.work import Work
+from m3flow.layout import Outputs
+from m3flow.results.flowfile import read_provenance
+from m3flow.results.provenance import same_source
+from m3flow.results.records import read_records
+from m3flow.settings import FlowSettings
+from m3flow.videos.identity import identity
+from m3flow.videos.videolist import Video
+from support.fault_cases import (
     QUICK,
     damaged,
     data_set,
@@ -27,15 +36,6 @@ from faultcases import (
     unfinished,
     wait_for,
 )
-from m3flow.extraction.extractor import Extractor
-from m3flow.extraction.work import Work
-from m3flow.layout import Outputs
-from m3flow.results.flowfile import read_provenance
-from m3flow.results.provenance import same_source
-from m3flow.results.records import read_records
-from m3flow.settings import FlowSettings
-from m3flow.videos.identity import identity
-from m3flow.videos.videolist import Video
 
 YEAR = 365 * 86400
 

@@ -14,9 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faultcases import QUICK, damaged, data_set, encode, results, run, statuses, temporaries, unfinished
 from m3flow.results.flowfile import FlowWriter
 from m3flow.results.trajectoryfile import TrajectoryWriter
+from support.fault_cases import (
+    QUICK,
+    damaged,
+    data_set,
+    encode,
+    results,
+    run,
+    statuses,
+    temporaries,
+    unfinished,
+)
 
 
 def _mount(*arguments: str) -> None:

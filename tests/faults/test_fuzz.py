@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from faultcases import QUICK, encode, run, statuses, temporaries, unfinished
 from m3flow.errors import BadInput, UsageError
 from m3flow.results.flowfile import FlowWriter, load_flow, packet_digest, read_provenance
 from m3flow.results.records import read_records
 from m3flow.results.trajectoryfile import TrajectoryWriter, load_trajectories, read_made
 from m3flow.videos.videolist import VideoList
+from support.fault_cases import QUICK, encode, run, statuses, temporaries, unfinished
 
 MUTATIONS = 500
 # (codec, container, suffix): the kinds of files that the usual data sets hold.

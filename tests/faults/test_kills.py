@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from faultcases import (
+from support.fault_cases import (
     QUICK,
     damaged,
     data_set,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from faultcases import QUICK, encode, here, results, run, statuses
+from support.fault_cases import QUICK, encode, here, results, run, statuses
 
 # Each is one part of a path. `touch escaped` would leave a file of that name where it is run.
 NAMES = {

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from test_names import NAMES, everything_in
 
-from faultcases import encode, results, run, statuses
+from support.fault_cases import encode, results, run, statuses
+from support.paths import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 # Two jobs each, so what means something to Snakemake, a shell or a path is put together.
 FOR_JOBS = {
     "shell": "--x 'it\"s' $(touch escaped)`touch escaped`;%s *[a]? .mp4",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from faultcases import QUICK, data_set, encode, here, results, run, statuses, temporaries
+from support.fault_cases import QUICK, data_set, encode, here, results, run, statuses, temporaries
 
 # What each file of the folder of odd videos is: verdict, frames that decode, size as used, and a word of the reason.
 ODD = {

@@ -14,8 +14,8 @@ import yaml
 
 from m3flow.results.records import Record, read_records
 from slurm.cluster import Cluster
+from support.paths import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 120.0
 
 

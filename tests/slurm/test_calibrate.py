@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from clips import clip
 from slurm.cluster import Cluster
+from support.clips import clip
 
 
 def m3flow(folder: Path, cluster: Cluster, *arguments: str, status: int = 0) -> str:

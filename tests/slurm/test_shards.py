@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clips import clip
 from m3flow import load_flow, load_trajectories
 from m3flow.experiment.config import Experiment
 from m3flow.experiment.jobs import work_of
 from m3flow.extraction.run import SOME_REJECTED, execute
 from slurm.cluster import Cluster
 from slurm.runs import Run, wait_until
+from support.clips import clip
 
 FLOW = {"estimator": "dis", "parameters": {"preset": "ultrafast"}}
 CORRUPT = "set/c1/broken.mkv"

@@ -23,8 +23,6 @@ import pytest
 import typer
 import yaml
 
-from clips import moving, write_clip, write_list
-from conftest import REPOSITORY
 from m3flow.cli import app, main
 from m3flow.experiment.config import Experiment
 from m3flow.extraction.extractor import Extractor
@@ -37,6 +35,8 @@ from m3flow.results.trajectoryfile import read_made
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.inspection import COLUMNS as INVENTORY_COLUMNS
 from m3flow.videos.videolist import Video
+from support.clips import moving_texture, write_list, write_lossy_video
+from support.paths import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *DOCS.glob("*.md")])
@@ -77,11 +77,11 @@ def _own_estimators() -> Iterator[None]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a small video and a list, and results of the video."""
-    frames = moving(frames=10, height=64, width=96, dx=1.5, dy=0.5)
-    write_clip(tmp_path / "clip.mkv", frames)
+    frames = moving_texture(frames=10, height=64, width=96, dx=1.5, dy=0.5)
+    write_lossy_video(tmp_path / "clip.mkv", frames)
     names = [f"wave/{name}.mkv" for name in "abc"]
     for name in names:
-        write_clip(tmp_path / "clips" / name, frames[:8])
+        write_lossy_video(tmp_path / "clips" / name, frames[:8])
     write_list(tmp_path / "videos.csv", names)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -129,8 +129,8 @@ def test_code_blocks_run(page: Path, folder: Path) -> None:
 def test_the_readme_runs(folder: Path) -> None:
     """Its commands on a data set laid out as they say, then its Python on what they made."""
     video = "UCF-101/Archery/v_Archery_g01_c01.avi"
-    frames = moving(frames=10, height=48, width=64)
-    write_clip(folder / "data" / video, frames)
+    frames = moving_texture(frames=10, height=48, width=64, dx=1, dy=0)
+    write_lossy_video(folder / "data" / video, frames)
     write_list(folder / "train.csv", [video])
     blocks = [
         (match["language"], match["code"]) for match in BLOCK.finditer(text_of(REPOSITORY / "README.md"))
@@ -150,9 +150,9 @@ def test_the_readme_runs(folder: Path) -> None:
 def test_the_training_page_runs(folder: Path) -> None:
     """Its Python, loaders with two workers included, on two videos laid out as it says."""
     videos = [f"UCF-101/Archery/v_Archery_g01_c0{number}.avi" for number in (1, 2)]
-    frames = moving(frames=20, height=224, width=232)
+    frames = moving_texture(frames=20, height=224, width=232, dx=1, dy=0)
     for video in videos:
-        write_clip(folder / "data" / video, frames)
+        write_lossy_video(folder / "data" / video, frames)
     write_list(folder / "train.csv", videos)
     work = Work(
         outputs=Outputs(folder / "out"),

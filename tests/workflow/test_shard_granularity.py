@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clips import clip
 from m3flow.cli import app
 from m3flow.results.records import read_records
+from support.clips import clip
+from support.paths import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 FLOW = {"estimator": "dis", "parameters": {"preset": "ultrafast"}}
 
 

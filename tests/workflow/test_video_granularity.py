@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from clips import moving, write_clip, write_list
 from m3flow import load_flow, load_trajectories
+from support.clips import moving_texture, write_list, write_lossy_video
+from support.paths import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 FAST_FLOW = "{estimator: dis, parameters: {preset: ultrafast}, codec: h264-lossless}"
 
 
@@ -71,7 +71,7 @@ def small(tmp_path: Path) -> Workflow:
     data = tmp_path / "data"
     names = ["set/a/one.mp4", "set/a/two.mp4", "set/b/three.mp4"]
     for index, name in enumerate(names):
-        write_clip(data / name, moving(seed=index))
+        write_lossy_video(data / name, moving_texture(12, 64, 64, dx=1, dy=0, seed=index))
     return Workflow(tmp_path, write_list(data / "list.txt", names), data)
 
 
@@ -133,7 +133,7 @@ def test_killed_run_leaves_nothing_incomplete_and_is_finished_by_the_next(tmp_pa
     data = tmp_path / "data"
     names = [f"set/a/clip{index}.mp4" for index in range(8)]
     for index, name in enumerate(names):
-        write_clip(data / name, moving(60, 96, 128, seed=index))
+        write_lossy_video(data / name, moving_texture(60, 96, 128, dx=1, dy=0, seed=index))
     workflow = Workflow(tmp_path, write_list(data / "list.txt", names), data)
     process = subprocess.Popen(
         workflow.command(),

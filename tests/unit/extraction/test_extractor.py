@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clips import clip, image_folder, moving_frames, write_video
 from m3flow import load_flow, load_trajectories
 from m3flow.camera.geometry import put_camera_back
 from m3flow.errors import BadInput, Interrupted
@@ -28,6 +27,7 @@ from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectories.tracking import track
 from m3flow.videos.decoder import Limits
 from m3flow.videos.videolist import Video
+from support.clips import clip, image_folder, moving_texture, write_video
 
 NAME = "set/class/a.mkv"
 FAST = FlowSettings(estimator="dis", parameters={"preset": "ultrafast"}, camera="none", codec="h264-lossless")
@@ -101,7 +101,7 @@ class TestFlow:
     def test_a_still_video_has_no_motion_at_all(
         self, tmp_path: Path, out: Path, camera: Any, codec: Any, estimator: str
     ) -> None:
-        still = write_video(tmp_path / "still.mkv", moving_frames(1, 64, 80).repeat(9, 0))
+        still = write_video(tmp_path / "still.mkv", moving_texture(1, 64, 80).repeat(9, 0))
         settings = FlowSettings(estimator=estimator, camera=camera, codec=codec)
         record = make(work(out, flow=settings, trajectories=TrajectorySettings()), still)
         assert (record.status, record.still, record.speed) == ("done", 1.0, 0.0)
@@ -111,7 +111,7 @@ class TestFlow:
         assert (read.traj_feat == 0).all() and (read.traj_type == 1).all()
 
     def test_short_side_and_image_folders(self, tmp_path: Path, out: Path) -> None:
-        folder = image_folder(tmp_path / "frames", moving_frames(6, 80, 121))
+        folder = image_folder(tmp_path / "frames", moving_texture(6, 80, 121))
         record = make(work(out, flow=replace(FAST, short_side=40)), folder)
         assert (record.status, record.width, record.height) == ("done", 60, 40)
         assert load_flow(out / "flows" / NAME).shape == (5, 2, 40, 60)
@@ -272,7 +272,7 @@ class TestTrajectories:
 
     def test_a_very_long_video_is_recognised(self, tmp_path: Path, out: Path) -> None:
         # Its 1999 homographies are more than the beginning of a file that a reader might look at.
-        frames = moving_frames(4, 16, 24)[np.arange(2000) % 4]
+        frames = moving_texture(4, 16, 24)[np.arange(2000) % 4]
         long = write_video(tmp_path / "a.mkv", frames)
         job = work(
             out,
@@ -302,7 +302,7 @@ class TestRefused:
         (tmp_path / "text.mp4").write_text("hello")
         (tmp_path / "empty").mkdir()
         os.mkfifo(tmp_path / "pipe.mp4")
-        broken = image_folder(tmp_path / "broken", moving_frames(12))
+        broken = image_folder(tmp_path / "broken", moving_texture(12))
         (broken / "frame_00010.png").write_bytes(b"")
         job = work(out, flow=FAST, trajectories=TrajectorySettings())
         expected = {
@@ -350,7 +350,7 @@ class TestStream:
         lengths = (5, 2, 9, 1, 4, 7)
         for number, length in enumerate(lengths):
             clip(tmp_path / f"{number}.mkv", length, seed=number)
-        write_video(tmp_path / "wide.mkv", moving_frames(6, 48, 80))
+        write_video(tmp_path / "wide.mkv", moving_texture(6, 48, 80))
         (tmp_path / "bad.mp4").write_text("no video")
         names = ["0.mkv", "1.mkv", "bad.mp4", "2.mkv", "wide.mkv", "3.mkv", "4.mkv", "5.mkv"]
         videos = [Video(str(tmp_path / name), name) for name in names]
@@ -421,7 +421,7 @@ class TestStream:
     def test_a_decoder_that_dies_of_the_next_video(self, tmp_path: Path, out: Path) -> None:
         """The next video is decoded while the one in hand is computed; what it does there is its own affair."""
         good = clip(tmp_path / "good.mkv", 40)
-        huge = write_video(tmp_path / "huge.mkv", moving_frames(3, 480, 640))
+        huge = write_video(tmp_path / "huge.mkv", moving_texture(3, 480, 640))
         videos = [Video(str(path), name) for name, path in (("a", good), ("b", huge), ("c", good))]
         job = replace(work(out, flow=FAST), limits=Limits(megapixels=0.1))
         with Extractor(job) as extractor:

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from skimage import data as textures
 
-CLIPS = [
+DEMO_CLIPS = ["animation/bigbuckbunny.mp4", "street/bikes.mp4", "talking/carphone_pristine.mp4"]
+SHARED_CLIPS = [
     "UCF101/UCF-101/SoccerJuggling/v_SoccerJuggling_g23_c01.avi",
     "hmdb51/videos/wave/RATRACE_wave_f_nm_np1_fr_goo_37.avi",
     "hmdb51/videos/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi",
@@ -17,6 +18,7 @@ CLIPS = [
     "kinetics400/train_video/using_segway/SOX5yA1l24A.mp4",
     "kinetics400/train_video/flipping_pancake/flipping_a_pancake.mkv",
 ]
+TALLEST = 256
 
 
 @dataclass
@@ -43,11 +45,13 @@ def endpoint_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.hypot(*np.moveaxis(np.asarray(first) - np.asarray(second), 1, 0))
 
 
-def clip_frames(shared_data: Path, clip: str, start: int, count: int) -> np.ndarray:
-    """Grey frames uint8 [count, H, W] of one of `CLIPS`."""
-    video = cv2.VideoCapture(str(shared_data / "videos" / clip))
+def clip_frames(clips: Path, clip: str, start: int, count: int) -> np.ndarray:
+    """Grey frames uint8 [count, H, W] of a real clip, of the size that data sets have."""
+    video = cv2.VideoCapture(str(clips / clip))
     frames = [video.read()[1] for _ in range(start + count)][start:]
-    return np.stack([cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames])
+    scale = min(1, TALLEST / frames[0].shape[0])
+    small = [cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for frame in frames]
+    return np.stack([cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in small])
 
 
 def ground_truth(shared_data: Path, name: str) -> Pair:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clips import clip
 from m3flow.errors import UsageError
 from m3flow.experiment import shards as plan_module
 from m3flow.experiment.calibration import Calibration, Throughput, settings_of
@@ -19,6 +18,7 @@ from m3flow.experiment.sample import of_headers, sample
 from m3flow.experiment.shards import Plan, make_plan, plan_of, shard_videos
 from m3flow.results.records import Record, RecordFile
 from m3flow.videos.videolist import VideoList
+from support.clips import clip
 
 
 def names(count: int, start: int = 0) -> list[str]:

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-from clips import image_folder, moving_frames, write_video
 from m3flow.errors import BadInput
 from m3flow.videos.frames import Frames, colour_frames
 from m3flow.videos.identity import identity
+from support.clips import image_folder, moving_texture, write_video
 
 
 def listed_clips(shared_data: Path) -> list[dict[str, str]]:
@@ -75,7 +75,7 @@ def test_rotation_is_applied(shared_data: Path) -> None:
 
 
 def test_frames_are_what_was_written(tmp_path: Path) -> None:
-    frames = moving_frames(7, 33, 47)
+    frames = moving_texture(7, 33, 47)
     read = Frames(write_video(tmp_path / "a.mkv", frames, Fraction(30000, 1001)))
     assert read.info.rate == Fraction(30000, 1001)
     assert np.array_equal(np.stack(list(read)), frames)
@@ -85,7 +85,7 @@ def test_frames_are_what_was_written(tmp_path: Path) -> None:
     "rate", [24, 25, 30, 50, 60, Fraction(24000, 1001), Fraction(60000, 1001), Fraction(25, 2)]
 )
 def test_rates_come_back_exactly(tmp_path: Path, rate: Fraction) -> None:
-    assert Frames(write_video(tmp_path / "a.mkv", moving_frames(5), rate)).info.rate == rate
+    assert Frames(write_video(tmp_path / "a.mkv", moving_texture(5), rate)).info.rate == rate
 
 
 def test_colour_becomes_the_grey_of_opencv(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_colour_becomes_the_grey_of_opencv(tmp_path: Path) -> None:
 
 class TestImageFolders:
     def test_sorted_by_name(self, tmp_path: Path) -> None:
-        frames = moving_frames(12)
+        frames = moving_texture(12)
         folder = image_folder(tmp_path / "clip", frames)
         (folder / "frame_00003.txt").write_text("not an image")
         (folder / "notes").mkdir()
@@ -107,19 +107,19 @@ class TestImageFolders:
         assert (read.info.claimed, read.info.codec, read.info.rate) == (12, "images", 25)
 
     def test_names_that_programs_stumble_over(self, tmp_path: Path) -> None:
-        folder = image_folder(tmp_path / "frames %03d [x] é", moving_frames(2))
+        folder = image_folder(tmp_path / "frames %03d [x] é", moving_texture(2))
         (folder / "frame_00000.png").rename(folder / "-a é\n%02d.PNG")
         assert sum(1 for _ in Frames(folder)) == 2
 
     def test_the_hidden_doubles_of_other_systems_are_no_frames(self, tmp_path: Path) -> None:
-        folder = image_folder(tmp_path / "clip", moving_frames(3))
+        folder = image_folder(tmp_path / "clip", moving_texture(3))
         before = identity(folder)
         (folder / "._frame_00000.png").write_bytes(b"\0\5\x16\7 resource fork")
         assert sum(1 for _ in Frames(folder)) == 3
         assert identity(folder) == before
 
     def test_other_sizes_take_that_of_the_first(self, tmp_path: Path) -> None:
-        folder = image_folder(tmp_path / "clip", moving_frames(3, 40, 60))
+        folder = image_folder(tmp_path / "clip", moving_texture(3, 40, 60))
         cv2.imwrite(str(folder / "frame_00001.png"), np.full((80, 120), 7, np.uint8))
         cv2.imwrite(str(folder / "frame_00002.png"), np.full((60, 20), 9, np.uint8))
         read = list(Frames(folder))
@@ -128,7 +128,7 @@ class TestImageFolders:
 
     @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
     def test_a_damaged_image_is_named(self, tmp_path: Path, content: bytes) -> None:
-        folder = image_folder(tmp_path / "clip", moving_frames(3))
+        folder = image_folder(tmp_path / "clip", moving_texture(3))
         (folder / "frame_00001.png").write_bytes(content)
         with pytest.raises(BadInput, match=r"not a readable image: .*frame_00001\.png"):
             list(Frames(folder))
@@ -151,12 +151,12 @@ class TestShortSide:
     def test_the_short_side_is_exact_and_the_shape_kept(
         self, tmp_path: Path, size: tuple[int, int], short_side: int, expected: tuple[int, int]
     ) -> None:
-        read = Frames(write_video(tmp_path / "a.mkv", moving_frames(4, *size)), short_side)
+        read = Frames(write_video(tmp_path / "a.mkv", moving_texture(4, *size)), short_side)
         assert [frame.shape for frame in read] == [expected] * 4
         assert (read.info.height, read.info.width) == expected
 
     def test_it_is_the_mean_of_the_pixels_it_covers(self, tmp_path: Path) -> None:
-        frames = moving_frames(2, 48, 64)
+        frames = moving_texture(2, 48, 64)
         small = next(iter(Frames(write_video(tmp_path / "a.mkv", frames), 24)))
         means = frames[0].reshape(24, 2, 32, 2).mean(axis=(1, 3))
         assert np.abs(small - means).max() <= 0.5
@@ -197,14 +197,14 @@ class TestRefused:
     def test_names_that_ffmpeg_takes_for_something_else(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
-        write_video(tmp_path / "plain.mkv", moving_frames(3)).rename(tmp_path / name)
+        write_video(tmp_path / "plain.mkv", moving_texture(3)).rename(tmp_path / name)
         monkeypatch.chdir(tmp_path)
         assert sum(1 for _ in Frames(name)) == 3
 
 
 class TestIdentity:
     def test_it_survives_a_copy_and_sees_another_content(self, tmp_path: Path) -> None:
-        one = write_video(tmp_path / "one.mkv", moving_frames(9))
+        one = write_video(tmp_path / "one.mkv", moving_texture(9))
         copy = tmp_path / "elsewhere" / "copy.mkv"
         copy.parent.mkdir()
         copy.write_bytes(one.read_bytes())
@@ -226,12 +226,12 @@ class TestIdentity:
         assert identity(large) != before and identity(large)["bytes"] == 300_000
 
     def test_of_a_folder_names_sizes_and_contents_count(self, tmp_path: Path) -> None:
-        folder = image_folder(tmp_path / "a", moving_frames(3))
+        folder = image_folder(tmp_path / "a", moving_texture(3))
         before = identity(folder)
-        assert identity(image_folder(tmp_path / "b", moving_frames(3))) == before
+        assert identity(image_folder(tmp_path / "b", moving_texture(3))) == before
         (folder / "frame_00002.png").rename(folder / "frame_00009.png")
         assert identity(folder) != before
-        assert identity(image_folder(tmp_path / "c", moving_frames(3, seed=1))) != before
+        assert identity(image_folder(tmp_path / "c", moving_texture(3, seed=1))) != before
 
     def test_what_cannot_be_read_is_refused_at_once(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe.mp4")  # opening it would wait for a writer for ever

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from clips import clip, write_video
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.cli import app
 from m3flow.errors import BadInput, UsageError
@@ -29,6 +28,7 @@ from m3flow.results.flowfile import load_flow
 from m3flow.results.trajectoryfile import TrajectoryWriter, load_trajectories
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.videolist import Video
+from support.clips import clip, write_video
 
 FLOW = FlowSettings(estimator="dis", codec="h264-lossless")
 NAME = "set/class/clip.mkv"

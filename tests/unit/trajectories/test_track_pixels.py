@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from clips import write_clip
 from m3flow import load_trajectories
 from m3flow.errors import UsageError
 from m3flow.extraction.extractor import Extractor
@@ -18,6 +17,7 @@ from m3flow.scoring.scenes import make_scene
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectories.tracking import Tracker, track
 from m3flow.videos.videolist import Video
+from support.clips import write_lossy_video
 
 LENGTH = 6
 
@@ -106,7 +106,7 @@ def test_it_is_nearer_the_truth_on_an_object_before_a_moving_camera(scene) -> No
 
 
 def test_the_setting_reaches_the_file_and_one_pass_equals_two_steps(scene, tmp_path: Path) -> None:
-    video = Video(str(write_clip(tmp_path / "clip.mp4", scene.frames)), "set/clip.mp4")
+    video = Video(str(write_lossy_video(tmp_path / "clip.mp4", scene.frames)), "set/clip.mp4")
     flow = FlowSettings(estimator="dis", codec="h264-lossless")
     settings = TrajectorySettings(track="pixels")
     for name, works in {

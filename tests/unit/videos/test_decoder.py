@@ -16,10 +16,10 @@ import numpy as np
 import psutil
 import pytest
 
-from clips import clip, image_folder, moving_frames, write_video
 from m3flow.errors import BadInput, UsageError
 from m3flow.videos.decoder import Decoder, Limits
 from m3flow.videos.frames import Frames
+from support.clips import clip, image_folder, moving_texture, write_video
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def stop(process: int) -> None:
 class TestDelivery:
     @pytest.mark.parametrize("count", [1, 2, 8, 9, 10, 25])
     def test_all_frames_as_they_are(self, shared_decoder: Decoder, tmp_path: Path, count: int) -> None:
-        frames = moving_frames(count, 33, 47)
+        frames = moving_texture(count, 33, 47)
         decoded = shared_decoder.open(str(write_video(tmp_path / "a.mkv", frames)))
         assert np.array_equal(np.concatenate(list(decoded.blocks)), frames)
         assert decoded.frames == count and decoded.seconds > 0
@@ -85,7 +85,7 @@ class TestDelivery:
             shared_decoder.open(str(no_text))
 
     def test_the_reason_says_how_far_it_came(self, shared_decoder: Decoder, tmp_path: Path) -> None:
-        folder = image_folder(tmp_path / "clip", moving_frames(12))
+        folder = image_folder(tmp_path / "clip", moving_texture(12))
         (folder / "frame_00010.png").write_bytes(b"damaged")
         decoded = shared_decoder.open(str(folder))
         with pytest.raises(BadInput, match=r"not a readable image: .*frame_00010\.png.* \(after 9 frames\)"):
@@ -105,7 +105,7 @@ class TestDelivery:
 
 class TestAhead:
     def test_the_next_is_decoded_while_this_one_is_read(self, tmp_path: Path) -> None:
-        videos = [moving_frames(20, 48, 64, seed) for seed in range(3)]
+        videos = [moving_texture(20, 48, 64, seed=seed) for seed in range(3)]
         paths = [str(write_video(tmp_path / f"{n}.mkv", frames)) for n, frames in enumerate(videos)]
         with Decoder() as decoder:
             decoder.expect(paths[0])
@@ -116,7 +116,7 @@ class TestAhead:
                 assert np.array_equal(np.concatenate(list(decoded.blocks)), frames)
 
     def test_another_than_the_expected_one(self, tmp_path: Path) -> None:
-        frames = moving_frames(20)
+        frames = moving_texture(20)
         wanted, other = (write_video(tmp_path / f"{name}.mkv", frames) for name in "ab")
         with Decoder() as decoder:
             decoder.expect(str(other))
@@ -127,7 +127,7 @@ class TestAhead:
 
     def test_suspended_with_its_pipe_full_and_taken_up_again(self, tmp_path: Path) -> None:
         # What a Slurm that suspends jobs does, and Ctrl-Z: a write that waits is cut short.
-        frames = moving_frames(200, 128, 160)
+        frames = moving_texture(200, 128, 160)
         with Decoder() as decoder:
             decoded = decoder.open(str(write_video(tmp_path / "a.mkv", frames)))
             child = psutil.Process(pid(decoder))
@@ -141,13 +141,13 @@ class TestAhead:
 
 class TestLeftInTheMiddle:
     def test_the_next_video_is_not_disturbed(self, tmp_path: Path) -> None:
-        long = write_video(tmp_path / "long.mkv", moving_frames(120, 64, 64))
+        long = write_video(tmp_path / "long.mkv", moving_texture(120, 64, 64))
         short = clip(tmp_path / "short.mkv", 5)
         with Decoder() as decoder:
             blocks = decoder.open(str(long)).blocks
             next(blocks)
             # Held on to, as an error's traceback does: nothing has closed it.
-            assert np.array_equal(everything(decoder, short), moving_frames(5))
+            assert np.array_equal(everything(decoder, short), moving_texture(5))
             process = pid(decoder)
             with pytest.raises(RuntimeError, match="another video was opened"):
                 next(blocks)
@@ -156,7 +156,7 @@ class TestLeftInTheMiddle:
             assert pid(decoder) == process
 
     def test_closing_it_while_the_next_is_read(self, tmp_path: Path) -> None:
-        long = write_video(tmp_path / "long.mkv", moving_frames(120, 64, 64))
+        long = write_video(tmp_path / "long.mkv", moving_texture(120, 64, 64))
         with Decoder() as decoder:
             left = decoder.open(str(long)).blocks
             next(left)
@@ -187,7 +187,7 @@ class TestLimits:
             assert not psutil.pid_exists(process)
 
     def test_a_file_that_never_gives_its_data(self, tmp_path: Path) -> None:
-        folder = image_folder(tmp_path / "clip", moving_frames(12))
+        folder = image_folder(tmp_path / "clip", moving_texture(12))
         (folder / "frame_00010.png").unlink()
         os.mkfifo(folder / "frame_00010.png")  # reading it waits for ever
         path = clip(tmp_path / "a.mkv", 4)
@@ -233,7 +233,7 @@ class TestDeath:
     def test_a_crash_rejects_the_video_and_the_next_gets_a_new_process(
         self, tmp_path: Path, number: signal.Signals
     ) -> None:
-        path = write_video(tmp_path / "a.mkv", moving_frames(400, 64, 64))
+        path = write_video(tmp_path / "a.mkv", moving_texture(400, 64, 64))
         with Decoder() as decoder:
             decoded = decoder.open(str(path))
             next(decoded.blocks)
@@ -245,7 +245,7 @@ class TestDeath:
             assert pid(decoder) != process
 
     def test_killed_from_outside_is_our_failure_and_not_the_videos(self, tmp_path: Path) -> None:
-        path = write_video(tmp_path / "a.mkv", moving_frames(400, 64, 64))
+        path = write_video(tmp_path / "a.mkv", moving_texture(400, 64, 64))
         with Decoder() as decoder:
             decoded = decoder.open(str(path))
             next(decoded.blocks)
@@ -271,7 +271,7 @@ class TestDeath:
         assert not psutil.pid_exists(process)
 
     def test_it_ends_with_its_parent_even_inside_a_library(self, tmp_path: Path) -> None:
-        folder = image_folder(tmp_path / "clip", moving_frames(3))
+        folder = image_folder(tmp_path / "clip", moving_texture(3))
         (folder / "frame_00000.png").unlink()
         os.mkfifo(folder / "frame_00000.png")
         program = (

@@ -6,9 +6,10 @@ import json
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "flow.py"
+from support.paths import REPOSITORY
+
+SCRIPT = REPOSITORY / "benchmarks" / "flow.py"
 
 
 def test_one_command_writes_rows_with_the_machine(tmp_path):

@@ -226,13 +226,10 @@ def test_upsampling_is_exact_on_the_grid() -> None:
     np.testing.assert_allclose(whole[:, :, 4, 8], (cells[:, :, 0, 0] + cells[:, :, 0, 1]) / 2, atol=1e-5)
 
 
-def test_real_clips_agree_with_optical_flow(shared_data: Path) -> None:
+def test_real_clips_agree_with_optical_flow(demo_clips: Path) -> None:
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    for name in (
-        "UCF101/UCF-101/SoccerJuggling/v_SoccerJuggling_g23_c01.avi",
-        "kinetics400/train_video/using_segway/SOX5yA1l24A.mp4",
-    ):
-        path = shared_data / "videos" / name
+    for name in ("street/bikes.mp4", "animation/bigbuckbunny.mp4"):
+        path = demo_clips / name
         vectors = motion_vectors(path)
         capture = cv2.VideoCapture(str(path))
         frames = [cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2GRAY) for _ in range(40)]

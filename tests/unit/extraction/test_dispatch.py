@@ -9,7 +9,6 @@ from typing import Any
 import psutil
 import pytest
 
-from clips import clip, moving_frames, write_video
 from m3flow.errors import UsageError
 from m3flow.extraction import dispatch
 from m3flow.extraction.dispatch import WorkerConfig, run, worker_config
@@ -18,6 +17,7 @@ from m3flow.layout import Outputs
 from m3flow.results.records import Record
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.videolist import Video
+from support.clips import clip, moving_texture, write_video
 
 FAST = FlowSettings(estimator="dis", parameters={"preset": "ultrafast"}, camera="none")
 SLOW = FlowSettings(parameters={"iterations": 200}, camera="none")
@@ -117,7 +117,7 @@ def test_workers_give_the_same_files(tmp_path: Path, videos: list[Video]) -> Non
 
 
 def test_killed_workers_cost_no_more_than_what_they_have_in_hand(tmp_path: Path, videos: list[Video]) -> None:
-    long = write_video(tmp_path / "long.mkv", moving_frames(60, 120, 160))
+    long = write_video(tmp_path / "long.mkv", moving_texture(60, 120, 160))
     queue = [Video(str(long), "long.mkv"), *videos[:5]]
     records: dict[str, Record] = {}
 

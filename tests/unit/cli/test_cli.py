@@ -15,9 +15,9 @@ from pathlib import Path
 import av
 import pytest
 
-from clips import clip, moving_frames, write_video
 from m3flow import load_flow, load_trajectories
 from m3flow.results.records import Record, read_records
+from support.clips import clip, moving_texture, write_video
 
 PROGRAM = [sys.executable, "-c", "from m3flow.cli import main; main()"]
 FAST = ["--estimator", "dis", "--set", "preset=ultrafast", "--camera", "none", "--backend", "opencv"]
@@ -220,7 +220,7 @@ class TestStatuses:
 
 def test_sigterm_stops_and_the_next_run_finishes(tmp_path: Path) -> None:
     names = [f"{number}.mkv" for number in range(8)]
-    frames = moving_frames(20, 120, 160)
+    frames = moving_texture(20, 120, 160)
     for name in names:
         write_video(tmp_path / name, frames)
     out = tmp_path / "out"

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from clips import clip
 from m3flow.cli import app
 from m3flow.errors import UsageError
 from m3flow.extraction.extractor import Extractor
@@ -27,6 +26,7 @@ from m3flow.results.records import Record, RecordFile
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.text import reason_kind
 from m3flow.videos.videolist import Video
+from support.clips import clip
 
 HOSTILE = [
     "a/<script>alert(1)</script>.mp4",

@@ -17,6 +17,7 @@ from m3flow.flow.farneback import Farneback, homography_flow
 from m3flow.flow.farneback_iteration import make_level
 from m3flow.flow.opencv import Farneback as OpenCVFarneback
 from m3flow.flow.parameters import FarnebackParameters
+from support.flow_cases import DEMO_CLIPS, SHARED_CLIPS, clip_frames
 
 PARAMETER_SETS = {
     "cuda-defaults": {},
@@ -24,14 +25,6 @@ PARAMETER_SETS = {
     "poly-7": {"poly_n": 7, "poly_sigma": 1.5},
     "gaussian": {"gaussian": True},
 }
-CLIPS = [
-    "UCF101/UCF-101/SoccerJuggling/v_SoccerJuggling_g23_c01.avi",
-    "hmdb51/videos/wave/RATRACE_wave_f_nm_np1_fr_goo_37.avi",
-    "hmdb51/videos/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi",
-    "kinetics400/train_video/arm_wrestling/demo.mp4",
-    "kinetics400/train_video/using_segway/SOX5yA1l24A.mp4",
-    "kinetics400/train_video/flipping_pancake/flipping_a_pancake.mkv",
-]
 
 
 @pytest.fixture(autouse=True)
@@ -64,12 +57,6 @@ def textured_pair(height, width, matrix=((1.01, 0.01, 1.5), (-0.01, 0.995, -0.8)
     return texture[window].copy(), moved[window].copy()
 
 
-def read_frames(path: Path, start: int, count: int) -> np.ndarray:
-    video = cv2.VideoCapture(str(path))
-    frames = [video.read()[1] for _ in range(start + count)][start:]
-    return np.stack([cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames])
-
-
 def assert_agrees(difference):
     assert np.median(difference) < 2e-6
     assert np.percentile(difference, 99) < 1e-4
@@ -77,9 +64,18 @@ def assert_agrees(difference):
 
 
 @pytest.mark.parametrize("parameters", PARAMETER_SETS.values(), ids=PARAMETER_SETS)
-@pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: Path(clip).stem[:20])
-def test_agrees_with_opencv_on_real_clips(shared_data, clip, parameters):
-    frames = read_frames(shared_data / "videos" / clip, start=10, count=3)
+@pytest.mark.parametrize("clip", SHARED_CLIPS, ids=lambda clip: Path(clip).stem[:20])
+def test_agrees_with_opencv_on_clips_of_data_sets(shared_data, clip, parameters):
+    assert_agrees_on(clip_frames(shared_data / "videos", clip, start=10, count=3), parameters)
+
+
+@pytest.mark.parametrize("parameters", PARAMETER_SETS.values(), ids=PARAMETER_SETS)
+@pytest.mark.parametrize("clip", DEMO_CLIPS, ids=lambda clip: Path(clip).stem)
+def test_agrees_with_opencv_on_the_demo_clips(demo_clips, clip, parameters):
+    assert_agrees_on(clip_frames(demo_clips, clip, start=115, count=3), parameters)
+
+
+def assert_agrees_on(frames, parameters):
     expected = opencv(**parameters)(frames[:-1], frames[1:])
     assert np.abs(expected).max() > 0.5, "the clip should move"
     assert_agrees(difference(ours(**parameters).sequence(frames), expected))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from flowcases import TRANSLATION, ZOOM, ground_truth, moved_texture
 from m3flow.flow import estimator
 from m3flow.flow.image_ops import resize_area
 from m3flow.flow.parameters import BroxParameters
 from m3flow.flow.sor import System, divergence, solve
+from support.flow_cases import TRANSLATION, ZOOM, ground_truth, moved_texture
 
 
 @pytest.fixture(autouse=True)
