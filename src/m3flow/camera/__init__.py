@@ -1,5 +1,26 @@
-"""The camera's motion: finding it, taking it out of the flow, putting it back."""
+"""Camera motion: finding it, taking it out of the flow, putting it back."""
 
-from m3flow.camera.geometry import camera_flow, camera_motion, put_camera_back, remove_camera
+from typing import TYPE_CHECKING
 
-__all__ = ["camera_flow", "camera_motion", "put_camera_back", "remove_camera"]
+import lazy_loader
+
+if TYPE_CHECKING:
+    from m3flow.camera.compensation import Motion, MotionEstimator
+    from m3flow.camera.geometry import camera_flow, camera_motion, put_camera_back, remove_camera
+
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "compensation": ["Motion", "MotionEstimator"],
+        "geometry": ["camera_flow", "camera_motion", "put_camera_back", "remove_camera"],
+    },
+)
+
+__all__ = [
+    "Motion",
+    "MotionEstimator",
+    "camera_flow",
+    "camera_motion",
+    "put_camera_back",
+    "remove_camera",
+]

@@ -265,11 +265,11 @@ class CodecTask(VideoTask):
             self._refuse_changed(self._before)
 
     def _write(self, heartbeat: Callable[[], None]) -> None:
-        from m3flow.trajectories.motion_vectors import codec_windows, motion_vectors
+        from m3flow.trajectories.motion_vectors import codec_windows, read_motion_vectors
 
         record, settings = self.record, self._settings
         with clock(record, "decode"):
-            vectors = motion_vectors(self.video.source, heartbeat)
+            vectors = read_motion_vectors(self.video.source, heartbeat)
         with clock(record, "track"), TrajectoryOutput(self._path, settings, record) as output:
             for features, types in codec_windows(vectors, settings.length, settings.tracking):
                 heartbeat()

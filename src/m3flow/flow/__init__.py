@@ -17,7 +17,15 @@ from m3flow.flow.parameters import (
     TVL1Parameters,
 )
 
-__all__ = ["ESTIMATORS", "Estimator", "estimator"]
+__all__ = [
+    "ESTIMATORS",
+    "BroxParameters",
+    "DISParameters",
+    "Estimator",
+    "FarnebackParameters",
+    "TVL1Parameters",
+    "estimator",
+]
 
 
 @dataclass(frozen=True)

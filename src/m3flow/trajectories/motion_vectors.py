@@ -59,7 +59,7 @@ class MotionVectors(NamedTuple):
     width: int
 
 
-def motion_vectors(path: str | Path, on_picture: Callable[[], None] = lambda: None) -> MotionVectors:
+def read_motion_vectors(path: str | Path, on_picture: Callable[[], None] = lambda: None) -> MotionVectors:
     """The motion vectors of a video file; see `MotionVectors` for what they mean.
 
     A rotation that the container asks for is applied: vectors, rows and columns are those of the upright
@@ -130,7 +130,7 @@ def trajectories_from_motion_vectors(
 
     Parameters
     ----------
-    vectors: what `motion_vectors` returns.
+    vectors: from `read_motion_vectors`.
     length: L, the steps of one trajectory.
     tracking: "subpixel" or "integer", as for flow.
 

@@ -42,10 +42,10 @@ def test_agrees_with_opencv_on_clips_of_data_sets(shared_data):
 
 
 def test_agrees_with_opencv_on_the_demo_clips(demo_clips):
-    assert_agrees([clip_frames(demo_clips, clip, start=115, count=2) for clip in DEMO_CLIPS[:1]])
+    assert_agrees([clip_frames(demo_clips, clip, start=115, count=2) for clip in DEMO_CLIPS[:1]], median=3e-3)
 
 
-def assert_agrees(clips):
+def assert_agrees(clips, median=5e-4):
     distances = []
     for frames in clips:
         pair = frames[:1], frames[1:]
@@ -54,7 +54,7 @@ def assert_agrees(clips):
         assert np.median(distances[-1]) < 1e-2
     together = np.concatenate(distances)
     assert together.mean() < 1e-2
-    assert np.median(together) < 5e-4
+    assert np.median(together) < median
 
 
 def test_error_against_ground_truth_is_opencvs(shared_data):

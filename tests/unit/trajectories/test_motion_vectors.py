@@ -22,7 +22,7 @@ from m3flow.settings import TrajectorySettings
 from m3flow.trajectories.motion_vectors import (
     MotionVectors,
     filled,
-    motion_vectors,
+    read_motion_vectors,
     trajectories_from_motion_vectors,
     upsampled,
 )
@@ -63,7 +63,7 @@ CODECS = {
 @pytest.mark.parametrize("case", CODECS)
 def test_a_known_motion_comes_back(case: str, panning: Scene, tmp_path: Path) -> None:
     suffix, codec, options = CODECS[case]
-    vectors = motion_vectors(encode(tmp_path / f"pan.{suffix}", panning.frames, codec, **options))
+    vectors = read_motion_vectors(encode(tmp_path / f"pan.{suffix}", panning.frames, codec, **options))
     assert vectors.vectors.shape == (15, 2, 12, 16) and vectors.vectors.dtype == np.float32
     assert vectors.coded.shape == (15, 12, 16) and vectors.coded.dtype == bool
     assert (vectors.height, vectors.width) == (96, 128)
@@ -82,7 +82,7 @@ def test_a_known_motion_comes_back(case: str, panning: Scene, tmp_path: Path) ->
 
 def test_an_i_picture_is_marked(panning: Scene, tmp_path: Path) -> None:
     path = encode(tmp_path / "gop.mp4", panning.frames, "mpeg4", g="5", qmin="2", qmax="2")
-    vectors = motion_vectors(path)
+    vectors = read_motion_vectors(path)
     assert vectors.picture_types == "IPPPPIPPPPIPPPPI"
     assert [bool(step.any()) for step in vectors.coded] == [kind == "P" for kind in vectors.picture_types[1:]]
     whole = filled(vectors)
@@ -93,7 +93,7 @@ def test_an_i_picture_is_marked(panning: Scene, tmp_path: Path) -> None:
 def test_trajectories_follow_the_object(tmp_path: Path) -> None:
     scene = make_scene("object", frames=16, height=96, width=128)
     path = encode(tmp_path / "object.mp4", scene.frames, "mpeg4", qmin="2", qmax="2")
-    vectors = motion_vectors(path)
+    vectors = read_motion_vectors(path)
     features, types = trajectories_from_motion_vectors(vectors, length=6)
     assert features.shape == (12, 10, 12, 16) and features.dtype == np.int8
     assert types.shape == (10, 12, 16) and types.dtype == np.uint8
@@ -130,7 +130,7 @@ def test_the_file_holds_the_trajectories(panning: Scene, tmp_path: Path) -> None
     work = Work(outputs=Outputs(tmp_path), trajectories=TrajectorySettings(length=6, job="mvs"))
     record = extract(work, video)
     stored = load_trajectories(tmp_path / "trajs" / "pan_6.gz")
-    features, types = trajectories_from_motion_vectors(motion_vectors(video), length=6)
+    features, types = trajectories_from_motion_vectors(read_motion_vectors(video), length=6)
     np.testing.assert_array_equal(stored.traj_feat, features)
     np.testing.assert_array_equal(stored.traj_type, types)
     assert stored.made["settings"]["job"] == "mvs" and stored.made["source"]["frames"] == 16
@@ -150,9 +150,9 @@ def extract(work: Work, video: Path) -> Record:
 @pytest.mark.parametrize("quarter_turns", [1, 2, 3])
 def test_a_rotated_video_has_upright_vectors(quarter_turns: int, panning: Scene, tmp_path: Path) -> None:
     path = encode(tmp_path / "turned.mp4", panning.frames, "mpeg4", qmin="2", qmax="2")
-    plain = motion_vectors(path)
+    plain = read_motion_vectors(path)
     set_rotation(path, quarter_turns)
-    turned = motion_vectors(path)
+    turned = read_motion_vectors(path)
     with av.open(str(path)) as container:
         assert next(container.decode(video=0)).rotation % 360 == -90 * quarter_turns % 360
     sides = (128, 96) if quarter_turns % 2 else (96, 128)
@@ -180,18 +180,18 @@ def test_a_codec_without_vectors_is_refused(panning: Scene, tmp_path: Path) -> N
     for suffix, codec in (("webm", "libvpx-vp9"), ("avi", "mjpeg"), ("mp4", "libx265")):
         path = encode(tmp_path / f"x.{suffix}", panning.frames[:3], codec)
         with pytest.raises(BadInput, match="gives no motion vectors"):
-            motion_vectors(path)
+            read_motion_vectors(path)
     every_picture_alone = encode(tmp_path / "intra.mp4", panning.frames[:3], "mpeg4", g="1")
     with pytest.raises(BadInput, match="every picture is coded by itself"):
-        motion_vectors(every_picture_alone)
+        read_motion_vectors(every_picture_alone)
     nothing = tmp_path / "nothing.mp4"
     nothing.write_bytes(b"not a video")
     with pytest.raises(BadInput, match="cannot be decoded"):
-        motion_vectors(nothing)
+        read_motion_vectors(nothing)
     tiny = encode(tmp_path / "tiny.mp4", panning.frames[:3, :6, :32].copy(), "mpeg4")
     with pytest.raises(BadInput, match="32x6 are smaller than a grid cell"):
-        motion_vectors(tiny)
-    one = motion_vectors(encode(tmp_path / "one.mp4", panning.frames[:1], "mpeg4"))
+        read_motion_vectors(tiny)
+    one = read_motion_vectors(encode(tmp_path / "one.mp4", panning.frames[:1], "mpeg4"))
     assert one.vectors.shape == (0, 2, 12, 16)
     assert trajectories_from_motion_vectors(one)[0].shape == (12, 0, 12, 16)
 
@@ -230,7 +230,7 @@ def test_real_clips_agree_with_optical_flow(demo_clips: Path) -> None:
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     for name in ("street/bikes.mp4", "animation/bigbuckbunny.mp4"):
         path = demo_clips / name
-        vectors = motion_vectors(path)
+        vectors = read_motion_vectors(path)
         capture = cv2.VideoCapture(str(path))
         frames = [cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2GRAY) for _ in range(40)]
         pairs = itertools.pairwise(frames)
