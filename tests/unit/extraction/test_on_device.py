@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from clips import clip
 from m3flow import load_flow, load_trajectories
 from m3flow.extraction import downloads, extractor, tasks
 from m3flow.extraction.downloads import CudaDownloads, Downloads
@@ -24,6 +23,7 @@ from m3flow.results.records import Record
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectories.tracking import Tracker
 from m3flow.videos.videolist import Video
+from support.clips import clip
 
 LENGTHS = (12, 3, 20, 9)
 FLOW = FlowSettings(parameters={"iterations": 2}, camera="warp", codec="h264-lossless")
