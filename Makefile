@@ -8,7 +8,7 @@ DEMO := demo
 DEMO_CONFIG := videos=$(DEMO)/videos.csv root=$(DEMO) output=$(DEMO)/results flow='{short_side: 240}'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs benchmarks install-profile clean
+.PHONY: help demo test test-fast lint format docs benchmarks install-profile clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -32,8 +32,11 @@ demo: $(READY) $(DEMO)/videos.csv ## flow and trajectories of three real clips, 
 	@echo "  bikes.png     one clip: frames, flow, the camera's motion, trajectories"
 	@cd $(DEMO)/results && find flows trajs -type f | sort | sed 's/^/  /'
 
-test: $(READY) ## all tests; those that lack something (a GPU, Slurm) say so and are skipped
-	$(BIN)/python -m pytest
+test: $(READY) $(DEMO)/videos.csv ## all tests; those that lack something (a GPU, Slurm) say so and are skipped
+	$(BIN)/python -m pytest -n auto --durations 10
+
+test-fast: $(READY) $(DEMO)/videos.csv ## the unit tests that take less than seconds each, while you work
+	$(BIN)/python -m pytest -n auto -m "not slow and not slurm and not gpu" tests/unit
 
 lint: $(READY) ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

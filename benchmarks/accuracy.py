@@ -35,7 +35,7 @@ from m3flow.results.flowfile import FlowWriter, load_flow
 from m3flow.results.quantisation import quantise
 from m3flow.scoring.judge import LENGTH, Judge, rounded
 from m3flow.scoring.scenes import SCENES, Scene, make_scene
-from m3flow.trajectories.motion_vectors import motion_vectors, trajectories_from_motion_vectors
+from m3flow.trajectories.motion_vectors import read_motion_vectors, trajectories_from_motion_vectors
 from m3flow.trajectories.tracking import track
 
 RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.json"
@@ -131,7 +131,7 @@ def trajectory_rows(scene: Scene, flows: dict[str, Flow]) -> Iterator[dict[str, 
     for codec in ("mpeg4", "libx264"):
         with tempfile.TemporaryDirectory() as folder:
             path = encode(Path(folder) / "scene.mp4", scene.frames, codec)
-            features, _ = trajectories_from_motion_vectors(motion_vectors(path), length=LENGTH)
+            features, _ = trajectories_from_motion_vectors(read_motion_vectors(path), length=LENGTH)
         row = {"on": scene.name, "flow": "motion vectors", "codec": codec, "tracking": "subpixel"}
         yield row | judge(features)
 

@@ -18,3 +18,9 @@ def cluster() -> Iterator[Cluster]:
     # A short path: the name of a socket may have some hundred characters only.
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder, Cluster(Path(folder)) as running:
         yield running
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests of this folder; all of them run in the one process that has started the Slurm."""
+    item.add_marker(pytest.mark.slurm)
+    item.add_marker(pytest.mark.xdist_group("slurm"))

@@ -7,11 +7,14 @@ import shlex
 import subprocess
 import sys
 
+import pytest
+
 from support.paths import REPOSITORY
 
 SCRIPT = REPOSITORY / "benchmarks" / "flow.py"
 
 
+@pytest.mark.slow
 def test_one_command_writes_rows_with_the_machine(tmp_path):
     output = tmp_path / "flow.json"
     options = shlex.split("--device cpu --estimators dis --sizes 320x240 --batches 1 2 --seconds 0")

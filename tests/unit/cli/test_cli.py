@@ -70,6 +70,7 @@ def real_run(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
+@pytest.mark.slow
 class TestRealClips:
     def test_a_flow_frame_less_than_frames_of_the_same_size_and_rate(self, real_run: Path) -> None:
         folders = {str(p.parent.relative_to(real_run / "flows")) for p in (real_run / "flows").rglob("x.mp4")}
@@ -101,6 +102,7 @@ class TestRealClips:
         assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 def test_odd_files_in_one_list_are_done_or_named(shared_data: Path, tmp_path: Path) -> None:
     names = sorted(path.name for path in (shared_data / "odd").iterdir())
     listed = list_of(tmp_path, *(f"odd/{name}" for name in names), "odd/missing.mp4")
@@ -218,6 +220,7 @@ class TestStatuses:
         assert sum("gone" in line and "[bold]" in line for line in done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_sigterm_stops_and_the_next_run_finishes(tmp_path: Path) -> None:
     names = [f"{number}.mkv" for number in range(8)]
     frames = moving_texture(20, 120, 160)

@@ -89,11 +89,13 @@ def test_minimises_its_energy_on_a_texture(matrix):
 
 
 @pytest.mark.parametrize("name", ["rubberwhale", "sintel_alley_1"])
+@pytest.mark.slow
 def test_minimises_its_energy_on_real_pairs(shared_data, name):
     assert_minimises(ground_truth(shared_data, name).crop(slice(0, 200), slice(0, 300)))
 
 
 @pytest.mark.parametrize(("name", "bound"), [("rubberwhale", 0.1), ("sintel_alley_1", 0.2), ("chairs", 0.55)])
+@pytest.mark.slow
 def test_error_against_ground_truth(shared_data, name, bound):
     """The bounds are about 5 % above what was measured; Farneback's errors are 0.33, 0.85 and 1.34."""
     pair = ground_truth(shared_data, name)
@@ -131,6 +133,7 @@ def test_a_result_depends_on_its_pair_alone():
     np.testing.assert_array_equal(batch, method(previous, current))
 
 
+@pytest.mark.slow
 def test_makes_every_tensor_on_its_device():
     """On torch's device without data an operation with a tensor left on the CPU is an error, as on a GPU."""
     frames = torch.zeros(2, 64, 81, dtype=torch.uint8, device="meta")

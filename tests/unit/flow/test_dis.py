@@ -50,6 +50,7 @@ def test_error_against_ground_truth_is_opencvs_within_a_few_per_cent(shared_data
 
 
 @pytest.mark.parametrize(("preset", "median", "mean"), [("ultrafast", 0.04, 0.2), ("medium", 0.02, 0.13)])
+@pytest.mark.slow
 def test_agrees_with_opencv_on_clips_of_data_sets(shared_data, preset, median, mean):
     clips = [clip_frames(shared_data / "videos", clip, start=20, count=4) for clip in SHARED_CLIPS]
     assert_agrees(clips, preset, median, mean)
@@ -121,6 +122,7 @@ def test_a_result_depends_on_its_pair_alone():
     np.testing.assert_array_equal(batch, ours()(previous, current))
 
 
+@pytest.mark.slow
 def test_makes_every_tensor_on_its_device():
     """On torch's device without data an operation with a tensor left on the CPU is an error, as on a GPU."""
     frames = torch.zeros(2, 64, 81, dtype=torch.uint8, device="meta")

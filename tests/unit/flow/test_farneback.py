@@ -119,6 +119,7 @@ def test_agrees_with_opencv_at_any_size(size):
     assert (distance > 0.01).mean() < 1e-3
 
 
+@pytest.mark.slow
 def test_agrees_with_opencv_at_1080p():
     pair = textured_pair(1080, 1920, matrix=((1, 0, 3.3), (0, 1, -2.1)))
     assert_agrees(difference(ours(iterations=2)(*pair), opencv(iterations=2)(*pair)))
@@ -273,6 +274,7 @@ def test_a_sequence_with_prior_is_the_pairs():
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.slow
 def test_compiled_equals_eager():
     pair = textured_pair(48, 64)
     parameters = FarnebackParameters(levels=0, iterations=2)

@@ -36,6 +36,7 @@ for window, gaussian in ((7, False), (9, True)):
 """
 
 
+@pytest.mark.slow
 def test_interpreted_kernels_equal_eager():
     """In a process of its own, since Triton decides at import whether it interprets."""
     result = subprocess.run(

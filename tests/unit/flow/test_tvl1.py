@@ -37,10 +37,12 @@ def opencv(**parameters):
     return estimator("tvl1", backend="opencv", **parameters)
 
 
+@pytest.mark.slow
 def test_agrees_with_opencv_on_clips_of_data_sets(shared_data):
     assert_agrees([clip_frames(shared_data / "videos", clip, start=20, count=2) for clip in SHARED_CLIPS])
 
 
+@pytest.mark.slow
 def test_agrees_with_opencv_on_the_demo_clips(demo_clips):
     assert_agrees([clip_frames(demo_clips, clip, start=115, count=2) for clip in DEMO_CLIPS[:1]], median=3e-3)
 
@@ -74,6 +76,7 @@ def test_error_against_ground_truth_is_opencvs(shared_data):
     ],
     ids=lambda parameters: "-".join(parameters) or "defaults",
 )
+@pytest.mark.slow
 def test_agrees_with_opencv_to_rounding_where_nothing_stops_early(parameters):
     """With epsilon 0 no rounding error can decide which iteration is the last."""
     pair = moved_texture(64, 80, ZOOM)
@@ -110,6 +113,7 @@ def different_pairs(count):
     return tuple(np.concatenate([getattr(pair, name) for pair in pairs]) for name in ("previous", "current"))
 
 
+@pytest.mark.slow
 def test_a_result_depends_on_its_pair_alone():
     previous, current = different_pairs(32)
     batch = ours(warps=2)(previous, current)

@@ -203,6 +203,7 @@ def test_a_trajectory_is_drawn_where_it_runs() -> None:
 
 
 @pytest.mark.parametrize("name", ["a $x^2$ b", "日本語.mp4", "bad\udcff\n\x1b[31m.mp4", "long/" * 80])
+@pytest.mark.slow
 def test_any_name_can_be_written(name: str) -> None:
     canvas = Canvas(60, 400)
     canvas.text(10, 10, canvas.shortened(name, 12), 12)
