@@ -40,6 +40,8 @@ TRAJECTORY_EXAMPLES = """**Examples**
 
 `m3flow trajectories train.csv --root /data/ucf101 --output results` — from the flow in `results`
 
+`m3flow trajectories train.csv --root /data --output results --gpus 2` — tracked on two GPUs
+
 `m3flow trajectories train.csv --root /data --output results --job mvs` — from the codec's own motion vectors
 """
 
@@ -140,6 +142,12 @@ def trajectories(
     exclude: Exclude = None,
     limit: LimitPairs = None,
     workers: Workers = 0,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where the stored flow is tracked: auto, cpu, cuda or cuda:N. auto is the CPU, or GPUs with --gpus."
+        ),
+    ] = "auto",
     gpus: Gpus = 0,
 ) -> None:
     """Make the trajectories of every video: `trajs/<video>_<L>.gz` in the output folder.
@@ -147,7 +155,9 @@ def trajectories(
     They follow the flow that `m3flow flow` left in the same output folder; job mvs reads the videos instead.
     What is already there, made with the same settings from the same flow, is kept.
     """
+    from m3flow.errors import UsageError
     from m3flow.extraction.work import Work
+    from m3flow.flow.device import torch_device
     from m3flow.settings import TrajectorySettings
 
     settings = TrajectorySettings(
@@ -157,10 +167,12 @@ def trajectories(
         track=track,  # type: ignore[arg-type]
     )
     chosen = VideoList(Path(videos), root, parts, exclude).read()
-    work = Work(outputs=checked_output(output), trajectories=settings, limits=limits(limit))
-    # Tracking is a small part of reading the flow; a GPU would wait for the files.
-    del gpus
-    _run("trajectories", chosen, work, workers, 0)
+    work = Work(outputs=checked_output(output), trajectories=settings, device=device, limits=limits(limit))
+    if not device.startswith(("auto", "cpu", "cuda")):
+        raise UsageError(f"unknown device {device!r}; choose from auto, cpu, cuda, cuda:N")
+    if device.startswith("cuda") and not work.reads_codec:
+        torch_device(device)
+    _run("trajectories", chosen, work, workers, gpus)
 
 
 def _check_device(settings: FlowSettings, backend: str, device: str) -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from m3flow.errors import Interrupted, UsageError
 from m3flow.extraction.extractor import Extractor, Queue
+from m3flow.extraction.gpu_errors import DeviceLost
 from m3flow.extraction.process_pool import UNRESPONSIVE, Channel, Workers
 from m3flow.extraction.work import Work, limit_threads
 from m3flow.flow.device import gpu_count
@@ -62,13 +63,22 @@ def worker_config(work: Work, videos: int, workers: int = 0, gpus: int = 0) -> W
 
 
 def _devices(work: Work, gpus: int) -> tuple[str, ...]:
-    on_gpu = work.flow is not None and (work.device.startswith("cuda") or work.device == "auto")
-    if not on_gpu or work.backend == "opencv" or ":" in work.device:
+    """The devices of a run: GPUs where they are asked for or, for flow, where there are any."""
+    if work.reads_codec:
+        if gpus or work.device.startswith("cuda"):
+            raise UsageError(
+                "job mvs reads the codec's motion vectors on the CPU; leave out --gpus and --device"
+            )
+        return ("cpu",)
+    if work.backend == "opencv" or work.device not in ("auto", "cuda"):
         if gpus:
             raise UsageError(
                 f"--gpus {gpus} needs device auto or cuda, not {work.device!r} with {work.backend}"
             )
         return (work.device,)
+    if work.flow is None and work.device == "auto" and not gpus:
+        # Reading the stored flow is the larger part of the work, and that is the CPU's.
+        return ("cpu",)
     count = gpu_count()
     if gpus > count:
         raise UsageError(f"--gpus {gpus}: torch sees {count} GPU(s) here")
@@ -98,7 +108,9 @@ def run(
     if config.workers > 1 and len(videos) <= SORTED_VIDEOS:
         # The largest first: what is begun last is what the others wait for in the end.
         videos = sorted(videos, key=lambda video: file_size(video.source), reverse=True)
-    if config.workers == 1 and len(config.devices) == 1 and not work.reads_codec:
+    # A process of its own can be replaced where a GPU, or a damaged file, has ruined it.
+    replaceable = work.reads_codec or config.devices[0].startswith("cuda")
+    if config.workers == 1 and len(config.devices) == 1 and not replaceable:
         _run_here(videos, work, on_record, on_frames)
     else:
         _run_in_processes(videos, work, config, on_record, on_frames)
@@ -134,7 +146,7 @@ def _run_in_processes(
         while workers.left:
             for event in workers.events(POLL_SECONDS):
                 if event.death:
-                    on_record(_lost(event.item, event.death, work))
+                    on_record(lost_record(event.item, event.death, work))
                 elif event.last:
                     take(event.message)
                 else:
@@ -150,7 +162,8 @@ def _run_in_processes(
             raise Interrupted("by a signal")
 
 
-def _lost(video: Video, death: str, work: Work) -> Record:
+def lost_record(video: Video, death: str, work: Work) -> Record:
+    """The record of a video whose worker died, for the reason `death`, with no other video in its hands."""
     status, reason = "failed", f"the worker died ({death})"
     if death == UNRESPONSIVE:
         status, reason = "rejected", f"the decoder hangs: nothing for {work.limits.seconds:g} s"
@@ -203,15 +216,10 @@ def _serve(channel: Channel, slot: int, work: Work, devices: tuple[str, ...]) ->
     except UsageError as error:
         return channel.unusable(str(error))
 
-    def on_record(record: Record) -> None:
-        channel.done(record)
-        if record.status == "failed" and extractor.device.startswith("cuda"):
-            # After a failure on it a GPU may be of no more use to this process; a new one begins afresh.
-            raise Interrupted(record.reason)
-
     channel.ready()
     with extractor:
         try:
-            extractor.run(channel, on_record)
-        except Interrupted:
-            channel.leave()
+            extractor.run(channel, channel.done)
+        except DeviceLost as lost:
+            # A new process begins afresh, with each video in hand alone: the one that did it fails again.
+            channel.lost(str(lost))

@@ -143,9 +143,8 @@ class Workers(Generic[Item]):
                 worker.ready, self._failed_starts = True, 0
             elif kind == "ask":
                 self._answer(worker, wait=message)
-            elif kind == "leave":
-                self._waiting.extendleft(reversed(worker.items))
-                worker.items.clear()
+            elif kind == "lost":
+                worker.killed_for = message
             elif kind == "done":
                 yield Event(worker.items.popleft(), message, last=True)
             else:
@@ -224,9 +223,9 @@ class Channel:
         """Send the result of the first item that has none yet."""
         self._send("done", result)
 
-    def leave(self) -> None:
-        """Give what has no result yet to others."""
-        self._send("leave")
+    def lost(self, reason: str) -> None:
+        """Say why this worker is about to end with items in its hands: as if it had died."""
+        self._send("lost", reason)
 
     def _send(self, kind: str, message: Any = None) -> None:
         with self._lock:

@@ -17,6 +17,7 @@ from rich.console import Console
 from m3flow.errors import Interrupted
 from m3flow.extraction import dispatch
 from m3flow.extraction.extractor import Extractor
+from m3flow.extraction.gpu_errors import DeviceLost
 from m3flow.extraction.progress import Display
 from m3flow.extraction.work import Work
 from m3flow.results.records import STATUSES, Record, RecordFile
@@ -155,8 +156,11 @@ def execute_one(title: str, video: Video, work: Work, log_file: Path | str) -> i
     """
     log_to(Path(log_file))
     describe_run(title, work, dispatch.WorkerConfig(1, work.threads, (work.device,)), 1)
-    with Extractor(work) as extractor:
-        record = extractor(video)
+    try:
+        with Extractor(work) as extractor:
+            record = extractor(video)
+    except DeviceLost as lost:
+        record = dispatch.lost_record(video, str(lost), work)
     _log_record(record)
     # Many such jobs append to one file; a line is a single write.
     with RecordFile(work.outputs.job_records(title)) as records:

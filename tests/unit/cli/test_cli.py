@@ -156,6 +156,10 @@ class TestStatuses:
             (["flow", "good.csv", "--gpus", "99"], "--gpus 99"),
             (["flow", "good.csv", "--workers", "-1"], "--workers"),
             (["flow", "good.csv", "--unknown"], "--unknown"),
+            (["trajectories", "good.csv", "--gpus", "99"], "--gpus 99"),
+            (["trajectories", "good.csv", "--device", "mps"], "choose from auto, cpu, cuda, cuda:N"),
+            (["trajectories", "good.csv", "--device", "cuda:99"], "torch sees"),
+            (["trajectories", "good.csv", "--job", "mvs", "--gpus", "1"], "leave out --gpus"),
             (["trajectories", "good.csv", "--length", "0"], "length is 0"),
             (["trajectories", "good.csv", "--job", "none"], "choose from trajs_dense, trajs, mvs"),
             (["trajectories", "good.csv", "--tracking", "none"], "choose from subpixel, integer"),
@@ -293,7 +297,7 @@ def test_help_has_every_option_and_an_example(command: str) -> None:
     options |= (
         {"--estimator", "--backend", "--device", "--camera", "--bound", "--step", "--codec"}
         if command == "flow"
-        else {"--length", "--job", "--tracking"}
+        else {"--length", "--job", "--tracking", "--device"}
     )
     assert options <= set(re.findall(r"--[a-z-]+", shown))
     assert f"m3flow {command} train.csv --root" in shown

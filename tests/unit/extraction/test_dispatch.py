@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from m3flow.camera.compensation import Motion, MotionEstimator
 from m3flow.errors import UsageError
-from m3flow.extraction import dispatch
+from m3flow.extraction import dispatch, gpu_errors
 from m3flow.extraction.dispatch import WorkerConfig, run, worker_config
+from m3flow.extraction.extractor import Extractor
+from m3flow.extraction.process_pool import Channel, Workers
+from m3flow.extraction.run import FAILED, execute_one
 from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
-from m3flow.results.records import Record
+from m3flow.results.records import Record, read_records
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.videolist import Video
 from support.clips import clip, moving_texture, write_video
@@ -62,7 +67,26 @@ class TestWorkerConfig:
         assert worker_config(job(backend="opencv"), 9).devices == ("auto",)
         assert worker_config(job(device="cpu"), 9).devices == ("cpu",)
         assert worker_config(job(device="cuda:1"), 9).devices == ("cuda:1",)
-        assert worker_config(job(None, trajectories=TrajectorySettings()), 9).devices == ("auto",)
+        assert worker_config(job(None, trajectories=TrajectorySettings()), 9).devices == ("cpu",)
+
+    def test_trajectories_are_tracked_on_the_gpus_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        on_machine(monkeypatch, 8, 4)
+        stored = job(None, trajectories=TrajectorySettings())
+        assert worker_config(stored, 9, 0, 2) == WorkerConfig(4, 2, ("cuda:0", "cuda:1"))
+        assert worker_config(replace(stored, device="cuda"), 9).devices == tuple(
+            f"cuda:{n}" for n in range(4)
+        )
+        assert worker_config(replace(stored, device="cuda:3"), 9).devices == ("cuda:3",)
+        codec = job(None, trajectories=TrajectorySettings(job="mvs"))
+        assert worker_config(codec, 9).devices == ("cpu",)
+        for gpus, device in ((1, "auto"), (0, "cuda")):
+            with pytest.raises(UsageError, match="leave out --gpus and --device"):
+                worker_config(replace(codec, device=device), 9, 0, gpus)
+
+    @pytest.mark.parametrize(("workers", "devices", "sharing"), [(1, 1, 1), (8, 1, 8), (8, 2, 4), (5, 2, 3)])
+    def test_how_many_workers_share_a_gpu(self, workers: int, devices: int, sharing: int) -> None:
+        names = tuple(f"cuda:{n}" for n in range(devices))
+        assert WorkerConfig(workers, 1, names).sharing == sharing
 
     def test_gpus_that_are_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         on_machine(monkeypatch, 4, 1)
@@ -70,6 +94,87 @@ class TestWorkerConfig:
             worker_config(job(), 9, 0, 2)
         with pytest.raises(UsageError, match="--gpus 1 needs device auto or cuda"):
             worker_config(job(backend="opencv"), 9, 0, 1)
+
+
+ILLEGAL = "CUDA error: an illegal memory access was encountered\nsecond line"
+BROKEN_SIZE = (40, 56)
+
+
+def _serve_on_a_pretended_gpu(channel: Channel, slot: int, work: Work, _devices: Any, lost: bool) -> None:
+    """A worker whose GPU fails at frames of `BROKEN_SIZE`, for good where `lost`."""
+
+    class OnGpu(Extractor):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.device = "cuda:0"
+
+    computed = MotionEstimator.__call__
+    broken: list[bool] = []
+
+    def compute(self: MotionEstimator, frames: Any, step: int = 1) -> Motion:
+        if frames.shape[1:] == BROKEN_SIZE:
+            broken.append(True)
+        if frames.shape[1:] == BROKEN_SIZE or (lost and broken):
+            raise RuntimeError(ILLEGAL)
+        return computed(self, frames, step)
+
+    MotionEstimator.__call__ = compute  # type: ignore[method-assign]
+    gpu_errors.is_usable = lambda _device: not (lost and broken)
+    dispatch.Extractor = OnGpu  # type: ignore[misc]
+    original_serve(channel, slot, work, ("cpu",))
+
+
+def serve_losing(*arguments: Any) -> None:
+    _serve_on_a_pretended_gpu(*arguments, lost=True)
+
+
+def serve_failing(*arguments: Any) -> None:
+    _serve_on_a_pretended_gpu(*arguments, lost=False)
+
+
+original_serve = dispatch._serve
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_lone_worker_that_loses_its_gpu_is_replaced_and_one_with_a_failed_video_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    videos = [Video(str(clip(tmp_path / f"{n}.mkv", 6, seed=n)), f"{n}.mkv") for n in range(5)]
+    write_video(tmp_path / "2.mkv", moving_texture(6, *BROKEN_SIZE))
+    started: list[int] = []
+    start = Workers._start
+    monkeypatch.setattr(Workers, "_start", lambda self, slot: (started.append(slot), start(self, slot)))
+    monkeypatch.setattr(dispatch, "_serve", serve_losing if lost else serve_failing)
+    records: dict[str, Record] = {}
+    work = Work(outputs=Outputs(tmp_path / "out"), flow=FAST, backend="opencv", batch=4)
+    run(videos, work, WorkerConfig(1, 1, ("cuda:0",)), lambda record: records.update({record.video: record}))
+    assert {name: record.status for name, record in records.items()} == {
+        f"{n}.mkv": "failed" if n == 2 else "done" for n in range(5)
+    }
+    first_line = ILLEGAL.splitlines()[0]
+    if lost:
+        assert records["2.mkv"].reason == f"the worker died (cuda:0 cannot be used any more: {first_line})"
+        assert len(started) > 1
+    else:
+        assert records["2.mkv"].reason.startswith(f"RuntimeError: {first_line}")
+        assert started == [0]
+
+
+def test_a_job_of_one_video_that_loses_its_gpu_has_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: Any) -> None:
+        raise gpu_errors.DeviceLost("cuda:0 cannot be used any more: an error")
+
+    monkeypatch.setattr(Extractor, "run", lose)
+    work = Work(outputs=Outputs(tmp_path / "out"), flow=FAST, backend="opencv")
+    video = Video(str(clip(tmp_path / "a.mkv", 6)), "a.mkv")
+    assert execute_one("flow", video, work, tmp_path / "log") == FAILED
+    (record,) = read_records([work.outputs.job_records("flow")])
+    assert (record.status, record.reason) == (
+        "failed",
+        "the worker died (cuda:0 cannot be used any more: an error)",
+    )
 
 
 def recorded(videos: list[Video], work: Work, workers: int) -> dict[str, Record]:

@@ -11,7 +11,7 @@ import pytest
 from m3flow.errors import Interrupted, UsageError
 from m3flow.extraction.process_pool import Channel, Event, Workers
 
-KILLER, FAILURE = "killer", "failure"
+KILLER, LOSER = "killer", "loser"
 
 
 def serve(channel: Channel, _slot: int) -> None:
@@ -24,9 +24,9 @@ def serve(channel: Channel, _slot: int) -> None:
         channel.note("begun")
         if item == KILLER:
             os.kill(os.getpid(), signal.SIGKILL)
+        if item.startswith(LOSER):
+            return channel.lost("the GPU is lost")
         channel.done((item, following is not None))
-        if item.startswith(FAILURE):
-            return channel.leave()
         item = following or channel.take(wait=True)
     return None
 
@@ -72,11 +72,15 @@ def test_the_one_that_kills_its_worker_is_found(place: int, count: int) -> None:
     assert dead == {KILLER: "SIGKILL; out of memory?"}
 
 
-def test_one_that_leaves_leaves_the_rest_to_others() -> None:
-    items = [*map(str, range(5)), f"{FAILURE} 1", *map(str, range(5, 9)), f"{FAILURE} 2", "last"]
-    found = ends(items, 2)
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_that_loses_its_device_gives_its_reason_and_costs_no_other(count: int) -> None:
+    items = [*map(str, range(5)), f"{LOSER} 1", *map(str, range(5, 9)), f"{LOSER} 2", "last"]
+    found = ends(items, count)
     assert Counter(event.item for event in found) == Counter(items)
-    assert not any(event.death for event in found)
+    assert {event.item: event.death for event in found if event.death} == {
+        f"{LOSER} 1": "the GPU is lost",
+        f"{LOSER} 2": "the GPU is lost",
+    }
 
 
 def test_those_that_cannot_start() -> None:
