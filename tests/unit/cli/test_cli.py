@@ -158,7 +158,7 @@ class TestStatuses:
             (["flow", "good.csv", "--unknown"], "--unknown"),
             (["trajectories", "good.csv", "--gpus", "99"], "--gpus 99"),
             (["trajectories", "good.csv", "--device", "mps"], "choose from auto, cpu, cuda, cuda:N"),
-            (["trajectories", "good.csv", "--device", "cuda:99"], "torch sees"),
+            (["trajectories", "good.csv", "--device", "cuda:99"], "device 'cuda:99'"),
             (["trajectories", "good.csv", "--job", "mvs", "--gpus", "1"], "leave out --gpus"),
             (["trajectories", "good.csv", "--length", "0"], "length is 0"),
             (["trajectories", "good.csv", "--job", "none"], "choose from trajs_dense, trajs, mvs"),
