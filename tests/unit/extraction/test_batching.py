@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from limited_memory import LimitedMemory
 from m3flow.errors import Interrupted
 from m3flow.extraction import batching, frame_buffer
 from m3flow.extraction.batching import Batches, TooLarge, batch_size
 from m3flow.extraction.frame_buffer import FrameBuffer
+from support.limited_memory import LimitedMemory
 
 FRAMES = np.arange(23, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(3, 2)
 
