@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import socket
@@ -38,6 +39,9 @@ SHORT_SIDES = (120, 240, 480)
 JOB_START_SECONDS = 5.0
 # Videos that each worker does while the number of workers is tried.
 ROUNDS = 3
+WORKERS_PER_GPU = (1, 2, 4, 8)
+
+log = logging.getLogger("m3flow")
 
 
 def calibrate(experiment: Experiment, cluster: str = "local") -> Calibration:
@@ -120,38 +124,59 @@ def _pace(experiment: Experiment, clip: str, folder: Path) -> float:
 def _try_workers(
     work: Work, config: dispatch.WorkerConfig, sources: Sequence[str], folder: Path, fixed: int
 ) -> tuple[dict[int, float], float]:
-    """Frames a second by the number of workers, all of them busy; and the seconds until the first one begins."""
-    cores = available_cores()
-    tried = {fixed} if fixed else {1, config.workers, cores, max(1, cores // 2), len(config.devices)}
+    """Frames a second by the number of workers, all of them busy; and the seconds until the first one begins.
+
+    A number of workers that fails where fewer did not (for memory, of the GPU or of the job) ends the trying.
+
+    Raises BadInput where a video fails with the fewest workers.
+    """
     rates: dict[int, float] = {}
     start = 0.0
-    for workers in sorted(tried):
-        outputs = Outputs(folder / f"workers{workers}")
-        count = max(workers * (ROUNDS + 1), len(sources))
-        videos = [Video(sources[i % len(sources)], f"try/{i:04d}") for i in range(count)]
-        ends: list[tuple[float, int]] = []
-        began = time.perf_counter()
-        first = 0.0
-
-        def on_record(record: Record, ends: list[tuple[float, int]] = ends) -> None:
-            nonlocal first
-            if record.status != "done":
-                raise BadInput(f"{record.video}: {record.reason}")
-            first = first or time.perf_counter() - record.seconds
-            ends.append((time.perf_counter(), record.frames))
-
-        threads = max(1, cores // workers)
-        dispatch.run(
-            videos,
-            replace(work, outputs=outputs),
-            dispatch.WorkerConfig(workers, threads, config.devices),
-            on_record,
-        )
-        # From the end of each worker's first video, when all are at work and warm.
-        warm = ends[workers - 1][0]
-        rates[workers] = sum(frames for _, frames in ends[workers:]) / max(ends[-1][0] - warm, 1e-9)
-        start = max(0.0, first - began)
+    for workers in [fixed] if fixed else workers_to_try(config, available_cores()):
+        one = replace(work, outputs=Outputs(folder / f"workers{workers}"))
+        try:
+            rates[workers], start = _rate(one, config.devices, workers, sources)
+        except BadInput as error:
+            if not rates:
+                raise
+            log.info("%d workers are too many here: %s", workers, error)
+            break
     return rates, start
+
+
+def workers_to_try(config: dispatch.WorkerConfig, cores: int) -> list[int]:
+    """The numbers of workers to measure, in rising order, the first 1.
+
+    On a CPU up to one a core. Workers on a GPU take turns on it and each holds memory there: a few for each.
+    """
+    if config.devices[0].startswith("cuda"):
+        most = max(cores, len(config.devices))
+        per_gpu = [len(config.devices) * each for each in WORKERS_PER_GPU]
+        return sorted({1, config.workers, *(workers for workers in per_gpu if workers <= most)})
+    return sorted({1, config.workers, cores, max(1, cores // 2)})
+
+
+def _rate(work: Work, devices: tuple[str, ...], workers: int, sources: Sequence[str]) -> tuple[float, float]:
+    """Frames a second of so many warm workers, and the seconds until the first of them begins."""
+    count = max(workers * (ROUNDS + 1), len(sources))
+    videos = [Video(sources[i % len(sources)], f"try/{i:04d}") for i in range(count)]
+    ends: list[tuple[float, int]] = []
+    began = time.perf_counter()
+    first = 0.0
+
+    def on_record(record: Record) -> None:
+        nonlocal first
+        if record.status != "done":
+            raise BadInput(f"{record.video}: {record.reason}")
+        first = first or time.perf_counter() - record.seconds
+        ends.append((time.perf_counter(), record.frames))
+
+    threads = max(1, available_cores() // workers)
+    dispatch.run(videos, work, dispatch.WorkerConfig(workers, threads, devices), on_record)
+    # From the end of each worker's first video, when all are at work and warm.
+    warm = ends[workers - 1][0]
+    rate = sum(frames for _, frames in ends[workers:]) / max(ends[-1][0] - warm, 1e-9)
+    return rate, max(0.0, first - began)
 
 
 def _one_worker(
