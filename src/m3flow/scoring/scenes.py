@@ -54,6 +54,8 @@ class Scene:
     camera: float64 [F, 3, 3], background plane -> frame t.
     object: float64 [F, 3, 3], the object's plane -> frame t; None where there is no object.
     outline: the object on its plane; None where there is no object.
+    cut: the first frame that shows another texture; None where there is no cut. No point before it is visible
+        after it; the matrices go on.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Scene:
     camera: np.ndarray
     object: np.ndarray | None = None
     outline: Ellipse | None = None
+    cut: int | None = None
 
     @cached_property
     def homographies(self) -> np.ndarray:
@@ -105,7 +108,7 @@ class Scene:
     def visible(self) -> np.ndarray:
         """Which pixels of frame t are still to be seen in frame t + 1: bool [F-1, H, W].
 
-        False where the pixel leaves the frame, or where the object comes before the background.
+        False where the pixel leaves the frame, where the object comes before the background, and at a cut.
         """
         height, width = self.frames.shape[1:]
         grid = pixel_grid(height, width)
@@ -113,7 +116,7 @@ class Scene:
         for t, flow in enumerate(self.flow):
             target = grid + flow.transpose(1, 2, 0)
             covered = ~self.mask[t] & self.on_object(target, t + 1)
-            result.append(inside(target, height, width) & ~covered)
+            result.append(inside(target, height, width) & ~covered & (t + 1 != self.cut))
         return np.stack(result)
 
     def on_object(self, points: np.ndarray, frame: int) -> np.ndarray:
@@ -147,7 +150,10 @@ class Scene:
         height, width = self.frames.shape[1:]
         follows_object = self.on_object(tracks[0], start_frame)
         covered = np.stack([self.on_object(p, start_frame + step) for step, p in enumerate(tracks)])
-        return inside(tracks, height, width) & (follows_object | ~covered)
+        visible = inside(tracks, height, width) & (follows_object | ~covered)
+        if self.cut is not None and start_frame < self.cut:
+            visible[self.cut - start_frame :] = False
+        return visible
 
     def _flow(self, mask: np.ndarray) -> np.ndarray:
         grid = pixel_grid(*self.frames.shape[1:])
@@ -240,12 +246,18 @@ class Recipe:
 
     step: (height, width) -> the camera's motion from one frame to the next, 3x3 in frame coordinates.
     object_step: the same for the object, in the coordinates of the background's plane.
+    after_cut: the background's texture from the middle frame on; None where there is no cut.
+    blur: standard deviation in pixels of a Gaussian blur of the frames.
+    noise: standard deviation in grey levels of Gaussian noise, drawn anew for each frame.
     """
 
     background: str
     step: Callable[[int, int], np.ndarray]
     front: str | None = None
     object_step: Callable[[int, int], np.ndarray] | None = None
+    after_cut: str | None = None
+    blur: float = 0.0
+    noise: float = 0.0
 
 
 def _pan(x: float, y: float) -> Callable[[int, int], np.ndarray]:
@@ -271,6 +283,10 @@ SCENES: dict[str, Recipe] = {
     "object": Recipe("brick", _pan(0, 0), "coins", _pan(2.6, 1.3)),
     "object_moving_camera": Recipe("gravel", _pan(-3.7, 1.4), "coins", _pan(4.4, 1.6)),
     "object_turning_camera": Recipe("grass", _centred(turn(0.8, zoom=1.01)), "gravel", _pan(-2.8, 1.9)),
+    "occlusion": Recipe("camera", _pan(0.6, -0.3), "brick", _pan(6.5, 2.2)),
+    "blur": Recipe("gravel", _pan(2.4, -1.1), blur=2.5),
+    "noise": Recipe("astronaut", _pan(-1.7, 0.9), noise=8.0),
+    "cut": Recipe("camera", _pan(1.2, 0.4), after_cut="coins"),
 }
 
 
@@ -289,17 +305,16 @@ def make_scene(
     recipe = SCENES[name]
     random = np.random.default_rng(seed)
     back = texture(recipe.background)
-    shift = np.array(back.shape[::-1]) / ENLARGED / 2 - np.array([width, height]) / 2
+    shift = _to_middle(back, height, width)
     if seed:
         shift += random.uniform(-20, 20, 2)
-
     step = recipe.step(height, width)
     first = translation(*-shift)
     camera = np.stack([np.linalg.matrix_power(step, t) @ first for t in range(frames)])
     front, front_matrices, outline = None, None, None
     if recipe.front is not None and recipe.object_step is not None:
         front = texture(recipe.front)
-        front_shift = np.array(front.shape[::-1]) / ENLARGED / 2 - np.array([width, height]) / 2
+        front_shift = _to_middle(front, height, width)
         cx, cy = front_shift + np.array([0.45 * width, 0.45 * height])
         outline = Ellipse(float(cx), float(cy), 0.2 * width, 0.25 * height)
         own = recipe.object_step(height, width)
@@ -308,19 +323,21 @@ def make_scene(
         front_matrices = np.stack(
             [np.linalg.matrix_power(step, t) @ np.linalg.matrix_power(own, t) @ placed for t in range(frames)]
         )
-
-    rendered = [
-        render(
-            height,
-            width,
-            back,
-            camera[t],
-            front,
-            None if front_matrices is None else front_matrices[t],
-            outline,
-        )
-        for t in range(frames)
-    ]
-    pictures = np.stack(rendered) + (random.normal(0, noise, (frames, height, width)) if noise else 0)
+    cut = frames // 2 if recipe.after_cut else None
+    rendered = []
+    for t in range(frames):
+        shown = texture(recipe.after_cut) if cut is not None and recipe.after_cut and t >= cut else back
+        front_matrix = None if front_matrices is None else front_matrices[t]
+        picture = render(height, width, shown, camera[t], front, front_matrix, outline)
+        rendered.append(cv2.GaussianBlur(picture, (0, 0), recipe.blur) if recipe.blur else picture)
+    pictures = np.stack(rendered)
+    noise = noise or recipe.noise
+    if noise:
+        pictures = pictures + random.normal(0, noise, (frames, height, width))
     grey = np.clip(np.rint(pictures), 0, 255).astype(np.uint8)
-    return Scene(name, grey, camera, front_matrices, outline)
+    return Scene(name, grey, camera, front_matrices, outline, cut)
+
+
+def _to_middle(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """From the upper left corner of an enlarged texture to that of the frame in its middle: (x, y) in pixels."""
+    return np.array(picture.shape[::-1]) / ENLARGED / 2 - np.array([width, height]) / 2
