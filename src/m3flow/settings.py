@@ -14,6 +14,13 @@ Codec = Literal["mpeg4", "h264-lossless"]
 Job = Literal["trajs_dense", "trajs", "mvs"]
 Tracking = Literal["subpixel", "integer"]
 Track = Literal["motion", "pixels"]
+Confidence = Literal["none", "photometric", "forward-backward"]
+
+
+FLOW_BACK_NOT_STORED = (
+    "confidence forward-backward needs the flow back, which is not stored: make flow and trajectories in one "
+    "pass (granularity shard, shard.one_pass), or use photometric"
+)
 
 
 def _one_of(name: str, value: str, kind: Any) -> None:
@@ -87,22 +94,40 @@ class TrajectorySettings:
     tracking: "subpixel" or "integer" (see `m3flow.trajectories.track`).
     track: what a point follows where the camera's motion was taken out: "motion", the stored flow itself, or
         "pixels", the pixel in the video, while the motion without the camera's is what is stored.
+    confidence: "photometric" or "forward-backward" adds the confidence of each point to the file (see
+        `m3flow.trajectories.confidence`), "none" does not.
+    fine: adds the displacements in 1/16 px.
     """
 
     length: int = 6
     job: Job = "trajs_dense"
     tracking: Tracking = "subpixel"
     track: Track = "motion"
+    confidence: Confidence = "none"
+    fine: bool = False
 
     def __post_init__(self) -> None:
         _one_of("job", self.job, Job)
         _one_of("tracking", self.tracking, Tracking)
         _one_of("track", self.track, Track)
+        _one_of("confidence", self.confidence, Confidence)
         if self.track == "pixels" and (self.tracking == "integer" or self.job == "mvs"):
             raise UsageError("track pixels needs tracking subpixel and flow: not integer, not the job mvs")
+        if self.confidence != "none" and self.job == "mvs":
+            raise UsageError("confidence needs flow: the job mvs has none")
+        if self.fine and self.tracking == "integer":
+            raise UsageError("fine needs tracking subpixel: integer has whole pixels alone")
         if not 1 <= self.length <= 999:
             raise UsageError(f"length is {self.length}; it must be from 1 to 999 steps")
 
     def identity(self) -> dict[str, Any]:
-        """All that decides what the trajectory file holds beside the flow it is made from."""
-        return asdict(self)
+        """All that decides what the trajectory file holds beside the flow it is made from.
+
+        What adds an array is left out where it adds none: files from before these settings stay current.
+        """
+        values = asdict(self)
+        if self.confidence == "none":
+            del values["confidence"]
+        if not self.fine:
+            del values["fine"]
+        return values

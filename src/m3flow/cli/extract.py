@@ -42,6 +42,8 @@ TRAJECTORY_EXAMPLES = """**Examples**
 
 `m3flow trajectories train.csv --root /data --output results --gpus 2` — tracked on two GPUs
 
+`m3flow trajectories train.csv --root /data --output results --confidence photometric` — with confidence
+
 `m3flow trajectories train.csv --root /data --output results --job mvs` — from the codec's own motion vectors
 """
 
@@ -138,6 +140,14 @@ def trajectories(
             "pixels (its pixel in the video; stored is the motion without the camera's)."
         ),
     ] = "motion",
+    confidence: Annotated[
+        str,
+        typer.Option(
+            help="photometric adds the confidence of each point, judged by the frames; none does not. "
+            "(forward-backward needs flow of the same pass: shard.one_pass.)"
+        ),
+    ] = "none",
+    fine: Annotated[bool, typer.Option(help="Add the displacements in 1/16 px.")] = False,
     parts: Parts = 3,
     exclude: Exclude = None,
     limit: LimitPairs = None,
@@ -165,6 +175,8 @@ def trajectories(
         job=job,  # type: ignore[arg-type]
         tracking=tracking,  # type: ignore[arg-type]
         track=track,  # type: ignore[arg-type]
+        confidence=confidence,  # type: ignore[arg-type]
+        fine=fine,
     )
     chosen = VideoList(Path(videos), root, parts, exclude).read()
     work = Work(outputs=checked_output(output), trajectories=settings, device=device, limits=limits(limit))

@@ -11,7 +11,7 @@ import yaml
 
 from m3flow.errors import UsageError
 from m3flow.layout import Outputs
-from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.settings import FLOW_BACK_NOT_STORED, FlowSettings, TrajectorySettings
 from m3flow.videos.decoder import Limits
 from m3flow.videos.videolist import VideoList
 
@@ -106,6 +106,11 @@ class Experiment:
     shard: ShardSettings = field(default_factory=ShardSettings)
     limits: Limits = field(default_factory=Limits)
     run: RunSettings = field(default_factory=RunSettings)
+
+    def __post_init__(self) -> None:
+        one_pass = self.granularity == "shard" and self.shard.one_pass
+        if self.trajectories.confidence == "forward-backward" and not one_pass:
+            raise UsageError(FLOW_BACK_NOT_STORED)
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Experiment:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from m3flow.extraction.background import Background
 from m3flow.extraction.batching import Batches, Part, batch_size
 from m3flow.extraction.downloads import Stopwatch, downloads_from
+from m3flow.extraction.evidence import evidence_of, with_frames
 from m3flow.extraction.gpu_errors import detecting_lost_device
 from m3flow.extraction.resume import Planner
 from m3flow.extraction.sinks import clock
@@ -69,12 +70,13 @@ class Extractor:
             self._motion = motion_estimator(work)
         self.device = self._motion.estimator.device if self._motion else tracking_device(work)
         self._downloads = downloads_from(self.device)
+        self._confidence = work.trajectories.confidence if work.trajectories else "none"
         self._planner = Planner(work, self._motion, self.device)
         # Frame pairs that fitted the device's memory, by frame size; remembered from video to video.
         self._fitting: dict[tuple[int, int], int] = {}
 
     def __enter__(self) -> Extractor:
-        if self._motion is not None:
+        if self._motion is not None or self._confidence != "none":
             self._decoder.start()
         return self
 
@@ -133,11 +135,13 @@ class Extractor:
         with detecting_lost_device(self.device), self._downloads.timed() as time_taken:
             found = motion(frames, flow.step)
             levels = quantise(found.flow, flow.bound)
+            evidence = evidence_of(self._confidence, motion, frames, flow.step, found)
         piece = Piece(
             levels=levels,
             homographies=found.homographies,
             accepted=found.accepted,
             schemes=found.schemes,
+            evidence=evidence,
         )
         return _Computed(piece, time_taken)
 
@@ -163,7 +167,7 @@ class Extractor:
             return self._compute(task, batches, completion)
         if isinstance(task, StoredFlowTask):
             with task.attributed():
-                for piece in _timed(task.flow.pieces(), task.record, "decode"):
+                for piece in _timed(self._stored_pieces(task), task.record, "decode"):
                     self._hand_over(task, piece, completion)
                     if task.error is not None:
                         break
@@ -171,6 +175,15 @@ class Extractor:
             task.read(self._heartbeat)
             self._on_frames(task.record.frames)
         return completion.complete(task)
+
+    def _stored_pieces(self, task: StoredFlowTask) -> Iterator[Piece]:
+        """The stored flow of a video, with the frames beside it where the confidence needs them."""
+        if self._confidence == "none":
+            yield from task.flow.pieces()
+            return
+        decoded = self._decoder.open(task.video.source, task.flow.short_side)
+        with closing(decoded.blocks) as blocks:
+            yield from with_frames(task.flow.pieces(), blocks, task.flow.step)
 
     def _compute(
         self, task: FrameTask, batches: Batches[FrameTask, _Computed], completion: _Completion

@@ -62,8 +62,9 @@ class Planner:
         )
         if not make_flow and not make_trajectories:
             return self._kept(video, stored_flow(folder).made if self._work.keep_flow else None)
-        if settings is not None and self._work.keep_flow and not make_flow:
-            # The flow is there, another length or tracking is wanted: the frames are not needed.
+        both_ways = settings is not None and settings.confidence == "forward-backward"
+        if settings is not None and self._work.keep_flow and not make_flow and not both_ways:
+            # The flow is there, another length or tracking is wanted: it need not be computed again.
             return self._from_stored_flow(video, settings)
         return FrameTask(
             video,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +15,8 @@ from m3flow.results.quantisation import Piece, table
 from m3flow.results.records import Record
 from m3flow.results.trajectoryfile import TrajectoryWriter
 from m3flow.settings import FlowSettings, TrajectorySettings
-from m3flow.trajectories.tracking import Tracker
+from m3flow.trajectories.tracking import Tracker, Windows
 from m3flow.videos.decoder import Decoded
-
-if TYPE_CHECKING:
-    from m3flow.flow.base import Array
 
 
 @contextmanager
@@ -82,14 +79,21 @@ class TrajectoryOutput:
         if self._writer is not None:
             self._writer.__exit__()
 
-    def write(self, features: Any, types: Any) -> None:
-        """Append windows: int8 [2L, n, H//8, W//8] and uint8 [n, H//8, W//8]; the first call sets the grid."""
+    def write(self, windows: Windows) -> None:
+        """Append windows; the first call sets the grid and which arrays the file has."""
+        arrays = windows.map(np.asarray)
+        types = np.asarray(arrays.traj_type)
         if self._writer is None:
             _, rows, columns = types.shape
             self._writer = TrajectoryWriter(
-                self._path, length=self._settings.length, rows=rows, columns=columns
+                self._path,
+                length=self._settings.length,
+                rows=rows,
+                columns=columns,
+                confidence=arrays.traj_conf is not None,
+                fine=arrays.traj_fine is not None,
             )
-        self._writer.write(features, types)
+        self._writer.write(*arrays.arrays())
         self._record.windows += len(types)
         self._inside += int(np.count_nonzero(types))
         self._points += types.size
@@ -118,23 +122,25 @@ class TrajectorySink(Sink):
             tracking=settings.tracking,
             step=step,
             table=table(bound),
+            fine=settings.fine,
         )
         self._output = TrajectoryOutput(path, settings, record)
 
     def __exit__(self, *_: object) -> None:
         self._output.__exit__()
 
-    def track(self, piece: Piece) -> tuple[Array, Array]:
+    def track(self, piece: Piece) -> Windows:
         """The windows that a piece completes, computed where its levels are; pieces come in order."""
         assert piece.levels is not None
         with clock(self._record, "track"):
             follows_pixels = self._settings.track == "pixels"
-            return self._tracker.push(piece.levels, piece.homographies if follows_pixels else None)
+            homographies = piece.homographies if follows_pixels else None
+            return self._tracker.push(piece.levels, homographies, piece.evidence)
 
     def write(self, piece: Piece) -> None:
         windows = self.track(piece) if piece.windows is None else piece.windows
         with clock(self._record, "track"):
-            self._output.write(*windows)
+            self._output.write(windows)
 
     def close(self, made: dict[str, Any]) -> None:
         with clock(self._record, "track"):

@@ -181,7 +181,7 @@ class FrameTask(VideoTask):
         if not is_tensor(piece.levels):
             return piece
         if self._trajectory_sink is not None:
-            piece = replace(piece, windows=self._trajectory_sink.track(piece))
+            piece = replace(piece, windows=self._trajectory_sink.track(piece), evidence=None)
         if self._flow_to is None and piece.levels is not None:
             piece = replace(piece, levels=None, sample=sampled(piece.levels))
         return piece
@@ -229,7 +229,7 @@ class StoredFlowTask(VideoTask):
         levels = to_device(piece.levels, self._device)
         if not is_tensor(levels):
             return piece
-        return replace(piece, windows=self._sink.track(replace(piece, levels=levels)))
+        return replace(piece, windows=self._sink.track(replace(piece, levels=levels)), evidence=None)
 
     def _store(self, piece: Piece) -> None:
         super()._store(piece)
@@ -271,9 +271,9 @@ class CodecTask(VideoTask):
         with clock(record, "decode"):
             vectors = read_motion_vectors(self.video.source, heartbeat)
         with clock(record, "track"), TrajectoryOutput(self._path, settings, record) as output:
-            for features, types in codec_windows(vectors, settings.length, settings.tracking):
+            for windows in codec_windows(vectors, settings.length, settings.tracking, fine=settings.fine):
                 heartbeat()
-                output.write(features, types)
+                output.write(windows)
             about: dict[str, Any] = {
                 "frames": len(vectors.picture_types),
                 "width": vectors.width,

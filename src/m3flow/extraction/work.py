@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import cv2
 
+from m3flow.errors import UsageError
 from m3flow.layout import Outputs
-from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.settings import FLOW_BACK_NOT_STORED, FlowSettings, TrajectorySettings
 from m3flow.videos.decoder import Limits
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ class Work:
     limits: Limits = field(default_factory=Limits)
     threads: int = 1
     sharing: int = 1
+
+    def __post_init__(self) -> None:
+        both_ways = self.trajectories is not None and self.trajectories.confidence == "forward-backward"
+        if both_ways and self.flow is None:
+            raise UsageError(FLOW_BACK_NOT_STORED)
 
     @property
     def reads_codec(self) -> bool:

@@ -20,6 +20,8 @@ from m3flow.flow.base import is_tensor
 
 if TYPE_CHECKING:
     from m3flow.flow.base import Array
+    from m3flow.trajectories.confidence import Evidence
+    from m3flow.trajectories.tracking import Windows
 
 
 # Every fourth pixel both ways is enough for shares and percentiles of a video, at a sixteenth of the work.
@@ -39,7 +41,8 @@ class Piece:
     homographies: float32 [n, 3, 3], the camera's motion taken out of the levels; None without compensation.
     accepted: bool [n], whether the homography was accepted.
     schemes: n names of the compensation that ran, see `m3flow.camera.compensation.Motion`.
-    windows: `traj_feat` and `traj_type` of the trajectories that end in these pairs, where already tracked.
+    evidence: what the confidence of trajectories through these pairs is judged by; None where it is not.
+    windows: the trajectories that end in these pairs, where already tracked.
     """
 
     levels: Array | None = None
@@ -47,7 +50,8 @@ class Piece:
     homographies: Array | None = None
     accepted: Array | None = None
     schemes: list[str] = field(default_factory=list)
-    windows: tuple[Array, Array] | None = None
+    evidence: Evidence | None = None
+    windows: Windows | None = None
 
     def __len__(self) -> int:
         array = self.sample if self.levels is None else self.levels
@@ -56,22 +60,26 @@ class Piece:
 
     def __getitem__(self, pairs: slice) -> Piece:
         """Some of the pairs; before anything was derived."""
-        return replace(self.map(lambda array: array[pairs]), schemes=self.schemes[pairs])
+        return replace(
+            self.map(lambda array: array[pairs]),
+            schemes=self.schemes[pairs],
+            evidence=None if self.evidence is None else self.evidence[pairs],
+        )
 
     def map(self, function: Callable[[Array], Array]) -> Piece:
-        """`function` of every array."""
+        """`function` of every array but the evidence, which stays where it is."""
 
         def of(array: Array | None) -> Array | None:
             return None if array is None else function(array)
 
-        windows = None if self.windows is None else (function(self.windows[0]), function(self.windows[1]))
         return Piece(
             levels=of(self.levels),
             sample=of(self.sample),
             homographies=of(self.homographies),
             accepted=of(self.accepted),
             schemes=self.schemes,
-            windows=windows,
+            evidence=self.evidence,
+            windows=None if self.windows is None else self.windows.map(function),
         )
 
 

@@ -41,6 +41,10 @@ class StoredFlow:
     def step(self) -> int:
         return int(self.settings.get("step", 1))
 
+    @property
+    def short_side(self) -> int:
+        return int(self.settings.get("short_side", 0))
+
     def levels(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """uint8 [n, 2, H, W] levels, in pieces; of the frames from `start` on and before `stop`."""
         return read_level_pairs(self.folder, start=start, stop=stop)

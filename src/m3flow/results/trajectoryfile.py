@@ -20,7 +20,8 @@ import numpy as np
 from m3flow.atomic import complete_or_absent
 from m3flow.errors import BadInput
 from m3flow.results import safe_pickle
-from m3flow.trajectories.tracking import GRID, OFFSET
+from m3flow.trajectories.grid import GRID, OFFSET
+from m3flow.trajectories.tracking import FINE
 
 COMPRESSION_LEVEL = 1
 SPOOL_BYTES = 8 * 2**20
@@ -37,22 +38,29 @@ class Trajectories:
     traj_type: uint8 [N, H//8, W//8], 1 where the points P_0 … P_{L−1} all lie inside the frame.
     length: L.
     made: how the file was made (settings, source, versions); {} for a file that says nothing.
+    traj_conf: uint8 [L, N, H//8, W//8], the confidence of P_1 … P_L (`RELIABLE` and more: reliable); None for a
+        file without.
+    traj_fine: int16 [2L, N, H//8, W//8], the displacements in 1/16 px; None for a file without.
     """
 
     traj_feat: np.ndarray
     traj_type: np.ndarray
     length: int
     made: dict[str, Any] = field(default_factory=dict)
+    traj_conf: np.ndarray | None = None
+    traj_fine: np.ndarray | None = None
 
     def positions(self) -> np.ndarray:
         """The points P_0 … P_L of every trajectory: float32 [L+1, N, H//8, W//8, 2] in pixels, (x, y).
 
+        From the fine displacements where the file has them, else from the whole pixels.
         A point that leaves the frame goes on from the nearest place inside, as it was tracked. The frame's
         size is taken from the file; from the size of the grid where the file does not say it.
         Where the points followed the pixels of the video (`track: pixels`), the stored displacements are their
         motion without the camera's, and what this returns is where that motion alone would have taken them.
         """
-        displacements = self.traj_feat.astype(np.float32)
+        fine = self.traj_fine
+        displacements = (self.traj_feat if fine is None else fine / np.float32(FINE)).astype(np.float32)
         _, windows, rows, columns = displacements.shape
         source = self.made.get("source", {})
         limits = (
@@ -81,8 +89,22 @@ class TrajectoryWriter:
     Use as a context manager. Leaving it without `close` leaves nothing behind.
     """
 
-    def __init__(self, path: Path, *, length: int, rows: int, columns: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        length: int,
+        rows: int,
+        columns: int,
+        confidence: bool = False,
+        fine: bool = False,
+    ) -> None:
         self.path, self.length, self._grid = path, length, (rows, columns)
+        self._arrays = [_Stored("traj_feat", "int8", 2 * length), _Stored("traj_type", "uint8", None)]
+        if confidence:
+            self._arrays.append(_Stored("traj_conf", "uint8", length))
+        if fine:
+            self._arrays.append(_Stored("traj_fine", "<i2", 2 * length))
         self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 (closed in __exit__)
         self._pieces: list[int] = []
 
@@ -96,43 +118,73 @@ class TrajectoryWriter:
     def windows(self) -> int:
         return sum(self._pieces)
 
-    def write(self, traj_feat: np.ndarray, traj_type: np.ndarray) -> None:
-        """Append windows: int8 [2L, n, rows, columns] and uint8 [n, rows, columns]."""
+    def write(
+        self,
+        traj_feat: np.ndarray,
+        traj_type: np.ndarray,
+        traj_conf: np.ndarray | None = None,
+        traj_fine: np.ndarray | None = None,
+    ) -> None:
+        """Append windows: int8 [2L, n, rows, columns], uint8 [n, rows, columns], and, in a file that has them,
+        uint8 [L, n, rows, columns] and int16 [2L, n, rows, columns]."""
         if len(traj_type) == 0:
             return
         self._pieces.append(len(traj_type))
-        self._spool.write(np.ascontiguousarray(traj_feat, np.int8).data)
-        self._spool.write(np.ascontiguousarray(traj_type, np.uint8).data)
+        given = {
+            "traj_feat": traj_feat,
+            "traj_type": traj_type,
+            "traj_conf": traj_conf,
+            "traj_fine": traj_fine,
+        }
+        for stored in self._arrays:
+            self._spool.write(np.ascontiguousarray(given[stored.name], stored.dtype).data)
 
     def close(self, made: dict[str, Any]) -> None:
         """Write the file, with `made` (plain JSON values) inside."""
-        windows = self.windows
         with complete_or_absent(self.path) as (temporary,), _compressed(temporary) as file:
             pickle_file = _DictPickle(file)
             pickle_file.plain("made", json.dumps(made, separators=(",", ":")))
             pickle_file.plain("length", self.length)
-            channels = 2 * self.length
-            pickle_file.array("traj_feat", "int8", (channels, windows, *self._grid))
-            for channel in range(channels):
-                self._copy(channel, file)
-            pickle_file.end_array()
-            pickle_file.array("traj_type", "uint8", (windows, *self._grid))
-            self._copy(channels, file)
-            pickle_file.end_array()
+            for stored in self._arrays:
+                windows = (self.windows, *self._grid)
+                shape = windows if stored.channels is None else (stored.channels, *windows)
+                pickle_file.array(stored.name, stored.dtype, shape)
+                for channel in range(stored.channels or 1):
+                    self._copy(stored, channel, file)
+                pickle_file.end_array()
             pickle_file.end()
 
-    def _copy(self, channel: int, target: Any) -> None:
-        """The bytes of one channel of all pieces, in order; the mask is the channel after the last."""
+    def _copy(self, stored: _Stored, channel: int, target: Any) -> None:
+        """The bytes of one channel of an array from all pieces, in order."""
         plane = self._grid[0] * self._grid[1]
+        sizes = [other.bytes_per_point for other in self._arrays]
+        before = sum(sizes[: self._arrays.index(stored)])
         offset = 0
         for windows in self._pieces:
-            self._spool.seek(offset + channel * windows * plane)
-            left = windows * plane
+            left = windows * plane * stored.itemsize
+            self._spool.seek(offset + before * windows * plane + channel * left)
             while left:
                 piece = self._spool.read(min(left, COPY_BYTES))
                 left -= len(piece)
                 target.write(piece)
-            offset += (2 * self.length + 1) * windows * plane
+            offset += sum(sizes) * windows * plane
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """An array of the file: [channels, N, rows, columns], or [N, rows, columns] without channels."""
+
+    name: str
+    dtype: str
+    channels: int | None
+
+    @property
+    def itemsize(self) -> int:
+        return np.dtype(self.dtype).itemsize
+
+    @property
+    def bytes_per_point(self) -> int:
+        return self.itemsize * (self.channels or 1)
 
 
 @contextmanager
@@ -214,12 +266,22 @@ def _checked(path: Path, content: Any) -> Trajectories:
     if not isinstance(content, dict) or not {"traj_feat", "traj_type"} <= content.keys():
         raise BadInput(f"{path}: not a trajectory file (no traj_feat and traj_type in it)")
     feat, kind = content["traj_feat"], content["traj_type"]
+    conf, fine = content.get("traj_conf"), content.get("traj_fine")
     for name, array, dimensions in (("traj_feat", feat, 4), ("traj_type", kind, 3)):
         if not isinstance(array, np.ndarray) or array.ndim != dimensions or array.dtype.kind not in "iufb":
             raise BadInput(f"{path}: {name} is not an array of numbers with {dimensions} dimensions")
     if feat.shape[0] % 2 or feat.shape[0] == 0 or feat.shape[1:] != kind.shape:
         raise BadInput(f"{path}: traj_feat {feat.shape} and traj_type {kind.shape} do not fit")
-    return Trajectories(feat, kind, feat.shape[0] // 2, _parse(content.get("made", "")))
+    length = feat.shape[0] // 2
+    for name, array, shape in (
+        ("traj_conf", conf, (length, *kind.shape)),
+        ("traj_fine", fine, feat.shape),
+    ):
+        if array is not None and (
+            not isinstance(array, np.ndarray) or array.dtype.kind not in "iu" or array.shape != shape
+        ):
+            raise BadInput(f"{path}: {name} is not an array of integers {list(shape)}")
+    return Trajectories(feat, kind, length, _parse(content.get("made", "")), conf, fine)
 
 
 def read_made(path: Path | str) -> dict[str, Any]:

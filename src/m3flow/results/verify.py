@@ -14,7 +14,7 @@ from m3flow.layout import Outputs
 from m3flow.results.flowfile import packet_digest, read_provenance
 from m3flow.results.provenance import same_source
 from m3flow.results.records import read_records, record_files
-from m3flow.results.trajectoryfile import load_trajectories
+from m3flow.results.trajectoryfile import Trajectories, load_trajectories
 from m3flow.text import one_line
 from m3flow.trajectories.tracking import GRID, LARGEST, window_starts
 from m3flow.videos.decoder import Decoder, Limits
@@ -199,8 +199,23 @@ def _verify_trajectories(
         problems.append(f"traj_feat is {list(feat.shape)} where {list(shape)} is meant")
     elif feat.size and (max(-int(feat.min()), int(feat.max())) > LARGEST or int(inside.max()) > 1):
         problems.append("holds values that no trajectory has")
+    problems += _arrays_missing(trajectories)
     for problem in problems:
         found.wrong(f"{path}: {problem}", path)
+
+
+def _arrays_missing(trajectories: Trajectories) -> list[str]:
+    """The arrays that the file's settings speak of and that are not there as they should be, a line each."""
+    settings = trajectories.made.get("settings", {})
+    meant = {
+        "traj_conf": (trajectories.traj_conf, np.uint8, settings.get("confidence", "none") != "none"),
+        "traj_fine": (trajectories.traj_fine, np.int16, settings.get("fine", False)),
+    }
+    return [
+        f"has no {name} of {np.dtype(dtype)}, which its settings ask for"
+        for name, (array, dtype, wanted) in meant.items()
+        if wanted and (array is None or array.dtype != dtype)
+    ]
 
 
 def _expected_shape(made: dict[str, Any]) -> tuple[int, int, int, int]:

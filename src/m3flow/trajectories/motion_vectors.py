@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from m3flow.errors import BadInput
-from m3flow.trajectories.tracking import GRID, OFFSET, track
+from m3flow.trajectories.tracking import GRID, OFFSET, Windows, follow
 from m3flow.videos.coded_pictures import read_pictures, reference_distances
 
 MAX_HELD = 4
@@ -139,21 +139,23 @@ def trajectories_from_motion_vectors(
     traj_feat int8 [2L, N, H//8, W//8] and traj_type uint8 [N, H//8, W//8], as `track` does; N = 0 for a video
     of L frames or fewer.
     """
-    features, types = zip(*codec_windows(vectors, length, tracking), strict=True)
-    return np.concatenate(features, axis=1), np.concatenate(types)
+    pieces = list(codec_windows(vectors, length, tracking))
+    return (
+        np.concatenate([np.asarray(piece.traj_feat) for piece in pieces], axis=1),
+        np.concatenate([np.asarray(piece.traj_type) for piece in pieces]),
+    )
 
 
 def codec_windows(
-    vectors: MotionVectors, length: int, tracking: str
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    vectors: MotionVectors, length: int, tracking: str, *, fine: bool = False
+) -> Iterator[Windows]:
     """The trajectories in pieces of up to `WINDOWS_AT_ONCE` windows; at least one piece, maybe empty."""
     flow = filled(vectors)
     windows = max(len(flow) - length + 1, 0)
     for start in range(0, max(windows, 1), WINDOWS_AT_ONCE):
         piece = flow[start : min(start + WINDOWS_AT_ONCE, windows) + length - 1]
         pixels = upsampled(piece, vectors.height, vectors.width)
-        features, types = track(pixels, length=length, tracking=tracking)
-        yield np.asarray(features), np.asarray(types)
+        yield follow(pixels, length=length, tracking=tracking, fine=fine)
 
 
 def upsampled(cells: np.ndarray, height: int, width: int) -> np.ndarray:

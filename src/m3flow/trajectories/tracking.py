@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
-import numpy as np
 
 from m3flow.errors import UsageError
 from m3flow.flow.base import is_tensor
+from m3flow.trajectories.confidence import ConfidenceJudge, Evidence
+from m3flow.trajectories.grid import GRID, OFFSET, beside, carried, namespace
 
 if TYPE_CHECKING:
     from m3flow.flow.base import Array
 
-GRID = 8
-OFFSET = 4
 LARGEST = 20
+FINE = 16
+"""Units a pixel of the fine displacements."""
 TRACKINGS = ("subpixel", "integer")
 FLOW_JOBS = ("trajs_dense", "trajs")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The trajectories of consecutive windows: the arrays of a trajectory file.
+
+    Attributes
+    ----------
+    traj_feat: int8 [2L, N, H//8, W//8], the L displacements in x, then the L in y, in pixels, clamped to ±20.
+    traj_type: uint8 [N, H//8, W//8], 1 where the points P_0 … P_{L−1} all lie inside the frame.
+    traj_conf: uint8 [L, N, H//8, W//8], the confidence of P_1 … P_L; None where there is no evidence.
+    traj_fine: int16 [2L, N, H//8, W//8], the displacements in 1/16 px, not clamped; None where not asked for.
+    """
+
+    traj_feat: Array
+    traj_type: Array
+    traj_conf: Array | None = None
+    traj_fine: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.traj_type)
+
+    def arrays(self) -> tuple[Any, Any, Any, Any]:
+        """The four, in the order of the attributes."""
+        return self.traj_feat, self.traj_type, self.traj_conf, self.traj_fine
+
+    def map(self, function: Callable[[Array], Array]) -> Windows:
+        """`function` of every array that is there."""
+        mapped: Any = [None if array is None else function(array) for array in self.arrays()]
+        return Windows(*mapped)
 
 
 def track(
@@ -70,36 +103,91 @@ def track(
     UsageError: an unknown job or tracking.
     ValueError: a flow that is not [T, 2, H, W].
     """
+    windows = follow(
+        flow,
+        length=length,
+        job=job,
+        tracking=tracking,
+        step=step,
+        table=table,
+        homographies=homographies,
+    )
+    return windows.traj_feat, windows.traj_type
+
+
+def follow(
+    flow: Array,
+    *,
+    length: int,
+    job: str = "trajs_dense",
+    tracking: str = "subpixel",
+    step: int = 1,
+    table: Array | None = None,
+    homographies: Array | None = None,
+    evidence: Evidence | None = None,
+    fine: bool = False,
+) -> Windows:
+    """`track`, with what a trajectory file can hold beside.
+
+    Parameters
+    ----------
+    evidence: of the same flow frames: the windows then have `traj_conf`
+        (`m3flow.trajectories.confidence.ConfidenceJudge` says what it means).
+    fine: the windows then have `traj_fine`: round(16 P_{j+1}) − round(16 P_j) in the place of whole pixels.
+
+    The others are those of `track`, and so are the errors.
+    """
     _check(flow, job, tracking, homographies)
-    xp = _namespace(flow)
-    table, homographies = _beside(flow, table), _beside(flow, homographies)
+    xp = namespace(flow)
+    table, homographies = beside(flow, table), beside(flow, homographies)
     frames, _, height, width = flow.shape
     starts = window_starts(frames, length, job, step)
     shape = (len(starts), height // GRID, width // GRID)
-    features = xp.zeros((2 * length, *shape), dtype=xp.int8, device=flow.device)
-    inside = xp.ones(shape, dtype=xp.bool, device=flow.device)
+    windows = _no_motion(xp, shape, length, flow.device, confidence=evidence is not None, fine=fine)
     if 0 in shape:
-        return features, xp.asarray(inside, dtype=xp.uint8)
+        return windows
+    judge, confidence = None, cast(Any, windows.traj_conf)
+    if evidence is not None:
+        judge = ConfidenceJudge(evidence, starts, follows_pixels=homographies is not None)
     x, y = _grid_points(xp, shape, flow.device)
     field = _Field(xp, flow, table, starts.step)
     displacement = field.nearest if tracking == "integer" else field.bilinear
     # The path whose rounded steps are stored; with homographies another one than the point's own.
     stored_x, stored_y = x, y
+    inside: Any = True
     for j in range(length):
         x_inside, y_inside = xp.clip(x, 0, width - 1), xp.clip(y, 0, height - 1)
-        inside &= (x == x_inside) & (y == y_inside)
+        inside = inside & (x == x_inside) & (y == y_inside)
         dx, dy = displacement(j * step, x_inside, y_inside)
         if homographies is None:
             stored_x, stored_y = x_inside, y_inside
         next_x, next_y = stored_x + dx, stored_y + dy
-        features[j] = _whole_step(xp, stored_x, next_x)
-        features[length + j] = _whole_step(xp, stored_y, next_y)
+        for row, start, end in ((j, stored_x, next_x), (length + j, stored_y, next_y)):
+            whole = xp.clip(_units(xp, start, end), -LARGEST, LARGEST)
+            windows.traj_feat[row] = xp.asarray(whole, dtype=xp.int8)
+            if windows.traj_fine is not None:
+                windows.traj_fine[row] = xp.asarray(_units(xp, start * FINE, end * FINE), dtype=xp.int16)
         stored_x, stored_y = next_x, next_y
         if homographies is None:
             x, y = next_x, next_y
         else:
-            x, y = _carried(homographies[_frames_read(starts, j * step)], x_inside + dx, y_inside + dy)
-    return features, xp.asarray(inside, dtype=xp.uint8)
+            x, y = carried(homographies[_frames_read(starts, j * step)], x_inside + dx, y_inside + dy)
+        if judge is not None:
+            confidence[j] = judge(j, x_inside, y_inside, x, y)
+    windows.traj_type[:] = xp.asarray(inside, dtype=xp.uint8)
+    return windows
+
+
+def _no_motion(
+    xp: Any, shape: tuple[int, int, int], length: int, device: Any, *, confidence: bool, fine: bool
+) -> Windows:
+    """Windows [N, rows, columns] of points that stay where they are."""
+    return Windows(
+        xp.zeros((2 * length, *shape), dtype=xp.int8, device=device),
+        xp.ones(shape, dtype=xp.uint8, device=device),
+        xp.zeros((length, *shape), dtype=xp.uint8, device=device) if confidence else None,
+        xp.zeros((2 * length, *shape), dtype=xp.int16, device=device) if fine else None,
+    )
 
 
 def _check(flow: Array, job: str, tracking: str, homographies: Array | None) -> None:
@@ -136,18 +224,9 @@ def window_starts(frames: int, length: int, job: str, step: int = 1) -> range:
     return range(0, max(last, 0), 1 if job == "trajs_dense" else length * step)
 
 
-def _carried(homographies: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    """The points [N, h, w] where the camera [N, 3, 3] of their frame takes them."""
-    m = homographies[:, :, :, None, None]
-    scale = m[:, 2, 0] * x + m[:, 2, 1] * y + m[:, 2, 2]
-    carried_x = (m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2]) / scale
-    carried_y = (m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2]) / scale
-    return carried_x, carried_y
-
-
-def _whole_step(xp: Any, start: Array, end: Array) -> Array:
-    whole = xp.floor(end + 0.5) - xp.floor(start + 0.5)
-    return xp.asarray(xp.clip(whole, -LARGEST, LARGEST), dtype=xp.int8)
+def _units(xp: Any, start: Array, end: Array) -> Array:
+    """The step between two positions, each rounded to a whole number."""
+    return xp.floor(end + 0.5) - xp.floor(start + 0.5)
 
 
 class _Field:
@@ -205,29 +284,18 @@ def _blend(start: Array, end: Array, share: Array) -> Array:
     return start + (end - start) * share
 
 
-def _namespace(array: Array) -> Any:
-    """NumPy or torch: NumPy 2 and torch spell everything used here alike, so one tracker serves both."""
-    if is_tensor(array):
-        import torch
-
-        return torch
-    return np
-
-
-def _beside(flow: Array, array: Array | None) -> Array | None:
-    """`array` where `flow` is: as NumPy, or as a tensor on its device."""
-    if array is None or not is_tensor(flow):
-        return array
-    import torch
-
-    return torch.as_tensor(array, device=flow.device)
-
-
 class Tracker:
-    """`track` for a flow that arrives in pieces: the same windows, in the same order, in bounded memory."""
+    """`follow` for a flow that arrives in pieces: the same windows, in the same order, in bounded memory."""
 
     def __init__(
-        self, *, length: int, job: str, tracking: str, step: int = 1, table: Array | None = None
+        self,
+        *,
+        length: int,
+        job: str,
+        tracking: str,
+        step: int = 1,
+        table: Array | None = None,
+        fine: bool = False,
     ) -> None:
         self._how: dict[str, Any] = {
             "length": length,
@@ -235,34 +303,58 @@ class Tracker:
             "tracking": tracking,
             "step": step,
             "table": table,
+            "fine": fine,
         }
         self._spacing = 1 if job == "trajs_dense" else length * step
-        self._held: tuple[Array, Array | None] | None = None
+        self._held: _Piece | None = None
         # Frames still to come that lie between two windows (where windows are further apart than they are long).
         self._skip = 0
 
-    def push(self, flow: Array, homographies: Array | None = None) -> tuple[Array, Array]:
-        """The windows that the piece float32 [n, 2, H, W] completes: traj_feat and traj_type as of `track`.
+    def push(
+        self, flow: Array, homographies: Array | None = None, evidence: Evidence | None = None
+    ) -> Windows:
+        """The windows that the piece float32 [n, 2, H, W] completes.
 
-        homographies: [n, 3, 3], with every piece or with none.
+        homographies [n, 3, 3] and evidence: with every piece or with none.
         """
         # Copied to a device once, not with each piece.
-        self._how["table"] = _beside(flow, self._how["table"])
-        homographies = _beside(flow, homographies)
+        self._how["table"] = beside(flow, self._how["table"])
+        piece = _Piece(flow, beside(flow, homographies), evidence and evidence.beside(flow))
         if self._held is not None:
-            held_flow, held_homographies = self._held
-            flow = _namespace(flow).concatenate((held_flow, flow))
-            if homographies is not None:
-                homographies = _namespace(flow).concatenate((held_homographies, homographies))
-        skipped = min(self._skip, len(flow))
+            piece = self._held.followed_by(piece)
+        skipped = min(self._skip, len(piece.flow))
         self._skip -= skipped
-        flow, homographies = _without_first(skipped, flow, homographies)
-        features, inside = track(flow, **self._how, homographies=homographies)
-        done = len(inside) * self._spacing
-        self._skip += max(0, done - len(flow))
-        self._held = _without_first(done, flow, homographies)
-        return features, inside
+        piece = piece.without_first(skipped)
+        windows = follow(piece.flow, **self._how, homographies=piece.homographies, evidence=piece.evidence)
+        done = len(windows) * self._spacing
+        self._skip += max(0, done - len(piece.flow))
+        self._held = piece.without_first(done)
+        return windows
 
 
-def _without_first(count: int, flow: Array, homographies: Array | None) -> tuple[Array, Array | None]:
-    return flow[count:], None if homographies is None else homographies[count:]
+@dataclass(frozen=True)
+class _Piece:
+    """Flow frames with what belongs to them."""
+
+    flow: Array
+    homographies: Array | None
+    evidence: Evidence | None
+
+    def followed_by(self, other: _Piece) -> _Piece:
+        join = namespace(self.flow).concatenate
+        return _Piece(
+            join((self.flow, other.flow)),
+            None
+            if self.homographies is None or other.homographies is None
+            else join((self.homographies, other.homographies)),
+            None
+            if self.evidence is None or other.evidence is None
+            else self.evidence.followed_by(other.evidence),
+        )
+
+    def without_first(self, count: int) -> _Piece:
+        return _Piece(
+            self.flow[count:],
+            None if self.homographies is None else self.homographies[count:],
+            None if self.evidence is None else self.evidence[count:],
+        )

@@ -14,7 +14,7 @@ from m3flow.scoring.scenes import SCENES, make_scene
 from m3flow.trajectories.tracking import track
 
 
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("name", [name for name in SCENES if name != "cut"])
 def test_subpixel_stays_at_the_rounding_limit(name: str) -> None:
     scene = make_scene(name, frames=8, height=96, width=128)
     judge = Judge(scene)

@@ -30,9 +30,11 @@ def test_shapes_and_types(scene: Scene) -> None:
     assert scene.frames.std() > 10, "the frame has no texture"
 
 
-def test_the_next_frame_warped_back_by_the_flow_is_the_frame(scene: Scene) -> None:
+@pytest.mark.parametrize("name", [name for name, recipe in SCENES.items() if not recipe.blur + recipe.noise])
+def test_the_next_frame_warped_back_by_the_flow_is_the_frame(name: str) -> None:
+    scene = make_scene(name, **SIZE)
     grid = pixel_grid(96, 128)
-    for t in (0, 3, 6):
+    for t in (0, 2, 6):
         # An object's edge pixel is a mixture of two motions: leave out the outline's surroundings.
         edge = cv2.morphologyEx(
             scene.mask[t].astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((7, 7), np.uint8)
@@ -54,6 +56,8 @@ def test_tracks_are_the_integrated_flow(scene: Scene) -> None:
     smooth = np.ones(len(points), bool)
     for step in range(6):
         t = 1 + step
+        if t + 1 == scene.cut:
+            break
         on_object = scene.on_object(followed, t)
         # Bilinear reads mix the two motions at the outline; there the comparison means nothing.
         for dx in (-1, 0, 1):

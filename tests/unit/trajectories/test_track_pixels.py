@@ -73,7 +73,8 @@ def test_torch_and_pieces_give_the_same(scene) -> None:
     pieces = [tracker.push(flow[i : i + 4], homographies[i : i + 4]) for i in range(0, len(flow), 4)]
     for index in (0, 1):
         assert np.array_equal(whole[index], tensors[index].numpy())
-        assert np.array_equal(whole[index], np.concatenate([piece[index] for piece in pieces], 1 - index))
+        arrays = [(piece.traj_feat, piece.traj_type)[index] for piece in pieces]
+        assert np.array_equal(whole[index], np.concatenate(arrays, 1 - index))
 
 
 def test_without_camera_motion_it_is_the_usual_tracking(scene) -> None:

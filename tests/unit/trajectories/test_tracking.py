@@ -109,7 +109,8 @@ class TestWindows:
         tracker = Tracker(length=3, job=job, tracking=tracking, step=step)
         results, start = [], 0
         for size in pieces:
-            results.append(tracker.push(flow[start : start + size]))
+            windows = tracker.push(flow[start : start + size])
+            results.append((windows.traj_feat, windows.traj_type))
             start += size
         whole = track(flow, length=3, job=job, tracking=tracking, step=step)
         for one, parts in zip(whole, zip(*results, strict=True), strict=True):
