@@ -9,7 +9,6 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
-from support.clips import write_clip
 from m3flow import Trajectories, load_trajectories
 from m3flow.errors import UsageError
 from m3flow.experiment.config import Experiment
@@ -23,6 +22,7 @@ from m3flow.settings import Confidence, FlowSettings, TrajectorySettings
 from m3flow.trajectories.confidence import LEVELS_PER_PIXEL, RELIABLE, Evidence, round_trip
 from m3flow.trajectories.tracking import FINE, Tracker, Windows, follow
 from m3flow.videos.videolist import Video
+from support.clips import write_lossy_video
 
 SOURCES = ("photometric", "forward-backward")
 
@@ -166,7 +166,7 @@ def test_fine_displacements_are_nearer_the_truth() -> None:
 def test_the_files_hold_it_from_one_pass_and_from_stored_flow(
     scenes: list[Scene], tmp_path: Path, source: Confidence
 ) -> None:
-    video = Video(str(write_clip(tmp_path / "clip.mkv", scenes[2].frames)), "clip.mkv")
+    video = Video(str(write_lossy_video(tmp_path / "clip.mkv", scenes[2].frames)), "clip.mkv")
     flow = FlowSettings(estimator="dis", codec="h264-lossless")
     settings = TrajectorySettings(confidence=source, fine=True)
 
