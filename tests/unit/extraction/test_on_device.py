@@ -196,8 +196,9 @@ def test_levels_in_pieces_as_tensors(tracking: str) -> None:
     for start in range(0, 23, 5):
         expected = on_numpy.push(levels[start : start + 5])
         found = on_torch.push(torch.from_numpy(levels[start : start + 5]))
-        assert (found[0].dtype, found[1].dtype) == (torch.int8, torch.uint8)
-        assert all(np.array_equal(one, other) for one, other in zip(expected, found, strict=True))
+        assert (found.traj_feat.dtype, found.traj_type.dtype) == (torch.int8, torch.uint8)
+        assert np.array_equal(expected.traj_feat, found.traj_feat)
+        assert np.array_equal(expected.traj_type, found.traj_type)
 
 
 class RecordedStream:
