@@ -35,3 +35,4 @@ rule all:
     default_target: True
     input:
         targets,
+        report_so_far,

@@ -21,7 +21,7 @@ class Outputs:
     """The output folder of a run, and the path of every file in it.
 
     The layout: `flows/<name>/x.mp4` and `y.mp4`, `trajs/<name>_<length>.gz`, `records/`, `logs/`,
-    `report.html`, and `shards/<list>/` where jobs work on shards.
+    `report.html`, `summary.csv`, and `shards/<list>/` where jobs work on shards.
     """
 
     folder: Path
@@ -48,6 +48,11 @@ class Outputs:
     @property
     def report(self) -> Path:
         return self.folder / "report.html"
+
+    @property
+    def summary(self) -> Path:
+        """The table of counts beside the workflow's report."""
+        return self.folder / "summary.csv"
 
     @property
     def logs(self) -> Path:

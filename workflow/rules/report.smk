@@ -1,14 +1,23 @@
-# The page by which to judge a run: `snakemake report`, as often as wanted, and `snakemake --report FILE report`.
-# Its inputs are the records of all jobs so far, whether or not these went well; no job of the list has to be
-# done for it.
+# The page by which to judge a run: `snakemake report`, as often as wanted. `snakemake --report FILE report` puts it
+# and the table of counts into Snakemake's own report. Its inputs are the records of all jobs so far, whether or not
+# these went well; no job of the list has to be done for it.
+
+import sys
 
 
 rule report:
     output:
-        report(
+        page=report(
             str(outputs.report),
             caption="../report/motion.rst",
             category="Motion",
+            labels={"what": "the page"},
+        ),
+        summary=report(
+            str(outputs.summary),
+            caption="../report/summary.rst",
+            category="Motion",
+            labels={"what": "the counts"},
         ),
     log:
         str(outputs.log("report")),
@@ -19,3 +28,13 @@ rule report:
         records=records_so_far,
     script:
         "../scripts/report.py"
+
+
+def report_so_far(wildcards):
+    """The report, where there is one and Snakemake is asked for its own: no run waits for it."""
+    asked = any(
+        argument == "--report" or argument.startswith("--report=")
+        for argument in sys.argv
+    )
+    made = outputs.report.exists() and outputs.summary.exists()
+    return [str(outputs.report), str(outputs.summary)] if asked and made else []

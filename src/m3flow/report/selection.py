@@ -124,7 +124,7 @@ class Reason:
     reason: str
 
 
-def reasons(videos: pd.DataFrame) -> tuple[list[Reason], int]:
+def reasons(videos: pd.DataFrame, most: int = REASONS) -> tuple[list[Reason], int]:
     """Why videos were rejected or failed, the commonest first, and how many further kinds are left out."""
     bad = videos[videos["status"] != "done"]
     grouped = bad.groupby(["status", bad["reason"].map(reason_kind)], sort=False)
@@ -133,7 +133,7 @@ def reasons(videos: pd.DataFrame) -> tuple[list[Reason], int]:
         for (_, kind), group in grouped
     ]
     found.sort(key=lambda reason: (reason.status != "failed", -reason.count))
-    return found[:REASONS], max(0, len(found) - REASONS)
+    return found[:most], max(0, len(found) - most)
 
 
 def classes(names: Sequence[str], videos: Sequence[Video]) -> pd.Series:

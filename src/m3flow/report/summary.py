@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from m3flow.atomic import write_text
 from m3flow.report.numbers import duration, number, short
 from m3flow.report.records_table import busy_seconds
+from m3flow.report.selection import reasons
 from m3flow.videos.videolist import Video
 
 MACHINES = 64
@@ -69,3 +74,21 @@ def machines(made: pd.DataFrame) -> list[dict[str, Any]]:
             }
         )
     return sorted(rows, key=itemgetter("frames"), reverse=True)[:MACHINES]
+
+
+def write_counts(path: Path, table: pd.DataFrame, videos: Sequence[Video]) -> None:
+    """How many videos ended in which way, as CSV: a row per status and kind of reason, with one such video.
+
+    The columns are `status` ("done", "failed", "rejected" or "not begun"), `reason`, `videos` and `example`.
+    """
+    done = table.index[table["status"] == "done"]
+    rows: list[tuple[str, str, int, str]] = [("done", "", len(done), next(iter(done), ""))]
+    found, _ = reasons(table, most=len(table))
+    rows += [(one.status, one.kind, one.count, one.video) for one in found]
+    left = [video.name for video in videos if video.name not in table.index]
+    if left:
+        rows.append(("not begun", "", len(left), left[0]))
+    file = io.StringIO()
+    csv.writer(file).writerows([("status", "reason", "videos", "example"), *rows])
+    # As in the page, what is no text in any encoding is shown with marks in its place.
+    write_text(path, file.getvalue().encode("utf-8", "replace").decode())
