@@ -16,7 +16,7 @@ MOST_DIMENSIONS = 8
 
 
 def load(data: bytes) -> Any:
-    """The value in a pickle; of a dict, NumPy arrays among the values are put together.
+    """The value in a pickle; of a dict, NumPy arrays among the values, or those of inner dicts, are put together.
 
     NumPy's own functions are not called with what the file says: the few names that its pickles use, of
     NumPy 1 and 2, stand for functions of ours, which take plain numbers only, and only as many as there are.
@@ -25,10 +25,13 @@ def load(data: bytes) -> Any:
     ------
     pickle.UnpicklingError: it asks for something else. A damaged pickle can raise nearly any other error.
     """
-    value = _Unpickler(data).load()
+    return _plain(_Unpickler(data).load())
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: item.array if isinstance(item, _Array) else item for key, item in value.items()}
-    return value
+        return {key: _plain(item) for key, item in value.items()}
+    return value.array if isinstance(value, _Array) else value
 
 
 class _Unpickler(pickle.Unpickler):

@@ -1,0 +1,177 @@
+"""`m3flow score`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from m3flow.errors import UsageError
+
+EXAMPLES = """**Examples**
+
+`m3flow score --render scenes` — write the exact scenes as videos, with their truth, for any tracker
+
+`m3flow score tracks.npz --truth scenes/zoom.npz` — a tracker's TAP-Vid style archive against the truth
+
+`m3flow score results/trajs/clip.avi_6.gz clip.avi --truth truth.npz` — our trajectories and the codec's vectors
+
+`m3flow score --estimator dis --estimator farneback --json score.json` — estimators on all scenes
+"""
+SHOWN_STEPS = (1, 3, 6)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("score", epilog=EXAMPLES)(score)
+
+
+def score(
+    tracks: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[TRACKS]...",
+            help="Files of tracks: trajectory files, TAP-Vid style archives (.npz, .pkl), the text of dense "
+            "trajectories (.tsv, .txt), or videos, for their codec's motion vectors.",
+            show_default=False,
+        ),
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="The true tracks: a file of the same kinds.", show_default=False),
+    ] = None,
+    render: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write the exact scenes and their truth into this folder.", show_default=False
+        ),
+    ] = None,
+    estimator: Annotated[
+        list[str] | None,
+        typer.Option(help="Score this estimator on the exact scenes; may be repeated.", show_default=False),
+    ] = None,
+    camera: Annotated[str, typer.Option(help="With --estimator: none or warp.")] = "none",
+    tracking: Annotated[str, typer.Option(help="With --estimator: subpixel or integer.")] = "subpixel",
+    confidence: Annotated[
+        str, typer.Option(help="With --estimator: none, photometric or forward-backward.")
+    ] = "photometric",
+    device: Annotated[str, typer.Option(help="With --estimator: auto, cpu, cuda or cuda:N.")] = "auto",
+    scene: Annotated[
+        list[str] | None,
+        typer.Option(help="With --estimator or --render: these scenes alone.", show_default=False),
+    ] = None,
+    size: Annotated[
+        str,
+        typer.Option(
+            metavar="WxH",
+            help="The frames' size, for archives with points between 0 and 1 that do not say it.",
+        ),
+    ] = "",
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the scores as JSON.", show_default=False),
+    ] = None,
+) -> None:
+    """Score tracks of any program against the truth: error by step, coverage, confidence.
+
+    A true track is compared with the nearest one that starts within 6 pixels of it in the same frame, by their
+    displacements from there. `auroc` is the probability that a point within 2 px of the truth has more confidence than
+    one farther off or hidden.
+    """
+    if sum(map(bool, (tracks, render, estimator))) != 1:
+        raise UsageError("name files of tracks, or --estimator, or --render")
+    if bool(tracks) != bool(truth):
+        raise UsageError("files of tracks need --truth FILE, and it needs them")
+    if render is not None:
+        from m3flow.scoring.truth import write_scenes
+
+        for video in write_scenes(render, names=_scenes(scene)):
+            typer.echo(f"{video}  {video.with_suffix('.npz').name}")
+        return
+    if estimator:
+        rows = _of_estimators(estimator, _scenes(scene), camera, tracking, confidence, device)
+    else:
+        assert tracks is not None and truth is not None
+        rows = _of_files(tracks, truth, _size(size))
+    if json_file is not None:
+        from m3flow.atomic import write_text
+
+        write_text(json_file, json.dumps(rows, indent=1) + "\n")
+    Console().print(_table(rows))
+
+
+def _of_files(tracks: list[Path], truth: Path, size: tuple[int, int] | None) -> list[dict[str, Any]]:
+    from m3flow.scoring.score import score as score_tracks
+    from m3flow.scoring.tracks import read_tracks
+
+    true = read_tracks(truth, size)
+    return [
+        {"of": str(path), "truth": str(truth), **score_tracks(read_tracks(path, size), true).as_dict()}
+        for path in tracks
+    ]
+
+
+def _of_estimators(
+    names: list[str], scenes: list[str], camera: str, tracking: str, confidence: str, device: str
+) -> list[dict[str, Any]]:
+    from m3flow.scoring.estimators import score_estimator
+    from m3flow.scoring.scenes import make_scene
+
+    rows = []
+    for scene_name in scenes:
+        scene = make_scene(scene_name)
+        for name in names:
+            for scored in score_estimator(
+                scene, name, camera=camera, trackings=[tracking], confidences=[confidence], device=device
+            ):
+                rows.append(
+                    {
+                        "of": f"{name}, {scene_name}",
+                        "camera": camera,
+                        "tracking": tracking,
+                        "confidence": confidence,
+                        **scored.score.as_dict(),
+                        "seconds_per_1000_frames": round(1000 * scored.seconds / scored.pairs, 2),
+                        "bytes_per_1000_frames": round(1000 * scored.bytes / scored.pairs),
+                    }
+                )
+    return rows
+
+
+def _scenes(names: list[str] | None) -> list[str]:
+    from m3flow.scoring.scenes import SCENES
+
+    for name in names or []:
+        if name not in SCENES:
+            raise UsageError(f"unknown scene {name!r}; choose from {', '.join(SCENES)}")
+    return names or list(SCENES)
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    """ "320x240" -> (240, 320); None for no text."""
+    if not text:
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise UsageError(f"--size is {text!r}; write it as WxH, for example 320x240")
+    return int(height), int(width)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, header_style="")
+    table.add_column("", overflow="fold")
+    for heading in (*SHOWN_STEPS, "last step", "coverage", "wrong", "AUROC", "upper half"):
+        table.add_column(heading if isinstance(heading, str) else f"step {heading}", justify="right")
+    for row in rows:
+        errors = row["error"]
+        values = [errors[step - 1] if step <= len(errors) else None for step in SHOWN_STEPS]
+        values += [errors[-1], *(row[key] for key in ("coverage", "wrong", "auroc", "upper_half"))]
+        table.add_row(row["of"], *map(_number, values))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
