@@ -23,7 +23,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from m3flow.camera.compensation import MotionEstimator
 from m3flow.flow import ESTIMATORS, estimator
 from m3flow.results.flowfile import FlowWriter, load_flow
 from m3flow.results.quantisation import quantise
+from m3flow.scoring.estimators import encode
 from m3flow.scoring.judge import LENGTH, Judge, rounded
 from m3flow.scoring.scenes import SCENES, Scene, make_scene
 from m3flow.trajectories.motion_vectors import read_motion_vectors, trajectories_from_motion_vectors
@@ -144,20 +144,6 @@ def stored(flow: np.ndarray, codec: str) -> np.ndarray:
             writer.write(quantise(flow.copy(), BOUND))
             writer.close({"settings": {"bound": BOUND}})
         return load_flow(folder)
-
-
-def encode(path: Path, frames: np.ndarray, codec: str) -> Path:
-    """The frames as an ordinary video: x264's defaults, or MPEG-4 at a fine quantiser."""
-    options = {"crf": "20"} if codec == "libx264" else {"qmin": "3", "qmax": "3"}
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options)
-        stream.height, stream.width = frames.shape[1:]
-        stream.pix_fmt = "yuv420p"
-        for picture in frames:
-            frame = av.VideoFrame.from_ndarray(cv2.merge([picture] * 3), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 from scipy.ndimage import map_coordinates
 
 from m3flow.flow import estimator
+from m3flow.scoring.tracks import tracks_of_text
 from m3flow.videos.frames import Frames
 
 LENGTH = 15
@@ -38,7 +38,8 @@ def reference_rows(
     folder: Path, flows: dict[str, Callable[[np.ndarray], np.ndarray]]
 ) -> Iterator[dict[str, Any]]:
     """Mean and median distance from the reference after 6 and 15 steps, in pixels."""
-    tracks, starts = reference_tracks(next(folder.glob("*.traj.tsv.gz")))
+    reference = tracks_of_text(next(folder.glob("*.traj.tsv.gz")))
+    tracks, starts = reference.positions, reference.start
     frames = np.stack(list(Frames(next(folder.glob("*.avi")))))[: starts.max() + LENGTH + 1]
     moved = np.linalg.norm(tracks - tracks[:, :1], axis=-1)
     yield {"flow": "none", "tracking": "", "median": False, **distances(moved)}
@@ -51,20 +52,6 @@ def reference_rows(
                 followed = follow(used, tracks[:, 0], starts, tracking)
                 apart = np.linalg.norm(followed - tracks, axis=-1)
                 yield {"flow": name, "tracking": tracking, "median": median, **distances(apart)}
-
-
-def reference_tracks(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The trajectories at full size: positions float64 [N, 16, 2] in pixels, start frames [N].
-
-    A row holds the end frame, the mean position, …, the length, the scale, 3 columns, then 15 (x, y)
-    displacements divided by the length.
-    """
-    table = pd.read_csv(path, sep="\t", header=None).to_numpy()
-    table = table[table[:, 6] == 1]
-    steps = table[:, 10 : 10 + 2 * LENGTH].reshape(-1, LENGTH, 2) * table[:, 5, None, None]
-    walked = np.concatenate([np.zeros((len(table), 1, 2)), steps.cumsum(axis=1)], axis=1)
-    positions = walked - walked.mean(axis=1, keepdims=True) + table[:, None, 1:3]
-    return positions, table[:, 0].astype(int) - LENGTH
 
 
 def follow(flow: np.ndarray, points: np.ndarray, starts: np.ndarray, tracking: str) -> np.ndarray:

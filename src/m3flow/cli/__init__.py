@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from m3flow.cli import calibrate, doctor, extract, plan, report, score, show, status, verify
+from m3flow.cli import calibrate, doctor, extract, plan, report, score, select, show, status, verify
 from m3flow.errors import BadInput, Interrupted, UsageError
 from m3flow.version import __version__
 
@@ -34,6 +34,7 @@ doctor.register(app)
 report.register(app)
 show.register(app)
 score.register(app)
+select.register(app)
 
 
 def _version(wanted: bool) -> None:

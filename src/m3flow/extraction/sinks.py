@@ -15,6 +15,7 @@ from m3flow.results.quantisation import Piece, table
 from m3flow.results.records import Record
 from m3flow.results.trajectoryfile import TrajectoryWriter
 from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.trajectories.confidence import RELIABLE
 from m3flow.trajectories.tracking import Tracker, Windows
 from m3flow.videos.decoder import Decoded
 
@@ -70,7 +71,7 @@ class TrajectoryOutput:
     def __init__(self, path: Path, settings: TrajectorySettings, record: Record) -> None:
         self._path, self._settings, self._record = path, settings, record
         self._writer: TrajectoryWriter | None = None
-        self._inside = self._points = 0
+        self._inside = self._points = self._reliable = 0
 
     def __enter__(self) -> TrajectoryOutput:
         return self
@@ -97,6 +98,8 @@ class TrajectoryOutput:
         self._record.windows += len(types)
         self._inside += int(np.count_nonzero(types))
         self._points += types.size
+        if arrays.traj_conf is not None:
+            self._reliable += int(np.count_nonzero(np.asarray(arrays.traj_conf)[-1] >= RELIABLE))
 
     def close(self, made: dict[str, Any]) -> None:
         """Make the file final, with the provenance `made`; at least one `write` comes before."""
@@ -105,6 +108,8 @@ class TrajectoryOutput:
         self._writer.close(made)
         if self._points:
             record.outside = 1 - self._inside / self._points
+            if self._settings.confidence != "none":
+                record.reliable = self._reliable / self._points
         if record.windows == 0 and not record.reason:
             record.reason = f"too short for a trajectory of {self._settings.length} steps"
 

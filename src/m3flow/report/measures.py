@@ -40,6 +40,7 @@ MEASURES = (
     Measure(
         "outside", "trajectories", "Trajectories leaving the frame", "share of the trajectories", "Outside", share=True
     ),
+    Measure("reliable", "trajectories", "Reliable trajectories", "share of the trajectories", share=True),
     Measure("camera", "flow", "Camera found", "share of the frame pairs", "Camera found", share=True),
     Measure("windows", "trajectories", "", "windows"),
     Measure("frames", "either", "Length", "frames", "Frames"),

@@ -29,6 +29,7 @@ class Record:
     seconds: from its start to its end; of them `wait` waiting for frames.
     decode, flow, encode, track: seconds of work of each stage (they overlap).
     windows: trajectory windows; outside: share of trajectories that leave the frame.
+    reliable: share of trajectories that are reliable to their end; -1 without confidence.
     speed, speed_p95: mean and 95th percentile of the stored motion, in pixels a frame.
     saturated, still: share of pixels at the bound, and without motion.
     camera: share of frame pairs with an accepted homography; -1 where none was looked for.
@@ -53,6 +54,7 @@ class Record:
     track: float = 0.0
     windows: int = 0
     outside: float = 0.0
+    reliable: float = -1.0
     speed: float = 0.0
     speed_p95: float = 0.0
     saturated: float = 0.0

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ class Scored:
 
     Attributes
     ----------
-    scene, estimator, camera, tracking, confidence: what was scored; the estimator is "motion vectors" for a codec's.
+    scene, estimator, camera, tracking, confidence, fine: what was scored; the estimator is "motion vectors (…)" for a
+        codec's.
     score: against the truth; that of compensated flow is the motion without the camera's.
     tracks, truth: what was compared.
     pairs: frame pairs.
@@ -50,6 +52,7 @@ class Scored:
     camera: str
     tracking: str
     confidence: str
+    fine: bool
     score: Score
     tracks: Tracks
     truth: Tracks
@@ -65,10 +68,13 @@ def score_estimator(
     camera: str = "none",
     trackings: Iterable[str] = ("subpixel",),
     confidences: Iterable[str] = ("none",),
-    fine: bool = False,
+    fine: Iterable[bool] = (False,),
     device: str = "cpu",
 ) -> Iterator[Scored]:
-    """The trajectories of an estimator's flow, in 8 bits as it is stored, for each tracking and confidence."""
+    """The trajectories of an estimator's flow, in 8 bits as it is stored, for each tracking, confidence and fineness.
+
+    Fine displacements are scored in place of whole pixels; tracking integer has none.
+    """
     motion = MotionEstimator(estimator(name, device=device), camera=camera)
     frames = _frames_for(motion, scene.frames)
     found, flow_seconds = _timed(motion, frames)
@@ -76,7 +82,9 @@ def score_estimator(
     truth = true_tracks(scene, LENGTH, without_camera=camera == "warp")
     for confidence in confidences:
         evidence, evidence_seconds = _timed(_evidence, confidence, motion, frames, found)
-        for tracking in trackings:
+        for tracking, finely in product(trackings, fine):
+            if finely and tracking == "integer":
+                continue
             windows, track_seconds = _timed(
                 follow,
                 levels,
@@ -84,10 +92,10 @@ def score_estimator(
                 tracking=tracking,
                 table=table(BOUND),
                 evidence=evidence,
-                fine=fine and tracking == "subpixel",
+                fine=finely,
             )
             seconds = flow_seconds + evidence_seconds + track_seconds
-            what = (scene.name, name, camera, tracking, confidence)
+            what = (scene.name, name, camera, tracking, confidence, finely)
             yield _scored(what, windows, truth, len(scene.frames) - 1, seconds)
 
 
@@ -99,7 +107,7 @@ def score_motion_vectors(scene: Scene, codec: str) -> Scored:
     began = time.perf_counter()
     windows = next(codec_windows(vectors, LENGTH, "subpixel"))
     track_seconds = time.perf_counter() - began
-    what = (scene.name, f"motion vectors ({codec})", "none", "subpixel", "none")
+    what = (scene.name, f"motion vectors ({codec})", "none", "subpixel", "none", False)
     return _scored(what, windows, true_tracks(scene, LENGTH), len(scene.frames) - 1, seconds + track_seconds)
 
 
@@ -146,7 +154,7 @@ def encode(path: Path, frames: np.ndarray, codec: str) -> Path:
 
 
 def _scored(
-    what: tuple[str, str, str, str, str], windows: Windows, truth: Tracks, pairs: int, seconds: float
+    what: tuple[str, str, str, str, str, bool], windows: Windows, truth: Tracks, pairs: int, seconds: float
 ) -> Scored:
     features, inside, conf, fine = windows.map(np.asarray).arrays()
     tracks = tracks_of_trajectories(Trajectories(features, inside, LENGTH, {}, conf, fine))

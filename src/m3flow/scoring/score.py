@@ -57,7 +57,9 @@ def score(found: Tracks, truth: Tracks) -> Score:
     """Compare tracks with true ones.
 
     A true track is compared with the nearest found one that starts within `REACH` px of it in the same frame (or, where
-    none starts in that frame, that is there on its way); the distance is that of their displacements from there. Raises UsageError where no track starts near a true one.
+    none starts in that frame, that is there on its way); the distance is that of their displacements from there.
+
+    Raises UsageError where no track starts near a true one.
     """
     steps = min(found.steps, truth.steps)
     moved, given, confidence = _matched(found, truth, steps)
