@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from m3flow.report.measures import columns
-from m3flow.results.records import COLUMNS, read_records, record_files
+from m3flow.results.records import COLUMNS, TYPES, read_rows, record_files
 
-CHUNK = 20_000
+NUMBERS = {"run": int, **{name: kind for name, kind in TYPES.items() if kind is not str}}
+CHUNK, VIDEO = 20_000, COLUMNS.index("video")
 TIMES = ("seconds", "wait", "decode", "flow", "encode", "track")
 OF_BOTH = ("claimed", "width", "height", "host", "device", "time")
 STATUSES = ("done", "rejected", "failed")
@@ -31,15 +32,27 @@ def read_lines(folder: Path, names: Collection[str] = ()) -> pd.DataFrame:
     the trajectories in the same pass), "trajectories" for one that made trajectories alone; `run`: the number of the
     records file.
     """
-    chosen = frozenset(names)
-    pieces = [pd.DataFrame({name: [] for name in [*COLUMNS, "kind", "run"]})]
-    for run, path in enumerate(record_files(folder)):
-        kind = "trajectories" if path.name.startswith("trajectories") else "flow"
-        lines = (vars(record) for record in read_records([path]) if not chosen or record.video in chosen)
-        while chunk := list(islice(lines, CHUNK)):
-            pieces.append(pd.DataFrame(chunk, columns=COLUMNS).assign(kind=kind, run=run))
+    rows = _rows(folder, frozenset(names))
+    pieces = [_piece([])]
+    while chunk := list(islice(rows, CHUNK)):
+        pieces.append(_piece(chunk))
     filled = [piece for piece in pieces if len(piece)] or pieces
     return pd.concat(filled, ignore_index=True).sort_values("time", kind="stable", ignore_index=True)
+
+
+def _rows(folder: Path, names: frozenset[str]) -> Iterator[list[str | int]]:
+    """The texts of every line, and its kind and run."""
+    for run, path in enumerate(record_files(folder)):
+        kind = "trajectories" if path.name.startswith("trajectories") else "flow"
+        for row in read_rows(path):
+            if not names or row[VIDEO] in names:
+                yield [*row, kind, run]
+
+
+def _piece(rows: list[list[str | int]]) -> pd.DataFrame:
+    names = [*COLUMNS, "kind", "run"]
+    columns = zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True)
+    return pd.DataFrame({name: np.array(cells, NUMBERS.get(name, object)) for name, cells in columns})
 
 
 def videos_of(lines: pd.DataFrame) -> pd.DataFrame:

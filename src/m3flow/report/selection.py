@@ -17,7 +17,7 @@ from m3flow.videos.videolist import Video
 NAMED = 10  # names under each outlier
 STATUSES = ("done", "rejected", "failed")
 ROWS = 20_000
-ROW_BYTES = 2_400_000
+ROW_BYTES = 2_370_000
 REASONS = 40
 
 
@@ -220,7 +220,7 @@ def _values(numbers: pd.Series, share: bool) -> list[float | None]:
 def _rounded(value: float, share: bool) -> float:
     if value == int(value):
         return int(value)
-    rounded = round(value, 4) if share or value < 1 else float(f"{value:.3g}")
+    rounded = round(value, 3) if share or value < 1 else float(f"{value:.3g}")
     return rounded or 0
 
 

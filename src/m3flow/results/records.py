@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 from m3flow.errors import Interrupted
 
@@ -74,6 +74,8 @@ class Record:
 
 
 COLUMNS = [item.name for item in fields(Record) if item.metadata.get("stored", True)]
+TYPES = get_type_hints(Record)
+DEFAULTS = {name: str(getattr(Record(video="", status=""), name)) for name in COLUMNS}
 
 
 class RecordFile:
@@ -134,19 +136,27 @@ def record_files(folder: Path) -> list[Path]:
 
 def read_records(paths: Iterable[Path]) -> Iterator[Record]:
     """Every complete line of the given files, in order; a line cut off by a kill is left out."""
-    hints = get_type_hints(Record)
     for path in paths:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            reader = csv.reader(file)
-            columns = next(reader, [])
-            for row in reader:
-                # Jobs that begin at once may each have written the header.
-                if len(row) == len(columns) and row != columns:
-                    yield _record(dict(zip(columns, row, strict=True)), hints)
+        for row in read_rows(path):
+            yield Record(**{name: TYPES[name](text) for name, text in zip(COLUMNS, row, strict=True)})
 
 
-def _record(row: dict[str, str], hints: dict[str, Any]) -> Record:
-    return Record(**{name: hints[name](row[name]) for name in COLUMNS if name in row})
+def read_rows(path: Path) -> Iterator[list[str]]:
+    """Every complete line of a file as texts, one for each of `COLUMNS`.
+
+    Files of other versions may have further columns, which are left out, or fewer, which then have their defaults.
+    """
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        reader = csv.reader(file)
+        columns = next(reader, [])
+        # Jobs that begin at once may each have written the header.
+        complete = (row for row in reader if len(row) == len(columns) and row != columns)
+        if columns == COLUMNS:
+            yield from complete
+            return
+        for row in complete:
+            cells = dict(zip(columns, row, strict=True))
+            yield [cells.get(name, DEFAULTS[name]) for name in COLUMNS]
 
 
 def _cell(value: object) -> object:
