@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from m3flow.data import FlowClips, TrajectoryClips
 from m3flow.data.labelled_videos import classes_of, labels_of
 from m3flow.data.sampling import Window, cut, read_frames
-from m3flow.data.trajectory_clips import windows_of
+from m3flow.data.trajectory_clips import confidence_of, windows_of
 from m3flow.errors import BadInput, UsageError
 from m3flow.layout import Outputs
 from m3flow.results.flowfile import FlowWriter, load_flow
@@ -377,3 +377,34 @@ def test_flow_items_need_no_videos_without_pictures(folder: Path, flow_folder: P
         FlowClips(folder / "list.txt", flow_folder, root=tmp_path)
     with pytest.raises(UsageError, match=r"none of the 3 videos .* has flow in"):
         FlowClips(folder / "list.txt", tmp_path, root=folder)
+
+
+def test_confidence_is_cut_and_flipped_like_the_trajectories(
+    folder: Path, exact: Trajectories, tmp_path: Path
+) -> None:
+    confidence = np.random.default_rng(0).integers(0, 256, exact.traj_feat[:LENGTH].shape).astype(np.uint8)
+    _, windows, rows, columns = confidence.shape
+    path = tmp_path / f"out/trajs/data/a/clip.avi_{LENGTH}.gz"
+    with TrajectoryWriter(path, length=LENGTH, rows=rows, columns=columns, confidence=True) as writer:
+        writer.write(exact.traj_feat, exact.traj_type, confidence)
+        writer.close({"settings": {}, "source": {"width": WIDTH, "height": HEIGHT}})
+    (item,) = TrajectoryClips(
+        folder / "list.txt", tmp_path / "out", root=folder, parts=3, length=LENGTH, frames=8, stride=2,
+        crop=(64, 96), random=False,
+    )  # fmt: skip
+    assert (
+        item["confidence"].dtype == torch.uint8 and item["confidence"].shape == item["trajectories"].shape[:3]
+    )
+    start = 6  # as in `test_an_item_has_what_it_says`
+    for window in range(4):
+        for step in range(LENGTH):
+            expected = confidence[step, start + 4 * window, 2:10, 2:14]
+            np.testing.assert_array_equal(item["confidence"][window * LENGTH + step].numpy(), expected)
+    flipped = confidence_of(
+        Trajectories(exact.traj_feat, exact.traj_type, LENGTH, traj_conf=confidence),
+        [3],
+        Window(3, 16, 16, 96, 64, flip=True),
+    )
+    np.testing.assert_array_equal(flipped, confidence[:, 3, 2:10, 13:1:-1])
+    assert "confidence" not in clips(folder, random=False)[0]
+    assert windows == 26

@@ -33,6 +33,8 @@ class TrajectoryClips(LabelledVideos):
     - trajectories: int8 [T/2 · L, h//8, w//8, 2], displacements in pixels, (x, y): the L steps of the first
       window, then those of the second, …, one window for the clip's frames 0, 2, 4, …
     - types: uint8 [T/2, h//8, w//8], 1 where the points P_0 … P_{L−1} all lie inside the crop
+    - confidence: uint8 [T/2 · L, h//8, w//8], of the points P_1 … P_L of each window, where the video's file has it;
+      128 and more is reliable
     - label: int, the number of the video's class in `classes`; -1 for a video without a label
     - name: what its outputs are called
 
@@ -130,11 +132,14 @@ class TrajectoryClips(LabelledVideos):
         window = self._sampling.window(video, size, self._starts(trajectories))
         numbers = self._sampling.numbers(window)
         displacements, types = windows_of(trajectories, numbers[::TUBE], window)
-        return {
+        item = {
             "frames": torch.from_numpy(cut(read_frames(video.source, numbers, size), window)),
             "trajectories": torch.from_numpy(displacements),
             "types": torch.from_numpy(types),
         }
+        if trajectories.traj_conf is not None:
+            item["confidence"] = torch.from_numpy(confidence_of(trajectories, numbers[::TUBE], window))
+        return item
 
     def _load(self, video: Video) -> Trajectories:
         path = self.result(video)
@@ -194,6 +199,20 @@ def windows_of(
     # [2, L, t, i, j] -> [t, L, i, j, 2]
     ordered = steps.transpose(2, 1, 3, 4, 0).reshape(len(starts) * length, *shape[1:], 2)
     return np.ascontiguousarray(ordered, np.int8), types.astype(np.uint8)
+
+
+def confidence_of(trajectories: Trajectories, starts: list[int], window: Window) -> np.ndarray:
+    """The confidence in the windows that begin at `starts`, cropped and flipped: uint8 [t · L, h//8, w//8].
+
+    For a file that has it.
+    """
+    assert trajectories.traj_conf is not None
+    rows = slice(window.top // GRID, (window.top + window.height) // GRID)
+    columns = slice(window.left // GRID, (window.left + window.width) // GRID)
+    chosen = [min(start, len(trajectories.traj_type) - 1) for start in starts]
+    values = trajectories.traj_conf[:, chosen, rows, columns].swapaxes(0, 1)
+    values = values.reshape(-1, *values.shape[2:])
+    return np.ascontiguousarray(values[..., ::-1] if window.flip else values, np.uint8)
 
 
 def _stays_inside(steps: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from m3flow.results.quantisation import quantise, restore
 from m3flow.results.stored_flow import StoredFlow, stored_flow
 from m3flow.results.trajectoryfile import Trajectories, load_trajectories
 from m3flow.settings import FlowSettings
+from m3flow.trajectories.confidence import RELIABLE
 from m3flow.trajectories.tracking import GRID, track, window_starts
 from m3flow.videos.frames import DEFAULT_RATE, Frames, colour_frames
 from m3flow.videos.videolist import Video
@@ -51,6 +52,7 @@ class Moment:
     accepted: whether a homography was found for the camera.
     points: float32 [L + 1, H//8, W//8, 2], (x, y) in pixels: the trajectories that start here.
     inside: bool [H//8, W//8], whether they stay inside the frame.
+    reliable: bool [H//8, W//8], whether they are reliable to their end; None where their confidence is not known.
     """
 
     number: int
@@ -60,6 +62,7 @@ class Moment:
     accepted: bool
     points: np.ndarray
     inside: np.ndarray
+    reliable: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -99,12 +102,11 @@ class Clip(ABC):
     def pairs(self, wanted: Collection[int]) -> Iterator[Pair]:
         """The motion of the wanted frames, in order."""
 
-    def windows(self, start: int, flows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """The points float32 [L + 1, rows, columns, 2] and inside bool [rows, columns] from a start frame on."""
+    def window(self, start: int, flows: list[np.ndarray]) -> Trajectories:
+        """The one window of trajectories from a start frame on."""
         del start
         features, inside = (np.asarray(a) for a in track(np.stack(flows), length=len(flows)))
-        height, width = flows[0].shape[1:]
-        return _points(Trajectories(features, inside, len(flows)), height, width)
+        return _of_size(Trajectories(features, inside, len(flows)), *flows[0].shape[1:])
 
     def spread(self, count: int) -> list[int]:
         """Up to `count` start frames, evenly over the video; raises BadInput where there is none."""
@@ -130,11 +132,13 @@ class Clip(ABC):
     def _moment(self, start: int, held: dict[int, Pair], frame: np.ndarray | None) -> Moment:
         chain = [held[n] for n in range(start, start + self.length * self.step, self.step) if n in held]
         first = chain[0]
-        points, inside = self.windows(start, [pair.flow for pair in chain if pair.flow is not None])
+        window = self.window(start, [pair.flow for pair in chain if pair.flow is not None])
         camera = None
         if first.flow is not None and first.homography is not None:
             camera = camera_flow(first.homography, *first.flow.shape[1:])
-        return Moment(start, frame, first.flow, camera, first.accepted, points, inside)
+        points, inside = window.positions()[:, 0], window.traj_type[0] > 0
+        reliable = None if window.traj_conf is None else window.traj_conf[-1, 0] >= RELIABLE
+        return Moment(start, frame, first.flow, camera, first.accepted, points, inside, reliable)
 
     def _frames(self, wanted: Sequence[int]) -> Iterator[np.ndarray]:
         """The wanted frames in colour; none where the video is not at hand."""
@@ -182,15 +186,13 @@ class StoredClip(Clip):
                         yield Pair(number, flow, camera[0][number], bool(camera[1][number]))
                 number += 1
 
-    def windows(self, start: int, flows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def window(self, start: int, flows: list[np.ndarray]) -> Trajectories:
         if self._stored is None or start not in self._windows:
-            return super().windows(start, flows)
-        window = self._windows.index(start)
-        if window >= self._stored.traj_type.shape[0]:
-            return super().windows(start, flows)
-        one = slice(window, window + 1)
-        single = Trajectories(self._stored.traj_feat[:, one], self._stored.traj_type[one], self.length)
-        return _points(single, *flows[0].shape[1:])
+            return super().window(start, flows)
+        number = self._windows.index(start)
+        if number >= self._stored.traj_type.shape[0]:
+            return super().window(start, flows)
+        return _of_size(self._stored.window(number), *flows[0].shape[1:])
 
 
 class TrajectoriesAlone(Clip):
@@ -209,14 +211,9 @@ class TrajectoriesAlone(Clip):
     def pairs(self, wanted: Collection[int]) -> Iterator[Pair]:
         return (Pair(number, None) for number in sorted(wanted))
 
-    def windows(self, start: int, flows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def window(self, start: int, flows: list[np.ndarray]) -> Trajectories:
         del flows
-        window = self.starts.index(start)
-        one = slice(window, window + 1)
-        single = Trajectories(
-            self._stored.traj_feat[:, one], self._stored.traj_type[one], self.length, self._stored.made
-        )
-        return single.positions()[:, 0], single.traj_type[0] > 0
+        return self._stored.window(self.starts.index(start))
 
 
 class ComputedClip(Clip):
@@ -265,10 +262,9 @@ def stored_clip(video: Video, outputs: Outputs, length: int) -> Clip | None:
     return None
 
 
-def _points(single: Trajectories, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The points and the inside mask of the one window of `single`."""
-    single.made = {"source": {"height": height, "width": width}}
-    return single.positions()[:, 0], single.traj_type[0] > 0
+def _of_size(window: Trajectories, height: int, width: int) -> Trajectories:
+    """The trajectories in frames of a size that is known."""
+    return replace(window, made={"source": {"height": height, "width": width}})
 
 
 def _flow_frames(flow: StoredFlow) -> int:

@@ -14,6 +14,7 @@ from m3flow.trajectories.tracking import GRID
 DIMMED = 0.5  # the frame behind the trajectories
 LEAVES = np.array([215.0, 215.0, 215.0])  # a trajectory that leaves the frame
 STAYS = np.array([105.0, 105.0, 105.0])  # one that does not move
+FAINT = 0.3  # the opacity of trajectories that are not reliable
 EDGE = (205, 211, 219)
 APART = 8  # pixels between two trajectories' starts at the least
 SUBPIXEL = 4  # bits of a pixel that lines are placed by
@@ -35,7 +36,8 @@ def flow(field: np.ndarray, largest: float, height: int, width: int) -> np.ndarr
 def trajectories(moment: Moment, largest: float, height: int, width: int) -> np.ndarray:
     """The trajectories from their start (a dot) to their end, coloured by where they go, over the dimmed frame.
 
-    A trajectory `largest` pixels long gets the pure colour; one that leaves the frame is grey.
+    A trajectory `largest` pixels long gets the pure colour; one that leaves the frame is grey, and one that is not
+    reliable to its end is faint.
     """
     picture = frame(moment, height, width)
     picture = (picture * DIMMED).astype(np.uint8)
@@ -49,12 +51,26 @@ def trajectories(moment: Moment, largest: float, height: int, width: int) -> np.
     displacement = (points[-1] - points[0]).reshape(-1, 2)
     colours = _line_colours(displacement, inside, largest).tolist()
     thickness = 1 if scale.min() < 2 else 2
+    reliable = np.ones(len(fixed), bool)
+    if moment.reliable is not None:
+        reliable = moment.reliable[::every, ::every].reshape(-1)
     # The long ones last, so that they lie on top.
-    for index in np.argsort(np.hypot(*displacement.T), kind="stable"):
-        line, colour = fixed[index], colours[index]
+    order = np.argsort(np.hypot(*displacement.T), kind="stable")
+    faint = picture.copy()
+    _draw(faint, fixed, colours, order[~reliable[order]], thickness)
+    picture = cv2.addWeighted(faint, FAINT, picture, 1 - FAINT, 0)
+    _draw(picture, fixed, colours, order[reliable[order]], thickness)
+    return picture
+
+
+def _draw(
+    picture: np.ndarray, lines: np.ndarray, colours: list[list[int]], order: np.ndarray, thickness: int
+) -> None:
+    """Draw lines int32 [N, L + 1, 2], each with a dot at its start, into the picture."""
+    for index in order:
+        line, colour = lines[index], colours[index]
         cv2.polylines(picture, [line], False, colour, thickness, cv2.LINE_AA, SUBPIXEL)
         cv2.circle(picture, line[0].tolist(), DOT, colour, -1, cv2.LINE_AA, SUBPIXEL)
-    return picture
 
 
 def _line_colours(displacement: np.ndarray, inside: np.ndarray, largest: float) -> np.ndarray:

@@ -50,6 +50,18 @@ class Trajectories:
     traj_conf: np.ndarray | None = None
     traj_fine: np.ndarray | None = None
 
+    def window(self, number: int) -> Trajectories:
+        """The trajectories of one window alone."""
+        one = slice(number, number + 1)
+        return Trajectories(
+            self.traj_feat[:, one],
+            self.traj_type[one],
+            self.length,
+            self.made,
+            None if self.traj_conf is None else self.traj_conf[:, one],
+            None if self.traj_fine is None else self.traj_fine[:, one],
+        )
+
     def positions(self) -> np.ndarray:
         """The points P_0 … P_L of every trajectory: float32 [L+1, N, H//8, W//8, 2] in pixels, (x, y).
 

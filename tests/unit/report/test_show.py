@@ -254,3 +254,16 @@ def test_the_command_refuses_a_list(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("a.avi 0\nb.avi 1\n")
     result = CliRunner().invoke(app, ["show", str(tmp_path / "list.csv"), "--root", str(tmp_path)])
     assert isinstance(result.exception, UsageError) and "list of 2 videos" in str(result.exception)
+
+
+def test_an_unreliable_trajectory_is_faint() -> None:
+    points = np.array([[[10, 20], [10, 40]], [[20, 20], [20, 40]]], np.float32).reshape(2, 2, 1, 2)
+    black, inside = np.zeros((60, 60, 3), np.uint8), np.ones((2, 1), bool)
+    known = Moment(0, black, None, None, False, points, inside, np.array([[True], [False]]))
+    unknown = Moment(0, black, None, None, False, points, inside)
+    one, other = (
+        drawing.trajectories(moment, 10, 60, 60).astype(int).max(axis=-1) for moment in (known, unknown)
+    )
+    # Of two alike, at rows 20 and 40, the first is as bright as ever and the second is not.
+    assert np.array_equal(one[:30], other[:30]) and other[40].max() > 150
+    assert 0 < one[40].max() < 0.5 * other[40].max()
