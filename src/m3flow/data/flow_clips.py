@@ -141,7 +141,7 @@ def cut_flow(levels: np.ndarray, window: Window, bound: float) -> np.ndarray:
 
 def _levels(folder: Path, numbers: list[int], count: int) -> np.ndarray:
     """The levels uint8 [T, 2, H, W] at these frames; the last one stands in for those beyond the end."""
-    wanted = [min(number, count - 1) for number in numbers]
-    first = wanted[0]
-    part = np.concatenate(list(read_level_pairs(folder, start=first, stop=wanted[-1] + 1)))
-    return part[[number - first for number in wanted]]
+    existing = [min(number, count - 1) for number in numbers]
+    first = existing[0]
+    part = np.concatenate(list(read_level_pairs(folder, start=first, stop=existing[-1] + 1)))
+    return part[[number - first for number in existing]]

@@ -1,4 +1,4 @@
-"""What a picture of a video shows: moments of it, from stored results or computed on the spot."""
+"""Clips for pictures: moments of a video, from stored results or computed on the spot."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Moment:
     ----------
     number: of the frame, from 0.
     frame: uint8 [H, W, 3] RGB; None where the video is not at hand.
-    flow: float32 [2, H, W] pixels, without the camera's motion where that was wanted; None without flow.
+    flow: float32 [2, H, W] pixels, without the camera's motion where it was removed; None without flow.
     camera: float32 [2, H, W] pixels, the camera's motion that was taken out; None where none was looked for.
     accepted: whether a homography was found for the camera.
     points: float32 [L + 1, H//8, W//8, 2], (x, y) in pixels: the trajectories that start here.
@@ -82,7 +82,7 @@ class Clip(ABC):
     video: the video; its source is "" where only the results are at hand.
     settings: of the flow, as `FlowSettings.identity` writes them; {} for files that do not say.
     length: steps of the trajectories.
-    rate: frames a second. starts: the frames at which trajectories start.
+    rate: frames per second. starts: the frames at which trajectories start.
     computed: whether the motion was computed for the picture, and is not what is stored.
     with_camera: whether the trajectories have the camera's motion in them though the flow has not.
     """
@@ -99,8 +99,8 @@ class Clip(ABC):
         self.step = int(settings.get("step", 1))
 
     @abstractmethod
-    def pairs(self, wanted: Collection[int]) -> Iterator[Pair]:
-        """The motion of the wanted frames, in order."""
+    def pairs(self, numbers: Collection[int]) -> Iterator[Pair]:
+        """The motion from these frames on, in order."""
 
     def window(self, start: int, flows: list[np.ndarray]) -> Trajectories:
         """The one window of trajectories from a start frame on."""
@@ -140,11 +140,11 @@ class Clip(ABC):
         reliable = None if window.traj_conf is None else window.traj_conf[-1, 0] >= RELIABLE
         return Moment(start, frame, first.flow, camera, first.accepted, points, inside, reliable)
 
-    def _frames(self, wanted: Sequence[int]) -> Iterator[np.ndarray]:
-        """The wanted frames in colour; none where the video is not at hand."""
+    def _frames(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        """These frames in colour; none where the video is not at hand."""
         if not self.video.source:
             return
-        yield from colour_frames(self.video.source, wanted, int(self.settings.get("short_side", 0)))
+        yield from colour_frames(self.video.source, numbers, int(self.settings.get("short_side", 0)))
 
 
 class StoredClip(Clip):
@@ -173,12 +173,12 @@ class StoredClip(Clip):
         self._windows = window_starts(count, length, job, self.step)
         self.starts = self._windows or range(min(count, 1))
 
-    def pairs(self, wanted: Collection[int]) -> Iterator[Pair]:
+    def pairs(self, numbers: Collection[int]) -> Iterator[Pair]:
         camera = homographies_of(self._folder)
-        number = min(wanted, default=0)
-        for piece in self._flow.levels(number, max(wanted, default=0) + 1):
+        number = min(numbers, default=0)
+        for piece in self._flow.levels(number, max(numbers, default=0) + 1):
             for levels in piece:
-                if number in wanted:
+                if number in numbers:
                     flow = restore(levels, self._flow.bound)
                     if camera is None:
                         yield Pair(number, flow)
@@ -208,8 +208,8 @@ class TrajectoriesAlone(Clip):
         apart = length * self.step if settings.get("job") == "trajs" else 1
         self.starts = range(0, len(self._stored.traj_type) * apart, apart)
 
-    def pairs(self, wanted: Collection[int]) -> Iterator[Pair]:
-        return (Pair(number, None) for number in sorted(wanted))
+    def pairs(self, numbers: Collection[int]) -> Iterator[Pair]:
+        return (Pair(number, None) for number in sorted(numbers))
 
     def window(self, start: int, flows: list[np.ndarray]) -> Trajectories:
         del flows
@@ -232,13 +232,13 @@ class ComputedClip(Clip):
             raise BadInput(f"{video.source}: only {count + self.step} frame(s) decode; flow needs more")
         self.starts = window_starts(count, length, "trajs_dense", self.step) or range(1)
 
-    def pairs(self, wanted: Collection[int]) -> Iterator[Pair]:
+    def pairs(self, numbers: Collection[int]) -> Iterator[Pair]:
         flow = self._flow_settings
         earlier: deque[np.ndarray] = deque(maxlen=flow.step + 1)
         for last, frame in enumerate(Frames(self.video.source, flow.short_side)):
             earlier.append(frame)
             number = last - flow.step
-            if number not in wanted:
+            if number not in numbers:
                 continue
             motion = self._motion(np.stack([earlier[0], frame]))
             # As it would be stored: what saturates or is lost to the levels shows.

@@ -1,4 +1,4 @@
-"""The contact sheet: a few moments of a video side by side; below each other what was made of them."""
+"""The contact sheet: a few moments of a video in columns; in rows the frame, its motion and its trajectories."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _flow_row(
     marks: tuple[str, ...] = (),
 ) -> Row:
     largest = colour_wheel.scale_for(np.concatenate([np.hypot(*field).ravel() for field in fields]))
-    frames = "a frame" if clip.step == 1 else f"in {clip.step} frames"
+    frames = "per frame" if clip.step == 1 else f"in {clip.step} frames"
     panels = [drawing.flow(field, largest, *size) for field in fields]
     return Row(title, note, panels, largest, f"{largest:g} px\n{frames}", marks)
 

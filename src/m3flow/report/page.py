@@ -50,6 +50,22 @@ def write_report(
     """
     lines = _lines(outputs, videos)
     table = records_table.videos_of(lines)
+    contents = _contents(outputs, lines, table, videos, length, sheets)
+    text = _environment().get_template("page.html").render(contents)
+    # A name that is no text in any encoding is shown with marks in place of what cannot be written.
+    write_text(path, text.encode("utf-8", "replace").decode())
+    return table
+
+
+def _contents(
+    outputs: Outputs,
+    lines: pd.DataFrame,
+    table: pd.DataFrame,
+    videos: Sequence[Video],
+    length: int,
+    sheets: int,
+) -> dict[str, Any]:
+    """What the template shows, section by section."""
     made = lines[lines["status"] == "done"]
     outliers = selection.outliers(table)
     names = chosen(table, outliers, sheets)
@@ -57,36 +73,29 @@ def write_report(
     reasons, reasons_left = selection.reasons(table)
     groups = settings_used.groups(outputs, lines, table, length)
     rows = selection.rows(table, selection.classes(table.index.to_list(), videos))
-    text = (
-        _environment()
-        .get_template("page.html")
-        .render(
-            folder=str(outputs.folder),
-            version=__version__,
-            now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            tiles=summary.tiles(table, made, videos),
-            reasons=reasons,
-            reasons_left=reasons_left,
-            charts=_charts(table),
-            outliers=outliers,
-            shares={measure.column for measure in MEASURES if measure.share},
-            pictures=pictures,
-            animations=animations,
-            stages=Markup(charts.stages(summary.stages(table))) if len(made) else "",
-            rate=_rate(table),
-            machines=summary.machines(made),
-            groups=groups[: settings_used.GROUPS],
-            files_read=sum(group.count for group in groups),
-            differences=settings_used.differences(groups),
-            rows=_script_safe(rows.rows),
-            about=_script_safe(json.dumps(_about(outputs, videos, table, rows, length))),
-            css=_resource("page.css"),
-            script=_resource("page.js"),
-        )
-    )
-    # A name that is no text in any encoding is shown with marks in place of what cannot be written.
-    write_text(path, text.encode("utf-8", "replace").decode())
-    return table
+    return {
+        "folder": str(outputs.folder),
+        "version": __version__,
+        "now": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "tiles": summary.tiles(table, made, videos),
+        "differences": settings_used.differences(groups),
+        "reasons": reasons,
+        "reasons_left": reasons_left,
+        "charts": _charts(table),
+        "outliers": outliers,
+        "shares": {measure.column for measure in MEASURES if measure.share},
+        "pictures": pictures,
+        "animations": animations,
+        "stages": Markup(charts.stages(summary.stages(table))) if len(made) else "",
+        "rate": _rate(table),
+        "machines": summary.machines(made),
+        "groups": groups[: settings_used.GROUPS],
+        "files_read": sum(group.count for group in groups),
+        "rows": _script_safe(rows.rows),
+        "about": _script_safe(json.dumps(_about(outputs, videos, table, rows, length))),
+        "css": _resource("page.css"),
+        "script": _resource("page.js"),
+    }
 
 
 def described(path: Path, table: pd.DataFrame) -> str:
