@@ -140,8 +140,8 @@ def status(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 def job(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """A flow job of the first shard of a long list on a real Slurm: from its start to its first decoded video."""
     sys.path[:0] = [str(REPOSITORY / "tests")]
-    from clips import clip
     from slurm.cluster import Cluster
+    from support.clips import clip
 
     shard = {"videos": arguments.shard}
     names = data_set(folder, arguments.videos, files=False, shard=shard, flow={"estimator": "dis"})
