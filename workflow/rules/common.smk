@@ -1,4 +1,5 @@
 import math
+import sys
 
 from snakemake.exceptions import WorkflowError
 from snakemake.io import contains_wildcard
@@ -53,6 +54,14 @@ wildcard_constraints:
     video=".+",
 
 
+def done(kind):
+    return str(outputs.shard_done(experiment.videos.name, kind, "{shard}"))
+
+
+def shard_log(kind):
+    return str(outputs.shard_log(experiment.videos.name, kind, "{shard}"))
+
+
 def targets(wildcards):
     """The trajectories of every video, and its flow where it is kept; or what says that a shard is done."""
     if experiment.granularity == "shard":
@@ -104,3 +113,13 @@ def run_minutes(kind):
         return time_limit(expected, attempt)
 
     return minutes
+
+
+def report_so_far(wildcards):
+    """The report, where there is one and Snakemake is asked for its own: no run waits for it."""
+    asked = any(
+        argument == "--report" or argument.startswith("--report=")
+        for argument in sys.argv
+    )
+    made = outputs.report.exists() and outputs.summary.exists()
+    return [str(outputs.report), str(outputs.summary)] if asked and made else []

@@ -2,8 +2,6 @@
 # and the table of counts into Snakemake's own report. Its inputs are the records of all jobs so far, whether or not
 # these went well; no job of the list has to be done for it.
 
-import sys
-
 
 rule report:
     output:
@@ -28,13 +26,3 @@ rule report:
         records=records_so_far,
     script:
         "../scripts/report.py"
-
-
-def report_so_far(wildcards):
-    """The report, where there is one and Snakemake is asked for its own: no run waits for it."""
-    asked = any(
-        argument == "--report" or argument.startswith("--report=")
-        for argument in sys.argv
-    )
-    made = outputs.report.exists() and outputs.summary.exists()
-    return [str(outputs.report), str(outputs.summary)] if asked and made else []

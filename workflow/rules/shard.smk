@@ -10,14 +10,6 @@ signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 shell.prefix("trap : TERM; ")
 
 
-def done(kind):
-    return str(outputs.shard_done(experiment.videos.name, kind, "{shard}"))
-
-
-def shard_log(kind):
-    return str(outputs.shard_log(experiment.videos.name, kind, "{shard}"))
-
-
 wildcard_constraints:
     shard=r"\d+",
 
