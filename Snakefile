@@ -1,7 +1,9 @@
 # From a list of videos to optical flow and trajectories. What is made: config.yaml; where: profiles/.
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version, validate
 
-from m3flow.experiment.config import typed
+from m3flow.errors import UsageError
+from m3flow.experiment.config import Experiment, typed
 
 min_version("9.0")
 
@@ -13,6 +15,11 @@ configfile: "config.yaml"
 config.update(
     {key: typed(value) for key, value in config.items() if isinstance(value, dict)}
 )
+try:
+    # One line for each mistake; the schema would answer with itself.
+    Experiment.of(config)
+except UsageError as error:
+    raise WorkflowError(str(error))
 validate(config, "workflow/schemas/config.schema.yaml")
 
 

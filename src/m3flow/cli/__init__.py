@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -16,6 +17,9 @@ stored as video, then dense motion trajectories, stored as compressed pickles.
 
 Exit status: 0 every video has its output; 3 all done, but some videos were rejected (bad input, named with
 the reason); 2 wrong usage or a bad list, nothing was started; 1 a failure of ours, or stopped: run again."""
+
+# The parser's errors about options and arguments; typer itself names only this kind of them.
+WRONG_CALL: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
     name="m3flow",
@@ -55,7 +59,10 @@ def _options(
 def main() -> None:
     """The console script: runs a command and turns our errors into one line and the exit status."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except WRONG_CALL as error:
+        _complain(_wrong_call(error))
+        sys.exit(2)
     except UsageError as error:
         _complain(str(error))
         sys.exit(2)
@@ -68,6 +75,12 @@ def main() -> None:
     except OSError as error:
         _complain(f"{error.filename or 'the system'}: {error.strerror or error}")
         sys.exit(1)
+
+
+def _wrong_call(error: Any) -> str:
+    context = error.ctx
+    command = "m3flow" if context is None else context.command_path
+    return f"{' '.join(error.format_message().split()).rstrip('.')} (see {command} --help)"
 
 
 def _complain(text: str) -> None:

@@ -13,6 +13,7 @@ from m3flow.cli.experiment import (
     Config,
     OptionalList,
     OptionalOutput,
+    OptionalParts,
     OptionalRoot,
     Settings,
     experiment_of,
@@ -47,6 +48,7 @@ def calibrate(
     config: Config = Path("config.yaml"),
     root: OptionalRoot = None,
     output: OptionalOutput = None,
+    parts: OptionalParts = None,
     set_: Settings = None,
     cluster: Annotated[
         str, typer.Option(help="local: on this machine, now. slurm: in one job of a cluster.")
@@ -67,7 +69,8 @@ def calibrate(
     """
     from rich.console import Console
 
-    experiment = experiment_of(config, list_file, root, output, set_)
+    options = {"videos": list_file, "root": root, "output": output, "layout.parts": parts}
+    experiment = experiment_of(config, set_, options)
     if cluster == "local":
         from m3flow.experiment.calibrate import calibrate as measure
 

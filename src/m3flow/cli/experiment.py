@@ -1,7 +1,8 @@
-"""The experiment that a command is about: config.yaml, with what the command line sets over it."""
+"""The experiment that a command is about: config.yaml, with what the command line puts over it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,55 +10,129 @@ import typer
 import yaml
 
 from m3flow.errors import UsageError
-from m3flow.experiment.config import Experiment, read_config
+from m3flow.experiment.config import SECTIONS, Experiment, every_key, read_config
+from m3flow.settings import SettingsError
 
 Config = Annotated[
-    Path, typer.Option(help="The configuration; left out where it does not exist and a LIST is given.")
+    Path, typer.Option(help="The configuration; optional where a LIST is given and the file does not exist.")
 ]
 OptionalList = Annotated[
     str | None,
-    typer.Argument(metavar="[LIST]", help="The list of videos; else the one that the configuration names."),
+    typer.Argument(
+        metavar="[LIST]",
+        help="The list of videos, a folder or one video; by default what the configuration names.",
+        show_default=False,
+    ),
 ]
 OptionalRoot = Annotated[
-    Path | None, typer.Option("--root", help="In place of the configuration's `root`.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--root", help="The folder that relative paths of the list are taken from.", show_default=False
+    ),
 ]
 OptionalOutput = Annotated[
-    Path | None,
-    typer.Option("--output", help="In place of the configuration's `output`.", show_default=False),
+    Path | None, typer.Option("--output", "-o", help="The folder for the results.", show_default=False)
+]
+OptionalParts = Annotated[
+    int | None,
+    typer.Option(
+        "--parts",
+        min=1,
+        help="Number of last parts of a video's path that name its outputs.",
+        show_default=False,
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="In place of a key of the configuration, such as flow.estimator=dis; may be repeated.",
+        help="A key of the configuration, such as flow.step=2, or a parameter of the estimator, such as levels=3 "
+        "(short for flow.parameters.levels=3). Repeatable.",
     ),
 ]
 
 
-def experiment_of(
-    config: Path, list_file: str | None, root: Path | None, output: Path | None, settings: list[str] | None
-) -> Experiment:
-    """The experiment of a configuration file, with the list, the folders and single keys replaced.
+class Configuration:
+    """The keys of config.yaml with the options of a command over them.
 
-    Raises UsageError where neither a configuration nor a list is there, and for settings that cannot be.
+    Attributes
+    ----------
+    values: as in config.yaml.
+    given: the keys that the command line set, such as `flow.step`.
     """
-    if not config.exists() and list_file is None:
+
+    def __init__(self, values: dict[str, Any] | None = None) -> None:
+        self.values = values or {}
+        self.given: set[str] = set()
+        self._options: set[str] = set()
+
+    def put(self, options: Mapping[str, Any]) -> Configuration:
+        """Take over the values of options by their keys; None is an option that was not given."""
+        for key, value in options.items():
+            if value is not None:
+                self._put(key, str(value) if isinstance(value, Path) else value)
+                self._options.add(key)
+        return self
+
+    def set(self, settings: list[str] | None) -> Configuration:
+        """Take over `KEY=VALUE` texts of --set; raises UsageError for one of another form."""
+        for setting in settings or []:
+            key, equals, text = setting.partition("=")
+            if not equals or not key:
+                raise UsageError(f"--set {setting!r}: write it as key=value, for example --set flow.step=2")
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise UsageError(f"--set {setting!r}: the value is not YAML") from error
+            if _is_parameter(key):
+                key = f"flow.parameters.{key}"
+            self._put(key, value)
+            self._options.discard(key)
+        return self
+
+    def experiment(self) -> Experiment:
+        """The experiment; raises UsageError, naming options where these have set what is wrong."""
+        try:
+            return Experiment.of(self.values)
+        except SettingsError as error:
+            raise SettingsError([(self._shown(key), text) for key, text in error.problems]) from error
+
+    def _put(self, key: str, value: Any) -> None:
+        self.given.add(key)
+        *sections, name = key.split(".")
+        values = self.values
+        for section in sections:
+            inner = values.get(section)
+            if inner is not None and not isinstance(inner, dict):
+                return  # the section itself is refused
+            values[section] = values = dict(inner or {})
+        values[name] = value
+
+    def _shown(self, key: str) -> str:
+        if key not in self._options:
+            return f"--set {key}" if key in self.given else key
+        section, _, name = key.rpartition(".")
+        if key == "videos":
+            return "LIST"
+        return f"--limit {name}" if section == "limits" else f"--{name.replace('_', '-')}"
+
+
+def _is_parameter(name: str) -> bool:
+    """Whether a key of --set is a parameter of an estimator, and no key of the configuration."""
+    from m3flow.flow import ESTIMATORS
+
+    if "." in name or name in every_key() or name in SECTIONS:
+        return False
+    return any(name in entry.parameters.__dataclass_fields__ for entry in ESTIMATORS.values())
+
+
+def experiment_of(config: Path, settings: list[str] | None, options: Mapping[str, Any]) -> Experiment:
+    """The experiment of a configuration file, with options (by their keys) and settings over it.
+
+    Raises UsageError where neither a configuration nor a list is there, and for settings that cannot be used.
+    """
+    if not config.exists() and options.get("videos") is None:
         raise UsageError(f"no LIST given, and there is no {config}; see --help")
-    values: dict[str, Any] = read_config(config) if config.exists() else {}
-    for key, value in (("videos", list_file), ("root", root), ("output", output)):
-        if value is not None:
-            values[key] = str(value)
-    for setting in settings or []:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise UsageError(
-                f"--set {setting!r}: write it as key=value, for example --set flow.estimator=dis"
-            )
-        section, dot, name = key.partition(".")
-        value = yaml.safe_load(text)
-        if dot:
-            values[section] = {**(values.get(section) or {}), name: value}
-        else:
-            values[section] = value
-    return Experiment.of(values)
+    configuration = Configuration(read_config(config) if config.exists() else {})
+    return configuration.put(options).set(settings).experiment()

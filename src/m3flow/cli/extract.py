@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from m3flow.cli.experiment import Configuration, Settings
 from m3flow.cli.options import (
     Exclude,
     Gpus,
@@ -18,14 +20,10 @@ from m3flow.cli.options import (
     Workers,
     checked_output,
     limits,
-    parameters,
 )
-from m3flow.videos.videolist import VideoList
 
 if TYPE_CHECKING:
-    from m3flow.extraction.work import Work
-    from m3flow.settings import FlowSettings
-    from m3flow.videos.videolist import Video
+    from m3flow.experiment.config import Experiment
 
 FLOW_EXAMPLES = """**Examples**
 
@@ -58,10 +56,7 @@ def flow(
     output: Output,
     root: Root = Path(),
     estimator: Annotated[str, typer.Option(help="farneback, tvl1, brox or dis.")] = "farneback",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the estimator; may be repeated."),
-    ] = None,
+    set_: Settings = None,
     backend: Annotated[
         str, typer.Option(help="auto, torch or opencv; auto is torch on a GPU where there is one.")
     ] = "auto",
@@ -92,30 +87,29 @@ def flow(
 
     What is already there, made with the same settings from the same source, is kept.
     """
-    from m3flow.extraction.work import Work
-    from m3flow.settings import FlowSettings
-
-    settings = FlowSettings(
-        estimator=estimator,
-        parameters=parameters(set_ or []),
-        camera=camera,  # type: ignore[arg-type]
-        scheme=scheme,  # type: ignore[arg-type]
-        bound=bound,
-        step=step,
-        codec=codec,  # type: ignore[arg-type]
-        short_side=short_side,
-    )
-    _check_device(settings, backend, device)
-    chosen = VideoList(Path(videos), root, parts, exclude).read()
-    work = Work(
-        outputs=checked_output(output),
-        flow=settings,
-        backend=backend,
-        device=device,
-        batch=batch,
-        limits=limits(limit),
-    )
-    _run("flow", chosen, work, workers, gpus)
+    options = {
+        "videos": videos,
+        "root": root,
+        "output": output,
+        "exclude": exclude,
+        "layout.parts": parts,
+        "flow.estimator": estimator,
+        "flow.camera": camera,
+        "flow.scheme": scheme,
+        "flow.bound": bound,
+        "flow.step": step,
+        "flow.codec": codec,
+        "flow.short_side": short_side,
+        "run.backend": backend,
+        "run.device": device,
+        "run.batch": batch,
+        "run.workers": workers,
+        "run.gpus": gpus,
+        **limits(limit),
+    }
+    experiment = Configuration().put(options).set(set_).experiment()
+    _check_device(experiment)
+    _run("flow", experiment)
 
 
 def trajectories(
@@ -165,49 +159,68 @@ def trajectories(
     They follow the flow that `m3flow flow` left in the same output folder; job mvs reads the videos instead.
     What is already there, made with the same settings from the same flow, is kept.
     """
-    from m3flow.errors import UsageError
-    from m3flow.extraction.work import Work
-    from m3flow.flow.device import torch_device
-    from m3flow.settings import TrajectorySettings
+    options = {
+        "videos": videos,
+        "root": root,
+        "output": output,
+        "exclude": exclude,
+        "layout.parts": parts,
+        "trajectories.length": length,
+        "trajectories.job": job,
+        "trajectories.tracking": tracking,
+        "trajectories.track": track,
+        "trajectories.confidence": confidence,
+        "trajectories.fine": fine,
+        "run.device": device,
+        "run.workers": workers,
+        "run.gpus": gpus,
+        **limits(limit),
+    }
+    experiment = Configuration().put(options).experiment()
+    _check_tracking_device(experiment)
+    _run("trajectories", experiment)
 
-    settings = TrajectorySettings(
-        length=length,
-        job=job,  # type: ignore[arg-type]
-        tracking=tracking,  # type: ignore[arg-type]
-        track=track,  # type: ignore[arg-type]
-        confidence=confidence,  # type: ignore[arg-type]
-        fine=fine,
-    )
-    chosen = VideoList(Path(videos), root, parts, exclude).read()
-    work = Work(outputs=checked_output(output), trajectories=settings, device=device, limits=limits(limit))
-    if not device.startswith(("auto", "cpu", "cuda")):
-        raise UsageError(f"unknown device {device!r}; choose from auto, cpu, cuda, cuda:N")
-    if device.startswith("cuda") and not work.reads_codec:
-        torch_device(device)
-    _run("trajectories", chosen, work, workers, gpus)
 
-
-def _check_device(settings: FlowSettings, backend: str, device: str) -> None:
+def _check_device(experiment: Experiment) -> None:
     """Refuse an estimator, backend or device that cannot be had before anything is started."""
     from m3flow.flow import ESTIMATORS
     from m3flow.flow.device import choose
 
-    choose(settings.estimator, tuple(ESTIMATORS[settings.estimator].backends), backend, device)
+    name, run = experiment.flow.estimator, experiment.run
+    choose(name, tuple(ESTIMATORS[name].backends), run.backend, run.device)
 
 
-def _run(title: str, videos: list[Video], work: Work, workers: int, gpus: int) -> None:
+def _check_tracking_device(experiment: Experiment) -> None:
+    """Refuse a device for tracking that is unknown or not there."""
+    from m3flow.errors import UsageError
+    from m3flow.flow.device import torch_device
+
+    device = experiment.run.device
+    if not device.startswith(("auto", "cpu", "cuda")):
+        raise UsageError(f"unknown device {device!r}; choose from auto, cpu, cuda, cuda:N")
+    if device.startswith("cuda") and experiment.wants_flow:
+        torch_device(device)
+
+
+def _run(kind: str, experiment: Experiment) -> None:
+    from m3flow.experiment.jobs import work_of
     from m3flow.extraction.dispatch import worker_config
     from m3flow.extraction.run import execute
     from m3flow.results.records import new_record_path
 
+    videos = experiment.videos.read()
+    # A job of the workflow tracks on the CPU; the command tracks where it is told to.
+    work = replace(work_of(experiment, kind), device=experiment.run.device)
+    workers, gpus = experiment.run.workers, experiment.run.gpus
     worker_config(work, len(videos), workers, gpus)  # refused before any file is made
-    records = new_record_path(work.outputs.records, title)
+    outputs = checked_output(experiment.output)
+    records = new_record_path(outputs.records, kind)
     status = execute(
-        title,
+        kind,
         videos,
         work,
         records=records,
-        log_file=work.outputs.logs / f"{records.stem}.log",
+        log_file=outputs.log(records.stem),
         workers=workers,
         gpus=gpus,
     )

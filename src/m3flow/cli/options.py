@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-import yaml
 
 from m3flow.errors import UsageError
+from m3flow.experiment.config import keys_of
 from m3flow.layout import Outputs
-
-if TYPE_CHECKING:
-    from m3flow.videos.decoder import Limits
 
 List = Annotated[
     str,
@@ -26,9 +22,11 @@ List = Annotated[
     ),
 ]
 Root = Annotated[Path, typer.Option(help="The folder that relative paths of the list are taken from.")]
-Output = Annotated[Path, typer.Option(help="The folder that the results go to.", show_default=False)]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="The folder for the results.", show_default=False)
+]
 Parts = Annotated[
-    int, typer.Option(min=1, help="How many last parts of a video's path name its outputs (`layout.parts`).")
+    int, typer.Option(min=1, help="Number of last parts of a video's path that name its outputs.")
 ]
 Workers = Annotated[
     int,
@@ -56,21 +54,20 @@ Exclude = Annotated[
 ]
 
 
-def limits(pairs: list[str] | None) -> Limits:
-    """`name=value` texts as the limits of decoding."""
-    from m3flow.videos.decoder import Limits
-
+def limits(pairs: list[str] | None) -> dict[str, Any]:
+    """`name=value` texts as values of the keys `limits.<name>`."""
     values: dict[str, Any] = {}
-    names = [item.name for item in fields(Limits)]
+    names = keys_of("limits")
     for pair in pairs or []:
         name, _, value = pair.partition("=")
         if name not in names:
             raise UsageError(f"--limit {pair!r}: write it as name=value with a name of {', '.join(names)}")
         try:
-            values[name] = int(value) if name == "frames" else float(value)
+            values[f"limits.{name}"] = int(value) if name == "frames" else float(value)
         except ValueError as error:
-            raise UsageError(f"--limit {pair!r}: {value!r} is not a number") from error
-    return Limits(**values)
+            kind = "a whole number" if name == "frames" else "a number"
+            raise UsageError(f"--limit {pair!r}: {value!r} is not {kind}") from error
+    return values
 
 
 def checked_output(folder: Path) -> Outputs:
@@ -83,14 +80,3 @@ def checked_output(folder: Path) -> Outputs:
     except OSError as error:
         raise UsageError(f"--output {folder}: {error.strerror}") from error
     return Outputs(folder)
-
-
-def parameters(pairs: list[str]) -> dict[str, Any]:
-    """`name=value` texts as a dict; values are read as numbers and booleans where they are some."""
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--set {pair!r}: write it as name=value, for example --set levels=3")
-        values[name] = yaml.safe_load(value)
-    return values

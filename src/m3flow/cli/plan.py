@@ -12,6 +12,7 @@ from m3flow.cli.experiment import (
     Config,
     OptionalList,
     OptionalOutput,
+    OptionalParts,
     OptionalRoot,
     Settings,
     experiment_of,
@@ -41,6 +42,7 @@ def plan(
     config: Config = Path("config.yaml"),
     root: OptionalRoot = None,
     output: OptionalOutput = None,
+    parts: OptionalParts = None,
     set_: Settings = None,
     by_class: Annotated[bool, typer.Option("--by-class", help="Show each class of videos too.")] = False,
     json_file: Annotated[
@@ -57,7 +59,8 @@ def plan(
     from m3flow.atomic import write_text
     from m3flow.experiment.forecast import forecast
 
-    experiment = experiment_of(config, list_file, root, output, set_)
+    options = {"videos": list_file, "root": root, "output": output, "layout.parts": parts}
+    experiment = experiment_of(config, set_, options)
     found = forecast(experiment)
     if json_file is not None:
         write_text(json_file, json.dumps(found.as_dict(), indent=1) + "\n")

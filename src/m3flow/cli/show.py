@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from m3flow.cli.experiment import Configuration
 from m3flow.cli.options import Parts, Root
 from m3flow.errors import BadInput, UsageError
 
@@ -85,9 +86,9 @@ def show(
     from m3flow.layout import Outputs
     from m3flow.report.clip import stored_clip
     from m3flow.report.film import write_film
-    from m3flow.settings import FlowSettings
 
-    settings = FlowSettings(estimator=estimator, camera=camera)  # type: ignore[arg-type]
+    options = {"videos": video, "flow.estimator": estimator, "flow.camera": camera}
+    settings = Configuration().put(options).experiment().flow
     outputs = None if output is None else Outputs(output)
     one = _video(video, root, parts, length, outputs)
     clip = (stored_clip(one, outputs, length) if outputs else None) or _computed(

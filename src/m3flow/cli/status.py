@@ -13,6 +13,7 @@ from m3flow.cli.experiment import (
     Config,
     OptionalList,
     OptionalOutput,
+    OptionalParts,
     OptionalRoot,
     Settings,
     experiment_of,
@@ -43,6 +44,7 @@ def status(
     config: Config = Path("config.yaml"),
     root: OptionalRoot = None,
     output: OptionalOutput = None,
+    parts: OptionalParts = None,
     set_: Settings = None,
     watch: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Show it again so often; 0 shows it once.")
@@ -61,7 +63,8 @@ def status(
     from m3flow.atomic import write_text
     from m3flow.experiment.status import status_of
 
-    experiment = experiment_of(config, list_file, root, output, set_)
+    options = {"videos": list_file, "root": root, "output": output, "layout.parts": parts}
+    experiment = experiment_of(config, set_, options)
     videos = experiment.videos.read()
     found = status_of(experiment, videos)
     if json_file is not None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from m3flow.cli.options import Exclude, LimitPairs, Parts, Root, Workers, limits, parameters
+from m3flow.cli.experiment import Configuration, OptionalParts, OptionalRoot
+from m3flow.cli.options import Exclude, LimitPairs, Workers, limits
 from m3flow.errors import UsageError
+from m3flow.experiment.config import read_config
 
 if TYPE_CHECKING:
     from m3flow.experiment.config import Experiment
@@ -54,7 +55,8 @@ def verify(
         bool, typer.Option("--input", help="Read every video through and write a table of what they are.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(help="Check the results in this folder.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", help="Check the results in this folder.", show_default=False),
     ] = None,
     config: Annotated[
         Path | None,
@@ -63,8 +65,8 @@ def verify(
             show_default=False,
         ),
     ] = None,
-    root: Root = Path(),
-    parts: Parts = 3,
+    root: OptionalRoot = None,
+    parts: OptionalParts = None,
     table: Annotated[
         Path, typer.Option(help="With --input: the table to write, which --exclude takes as it is.")
     ] = Path("inventory.csv"),
@@ -77,7 +79,12 @@ def verify(
     estimator: Annotated[str | None, typer.Option(help="The estimator.", **COMPARED)] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the estimator.", **COMPARED),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A key of the configuration, or a parameter of the estimator. Repeatable.",
+            **COMPARED,
+        ),
     ] = None,
     camera: Annotated[str | None, typer.Option(help="warp or none.", **COMPARED)] = None,
     scheme: Annotated[
@@ -90,8 +97,9 @@ def verify(
         int | None, typer.Option(help="The short side frames were resized to.", **COMPARED)
     ] = None,
     length: Annotated[
-        int, typer.Option(help="Steps of the trajectories, which are in their names.", **COMPARED)
-    ] = 6,
+        int | None,
+        typer.Option(help="Steps of the trajectories, which are in their names; 6 if not given.", **COMPARED),
+    ] = None,
     job: Annotated[str | None, typer.Option(help="trajs_dense, trajs or mvs.", **COMPARED)] = None,
     tracking: Annotated[str | None, typer.Option(help="subpixel or integer.", **COMPARED)] = None,
     track: Annotated[str | None, typer.Option(help="motion or pixels.", **COMPARED)] = None,
@@ -111,85 +119,73 @@ def verify(
     Exit status: 0 all is well, 3 something is wrong (named, with the reason), 2 wrong usage, 1 a failure of
     ours.
     """
-    from m3flow.experiment.config import Experiment, read_config
-    from m3flow.videos.videolist import VideoList
-
-    experiment = Experiment.of(read_config(config)) if config else None
-    if videos is None and experiment is None:
+    if videos is None and config is None:
         raise UsageError("name a list or a video, or a configuration with --config")
     if input_ and (output is not None or repair):
         raise UsageError("--input checks the videos; --output and --repair are for the results")
-    if not input_ and output is None and experiment is None:
+    if not input_ and output is None and config is None:
         raise UsageError("say what to check: --input, --output DIR or --config FILE")
-    video_list = (
-        replace(
-            experiment.videos,
-            file=Path(videos) if videos else experiment.videos.file,
-            exclude=exclude or experiment.videos.exclude,
-        )
-        if experiment
-        else VideoList(Path(videos or ""), root, parts, exclude)
-    )
-    chosen = video_list.read()
-    bounds = experiment.limits if experiment and not limit else limits(limit)
-    if input_:
-        raise typer.Exit(_input(chosen, table, workers, bounds))
-    flow = {
-        "estimator": estimator,
-        "parameters": parameters(set_ or []) or None,
-        "camera": camera,
-        "scheme": scheme,
-        "bound": bound,
-        "step": step,
-        "codec": codec,
-        "short_side": short_side,
+    options = {
+        "videos": videos,
+        "root": root,
+        "output": output,
+        "exclude": exclude,
+        "layout.parts": parts,
+        "flow.estimator": estimator,
+        "flow.camera": camera,
+        "flow.scheme": scheme,
+        "flow.bound": bound,
+        "flow.step": step,
+        "flow.codec": codec,
+        "flow.short_side": short_side,
+        "trajectories.length": length,
+        "trajectories.job": job,
+        "trajectories.tracking": tracking,
+        "trajectories.track": track,
+        **limits(limit),
     }
-    raise typer.Exit(
-        _results(
-            chosen,
-            _wanted_by(experiment, output, bounds)
-            if experiment
-            else _wanted(
-                output, flow, {"length": length, "job": job, "tracking": tracking, "track": track}, bounds
-            ),
-            workers,
-            repair,
-        )
-    )
+    configuration = Configuration(read_config(config) if config else None).put(options).set(set_)
+    experiment = configuration.experiment()
+    chosen = experiment.videos.read()
+    if input_:
+        raise typer.Exit(_input(chosen, table, workers, experiment.limits))
+    given = None if config else configuration.given
+    raise typer.Exit(_results(chosen, _wanted(experiment, given), workers, repair))
 
 
-def _wanted_by(experiment: Experiment, output: Path | None, bounds: Any) -> Wanted:
-    from m3flow.layout import Outputs
+def _wanted(experiment: Experiment, given: set[str] | None) -> Wanted:
+    """What the results must be: all that the experiment says, or, of its settings, the given keys alone.
+
+    With given keys, flow and trajectories are only looked for where the folder has some.
+    """
     from m3flow.results.verify import Wanted
 
-    return Wanted(
-        outputs=Outputs(output) if output else experiment.outputs,
-        flow=experiment.wants_flow and experiment.keep_flow,
-        length=experiment.trajectories.length,
-        flow_settings=experiment.flow.identity() if experiment.wants_flow else {},
-        trajectory_settings=experiment.trajectories.identity(),
-        limits=bounds,
-    )
-
-
-def _wanted(output: Path | None, flow: dict[str, Any], trajectories: dict[str, Any], bounds: Any) -> Wanted:
-    from m3flow.layout import Outputs
-    from m3flow.results.verify import Wanted
-
-    assert output is not None
-    outputs = Outputs(output)
-    has_flow, has_trajectories = outputs.flows.is_dir(), outputs.trajs.is_dir()
-    if not has_flow and not has_trajectories:
-        raise UsageError(f"--output {output}: has neither flows/ nor trajs/")
+    flow = experiment.flow.identity() if experiment.wants_flow else {}
+    trajectories = experiment.trajectories.identity()
+    outputs = experiment.outputs
+    wants_flow, wants_trajectories = experiment.wants_flow and experiment.keep_flow, True
+    if given is not None:
+        flow |= {"parameters": experiment.flow.parameters}
+        flow = {key: value for key, value in flow.items() if _is_given("flow", key, given)}
+        trajectories = {
+            key: value for key, value in trajectories.items() if _is_given("trajectories", key, given)
+        }
+        wants_flow, wants_trajectories = outputs.flows.is_dir(), outputs.trajs.is_dir()
+        if not wants_flow and not wants_trajectories:
+            raise UsageError(f"--output {outputs.folder}: has neither flows/ nor trajs/")
     return Wanted(
         outputs=outputs,
-        flow=has_flow,
-        trajectories=has_trajectories,
-        length=trajectories["length"],
-        flow_settings={name: value for name, value in flow.items() if value is not None},
-        trajectory_settings={name: value for name, value in trajectories.items() if value is not None},
-        limits=bounds,
+        flow=wants_flow,
+        trajectories=wants_trajectories,
+        length=experiment.trajectories.length,
+        flow_settings=flow,
+        trajectory_settings=trajectories,
+        limits=experiment.limits,
     )
+
+
+def _is_given(section: str, key: str, given: set[str]) -> bool:
+    return any(name == f"{section}.{key}" or name.startswith(f"{section}.{key}.") for name in given)
 
 
 def _input(videos: Sequence[Video], table: Path, workers: int, bounds: Any) -> int:

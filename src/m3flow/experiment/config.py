@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from m3flow.errors import UsageError
 from m3flow.layout import Outputs
-from m3flow.settings import FLOW_BACK_NOT_STORED, FlowSettings, TrajectorySettings
+from m3flow.settings import (
+    FLOW_BACK_NOT_STORED,
+    FlowSettings,
+    SettingsError,
+    TrajectorySettings,
+    number,
+    problems_of,
+    refuse,
+    shown,
+)
 from m3flow.videos.decoder import Limits
 from m3flow.videos.videolist import VideoList
 
-GRANULARITIES = ("video", "shard")
+Granularity = Literal["video", "shard"]
 
 
 def typed(value: Any) -> Any:
@@ -62,16 +72,13 @@ class ShardSettings:
     calibration: the file that `m3flow calibrate` wrote; looked for only with `videos: auto`.
     """
 
-    videos: int | str = 256
-    minutes: float = 60.0
+    videos: int | Literal["auto"] = number(256, least=1)
+    minutes: float = number(60.0, above=0)
     one_pass: bool = False
     calibration: str = "calibration.json"
 
     def __post_init__(self) -> None:
-        if self.videos != "auto" and (not isinstance(self.videos, int) or self.videos < 1):
-            raise UsageError(f"shard.videos is {self.videos!r}; it must be 1 or more, or auto")
-        if not self.minutes > 0:
-            raise UsageError(f"shard.minutes is {self.minutes}; it must be more than 0")
+        refuse(problems_of(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +93,70 @@ class RunSettings:
     gpus: GPUs of a shard job; 0 takes all that it was given.
     """
 
-    backend: str = "auto"
+    backend: Literal["auto", "torch", "opencv"] = "auto"
     device: str = "auto"
-    batch: int = 0
-    workers: int = 0
-    gpus: int = 0
+    batch: int = number(0, least=0)
+    workers: int = number(0, least=0)
+    gpus: int = number(0, least=0)
+
+    def __post_init__(self) -> None:
+        refuse(problems_of(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """`parts`: how many last parts of a video's path name its outputs."""
+
+    parts: int = number(3, least=1)
+
+    def __post_init__(self) -> None:
+        refuse(problems_of(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class General:
+    """The keys outside the sections of config.yaml."""
+
+    videos: str = ""
+    root: str = "."
+    output: str = "results"
+    exclude: str | None = None
+    granularity: Granularity = "video"
+
+    def __post_init__(self) -> None:
+        refuse(problems_of(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """`keep`: whether the flow files stay when the trajectories are made."""
+
+    keep: bool = True
+
+    def __post_init__(self) -> None:
+        refuse(problems_of(self))
+
+
+# What the keys of each section set; "" are the keys outside the sections.
+SECTIONS: dict[str, tuple[type, ...]] = {
+    "": (General,),
+    "layout": (Layout,),
+    "flow": (FlowSettings, Keep),
+    "trajectories": (TrajectorySettings,),
+    "shard": (ShardSettings,),
+    "limits": (Limits,),
+    "run": (RunSettings,),
+}
+
+
+def keys_of(section: str) -> list[str]:
+    """The keys of a section of config.yaml, as they are written there."""
+    return [item.name for kind in SECTIONS[section] for item in fields(kind)]
+
+
+def every_key() -> list[str]:
+    """The keys of config.yaml, such as `root` and `flow.estimator`."""
+    return [f"{section}.{key}" if section else key for section in SECTIONS for key in keys_of(section)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +165,7 @@ class Experiment:
 
     videos: VideoList
     output: Path = Path("results")
-    granularity: str = "video"
+    granularity: Granularity = "video"
     flow: FlowSettings = field(default_factory=FlowSettings)
     keep_flow: bool = True
     trajectories: TrajectorySettings = field(default_factory=TrajectorySettings)
@@ -114,33 +180,33 @@ class Experiment:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Experiment:
-        """The experiment that a configuration describes; raises UsageError for anything it cannot mean."""
-        known = "videos root output exclude layout granularity flow trajectories shard limits run".split()
-        for key in config:
-            if key not in known:
-                raise UsageError(f"the configuration has no key {key!r}; it has: {', '.join(known)}")
+        """The experiment that a configuration describes.
+
+        Raises SettingsError with every key that does not exist and every value that it cannot have.
+        """
+        reader = _Reader()
+        sections: dict[type, Any] = {}
+        for section in SECTIONS:
+            sections |= reader.read(section, config if not section else config.get(section))
+        general: General = sections[General]
         if not config.get("videos"):
-            raise UsageError("the configuration names no list of videos; set `videos`")
-        flow = dict(config.get("flow") or {})
-        keep_flow = flow.pop("keep", True)
-        granularity = config.get("granularity", "video")
-        if granularity not in GRANULARITIES:
-            raise UsageError(f"granularity is {granularity!r}; choose from {', '.join(GRANULARITIES)}")
+            reader.problems.append(("videos", " is not set: the configuration names no list of videos"))
+        refuse(reader.problems)
         return cls(
             videos=VideoList(
-                Path(config["videos"]),
-                Path(config.get("root", ".")),
-                _section("layout", config, Layout).parts,
-                Path(config["exclude"]) if config.get("exclude") else None,
+                Path(general.videos),
+                Path(general.root),
+                sections[Layout].parts,
+                Path(general.exclude) if general.exclude else None,
             ),
-            output=Path(config.get("output", "results")),
-            granularity=granularity,
-            flow=_settings("flow", flow, FlowSettings),
-            keep_flow=bool(keep_flow),
-            trajectories=_section("trajectories", config, TrajectorySettings),
-            shard=_section("shard", config, ShardSettings),
-            limits=_section("limits", config, Limits),
-            run=_section("run", config, RunSettings),
+            output=Path(general.output),
+            granularity=general.granularity,
+            flow=sections[FlowSettings],
+            keep_flow=sections[Keep].keep,
+            trajectories=sections[TrajectorySettings],
+            shard=sections[ShardSettings],
+            limits=sections[Limits],
+            run=sections[RunSettings],
         )
 
     @property
@@ -153,22 +219,45 @@ class Experiment:
         return self.trajectories.job != "mvs"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """`parts`: how many last parts of a video's path name its outputs."""
+class _Reader:
+    """Reads the sections of a configuration and collects what is wrong with them."""
 
-    parts: int = 3
+    def __init__(self) -> None:
+        self.problems: list[tuple[str, str]] = []
+
+    def read(self, section: str, values: Any) -> dict[type, Any]:
+        """The settings of a section; their defaults where it has a problem."""
+        kinds = SECTIONS[section]
+        if values is None:
+            values = {}
+        if not isinstance(values, Mapping):
+            text = (
+                f" is {shown(values)}; it must be a mapping of keys to values: {', '.join(keys_of(section))}"
+            )
+            self.problems.append((section, text))
+            values = {}
+        before = f"{section}." if section else ""
+        known = keys_of(section)
+        for key in values:
+            if key not in known and (section or key not in SECTIONS):
+                self.problems.append((f"{before}{key}", unknown_key(f"{before}{key}", section)))
+        found: dict[type, Any] = {}
+        for kind in kinds:
+            names = [item.name for item in fields(kind)]
+            try:
+                found[kind] = kind(**{key: value for key, value in values.items() if key in names})
+            except SettingsError as error:
+                self.problems += [(before + name, text) for name, text in error.problems]
+                found[kind] = kind()
+        return found
 
 
-def _section(name: str, config: Mapping[str, Any], kind: type) -> Any:
-    return _settings(name, config.get(name) or {}, kind)
-
-
-def _settings(name: str, values: Any, kind: type) -> Any:
-    if not isinstance(values, Mapping):
-        raise UsageError(f"{name} is {values!r}; it must be a mapping of keys to values")
-    known = [item.name for item in fields(kind)]
-    for key in values:
-        if key not in known:
-            raise UsageError(f"{name} has no key {key!r}; it has: {', '.join(known)}")
-    return kind(**values)
+def unknown_key(key: str, section: str = "") -> str:
+    """What to say of a key that does not exist: the nearest one that does, else those of its section."""
+    keys = every_key()
+    near = difflib.get_close_matches(key, keys, 1)
+    near = near or [other for other in keys if other.rpartition(".")[2] == key.rpartition(".")[2]]
+    if near:
+        return f" is not a key of the configuration; did you mean {near[0]}?"
+    known = keys_of(section) + ([] if section else [name for name in SECTIONS if name])
+    return f" is not a key of the configuration; {section or 'it'} has: {', '.join(known)}"

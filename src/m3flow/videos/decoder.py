@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from m3flow.errors import BadInput, UsageError
+from m3flow.errors import BadInput
+from m3flow.settings import number, problems_of, refuse
 from m3flow.videos.decoder_process import COUNT
 from m3flow.videos.frames import VideoInfo
 
@@ -40,15 +41,13 @@ class Limits:
     memory_gb: of the decoding process, in GiB of address space.
     """
 
-    seconds: float = 60.0
-    frames: int = 2_000_000
-    megapixels: float = 40.0
-    memory_gb: float = 8.0
+    seconds: float = number(60.0, above=0)
+    frames: int = number(2_000_000, least=1)
+    megapixels: float = number(40.0, above=0)
+    memory_gb: float = number(8.0, above=0)
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value > 0:
-                raise UsageError(f"limits.{name} is {value}; it must be more than 0")
+        refuse(problems_of(self))
 
 
 def _request(path: str, short_side: int) -> bytes:
