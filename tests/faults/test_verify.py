@@ -200,7 +200,7 @@ def test_other_settings_than_those_wanted_are_found(made: Path) -> None:
     assert here("verify", *place, *right, "--tracking", "subpixel")[0] == 0
     for wrong in (
         ("--estimator", "farneback"),
-        ("--set", "preset=medium"),
+        ("--estimator", "dis", "--set", "preset=medium"),
         ("--bound", "10"),
         ("--codec", "h264-lossless"),
         ("--tracking", "integer"),

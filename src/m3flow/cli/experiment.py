@@ -10,7 +10,7 @@ import typer
 import yaml
 
 from m3flow.errors import UsageError
-from m3flow.experiment.config import SECTIONS, Experiment, every_key, read_config
+from m3flow.experiment.config import SECTIONS, Experiment, every_key, nearest_key, read_config
 from m3flow.settings import SettingsError
 
 Config = Annotated[
@@ -119,12 +119,13 @@ class Configuration:
 
 
 def _is_parameter(name: str) -> bool:
-    """Whether a key of --set is a parameter of an estimator, and no key of the configuration."""
-    from m3flow.flow import ESTIMATORS
-
+    """Whether a key of --set is taken for a parameter of the estimator: it is, or resembles, no other key."""
     if "." in name or name in every_key() or name in SECTIONS:
         return False
-    return any(name in entry.parameters.__dataclass_fields__ for entry in ESTIMATORS.values())
+    from m3flow.flow import ESTIMATORS
+
+    known = any(name in entry.parameters.__dataclass_fields__ for entry in ESTIMATORS.values())
+    return known or not nearest_key(name)
 
 
 def experiment_of(config: Path, settings: list[str] | None, options: Mapping[str, Any]) -> Experiment:

@@ -252,12 +252,17 @@ class _Reader:
         return found
 
 
-def unknown_key(key: str, section: str = "") -> str:
-    """What to say of a key that does not exist: the nearest one that does, else those of its section."""
+def nearest_key(key: str) -> str:
+    """The key of config.yaml that resembles `key` most, or has its name in another section; "" for none."""
     keys = every_key()
     near = difflib.get_close_matches(key, keys, 1)
     near = near or [other for other in keys if other.rpartition(".")[2] == key.rpartition(".")[2]]
-    if near:
-        return f" is not a key of the configuration; did you mean {near[0]}?"
+    return near[0] if near else ""
+
+
+def unknown_key(key: str, section: str = "") -> str:
+    """The message about a key that does not exist: the nearest one that does, else those of its section."""
+    if near := nearest_key(key):
+        return f" is not a key of the configuration; did you mean {near}?"
     known = keys_of(section) + ([] if section else [name for name in SECTIONS if name])
     return f" is not a key of the configuration; {section or 'it'} has: {', '.join(known)}"
