@@ -13,7 +13,8 @@ from support.paths import REPOSITORY
 SOURCE = REPOSITORY / "src" / "m3flow"
 # From the ground up: a room imports rooms of lower floors, and its own.
 FLOORS = [
-    {"errors", "version", "atomic", "system", "text", "layout"},
+    {"errors", "version"},
+    {"atomic", "system", "text", "layout", "validation"},
     {"videos", "flow"},
     {"settings", "camera", "trajectories"},
     {"results"},

@@ -11,7 +11,7 @@ import yaml
 
 from m3flow.errors import UsageError
 from m3flow.experiment.config import SECTIONS, Experiment, every_key, nearest_key, read_config
-from m3flow.settings import SettingsError
+from m3flow.validation import SettingsError
 
 Config = Annotated[
     Path, typer.Option(help="The configuration; optional where a LIST is given and the file does not exist.")

@@ -12,16 +12,8 @@ import yaml
 
 from m3flow.errors import UsageError
 from m3flow.layout import Outputs
-from m3flow.settings import (
-    FLOW_BACK_NOT_STORED,
-    FlowSettings,
-    SettingsError,
-    TrajectorySettings,
-    number,
-    problems_of,
-    refuse,
-    shown,
-)
+from m3flow.settings import FLOW_BACK_NOT_STORED, FlowSettings, TrajectorySettings
+from m3flow.validation import SettingsError, number, problems_of, refuse, shown
 from m3flow.videos.decoder import Limits
 from m3flow.videos.videolist import VideoList
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from m3flow.errors import BadInput
-from m3flow.settings import number, problems_of, refuse
+from m3flow.validation import number, problems_of, refuse
 from m3flow.videos.decoder_process import COUNT
 from m3flow.videos.frames import VideoInfo
 
