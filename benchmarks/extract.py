@@ -5,7 +5,7 @@
 
 Each case runs in a process of its own, whose processor time (children included) is the figure that other
 work on the machine disturbs least; wall times are told too. Without CLIPS the clips of `make demo` are
-taken. `--node` measures a whole node instead, with as many workers as it suggests by itself: frames a second
+taken. `--node` measures a whole node instead, with as many workers as it suggests by itself: frames per second
 of each estimator on the device, against the floor that decoding and encoding on all its cores set. On a node
 with a GPU and 16 cores it takes less than ten minutes.
 """
@@ -269,7 +269,7 @@ def repeated(clips: list[Path], folder: Path, times: int) -> list[Path]:
 
 
 def node(clips: list[Path], device: str, videos: int) -> dict[str, Any]:
-    """Frames a second of a whole node, and its share of what its cores could decode and encode."""
+    """Frames per second of a whole node, and its share of what its cores could decode and encode."""
     import machine
 
     cores = len(os.sched_getaffinity(0))

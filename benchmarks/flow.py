@@ -266,7 +266,7 @@ def compare(flow: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 
 
 def farneback_bytes(height: int, width: int) -> float:
-    """Bytes a pair if each iteration were one kernel: both expansions and the flow read, the flow written.
+    """Bytes per pair if each iteration were one kernel: both expansions and the flow read, the flow written.
 
     Each frame's level is read at full size and its expansion written once.
     """
@@ -278,7 +278,7 @@ def farneback_bytes(height: int, width: int) -> float:
 
 
 def tvl1_bytes(height: int, width: int) -> float:
-    """Bytes a pair if each iteration were one kernel: 9 planes read, 6 written; 26 iterations run a warp."""
+    """Bytes per pair if each iteration were one kernel: 9 planes read, 6 written; 26 iterations run a warp."""
     pixels = sum((0.8 * 0.8) ** level for level in range(5)) * height * width
     return 4 * pixels * 5 * 26 * (9 + 6)
 

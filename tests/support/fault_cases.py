@@ -44,7 +44,7 @@ def encode(
     seed: int = 0,
     container: str = "",
 ) -> Path:
-    """A clip of a textured picture that moves by (2, 1) pixels a frame."""
+    """A clip of a textured picture that moves by (2, 1) pixels per frame."""
     path.parent.mkdir(parents=True, exist_ok=True)
     small = np.random.default_rng(seed).integers(0, 256, (height // 4 + 12, width // 4 + 12), np.uint8)
     texture = np.kron(small, np.ones((4, 4), np.uint8))

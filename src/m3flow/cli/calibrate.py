@@ -152,5 +152,5 @@ def _table(found: Calibration) -> Table:
         jobs = [f"{1 / value:,.0f}" if value else "" for value in (size.flow, size.trajectories, size.motion)]
         stages = [f"{size.stages.get(name, 0):,.0f}" for name in ("decode", "flow", "encode", "track")]
         table.add_row(f"{size.width}x{size.height}", *jobs, *stages)
-    table.caption = "frames a second: of a whole job, and of each stage in one worker"
+    table.caption = "frames per second: of a whole job, and of each stage in one worker"
     return table

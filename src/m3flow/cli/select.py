@@ -36,7 +36,7 @@ def select(
         typer.Option(
             metavar="CONDITION",
             help="A condition on the records: comparisons joined by and, or, not. Columns: speed and speed_p95 "
-            "(mean and 95th percentile of the motion, pixels a frame), still and saturated (shares of pixels), "
+            "(mean and 95th percentile of the motion, pixels per frame), still and saturated (shares of pixels), "
             "camera (share of frame pairs whose camera was found), camera_shift, reliable and outside (shares "
             "of trajectories), frames, width, height, status, and the others of the records. May be repeated: "
             "all must hold.",

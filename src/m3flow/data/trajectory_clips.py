@@ -153,7 +153,7 @@ class TrajectoryClips(LabelledVideos):
         return trajectories
 
     def _starts(self, trajectories: Trajectories) -> int:
-        """How many frames a clip can start at: its last window has to exist, and its last frame."""
+        """Number of frames at which a clip can start: its last window has to exist, and its last frame."""
         windows = len(trajectories.traj_type)
         return min(
             windows - self.stride * (self.frames - TUBE),

@@ -124,7 +124,7 @@ def _pace(experiment: Experiment, clip: str, folder: Path) -> float:
 def _try_workers(
     work: Work, config: dispatch.WorkerConfig, sources: Sequence[str], folder: Path, fixed: int
 ) -> tuple[dict[int, float], float]:
-    """Frames a second by the number of workers, all of them busy; and the seconds until the first one begins.
+    """Frames per second by the number of workers, all of them busy; and the seconds until the first one begins.
 
     A number of workers that fails where fewer did not (for memory, of the GPU or of the job) ends the trying.
 
@@ -147,7 +147,7 @@ def _try_workers(
 def workers_to_try(config: dispatch.WorkerConfig, cores: int) -> list[int]:
     """The numbers of workers to measure, in rising order, the first 1.
 
-    On a CPU up to one a core. Workers on a GPU take turns on it and each holds memory there: a few for each.
+    On a CPU up to one per core. Workers on a GPU take turns on it and each holds memory there: a few for each.
     """
     if config.devices[0].startswith("cuda"):
         most = max(cores, len(config.devices))
@@ -157,7 +157,7 @@ def workers_to_try(config: dispatch.WorkerConfig, cores: int) -> list[int]:
 
 
 def _rate(work: Work, devices: tuple[str, ...], workers: int, sources: Sequence[str]) -> tuple[float, float]:
-    """Frames a second of so many warm workers, and the seconds until the first of them begins."""
+    """Frames per second of so many warm workers, and the seconds until the first of them begins."""
     count = max(workers * (ROUNDS + 1), len(sources))
     videos = [Video(sources[i % len(sources)], f"try/{i:04d}") for i in range(count)]
     ends: list[tuple[float, int]] = []

@@ -24,7 +24,7 @@ class Throughput:
     width, height: in pixels.
     flow, trajectories, motion: seconds a frame of a whole job of that kind, with the best number of workers;
         `motion` is both in one pass.
-    stages: frames a second of each stage in one worker: decode, flow, encode, track.
+    stages: frames per second of each stage in one worker: decode, flow, encode, track.
     flow_bytes, trajectory_bytes: a frame.
     """
 
@@ -47,7 +47,7 @@ class Calibration:
     made: m3flow's version, time, host, cluster, partition.
     settings: the identities of `flow` and `trajectories`.
     cores, gpus, device, backend: what the measuring job had.
-    workers: the best number of worker processes on that; rates: frames a second of each number tried.
+    workers: the best number of worker processes on that; rates: frames per second of each number tried.
     start: seconds from a job's beginning to its first video.
     sizes: by frame size.
     """

@@ -58,7 +58,7 @@ class ShardSettings:
 
     Attributes
     ----------
-    videos: videos a shard, or "auto": as many as take `minutes`, by the calibration.
+    videos: videos per shard, or "auto": as many as take `minutes`, by the calibration.
     minutes: the time that a shard should take.
     one_pass: make flow and trajectories in one job, the flow never read back.
     calibration: the file that `m3flow calibrate` wrote; looked for only with `videos: auto`.

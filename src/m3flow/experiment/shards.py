@@ -90,7 +90,7 @@ def shard_name(number: int) -> str:
 def make_plan(videos: VideoList, size: int) -> Plan:
     """Read and check the whole list, and cut it.
 
-    Memory: 8 bytes a video beside the shards, so that lists of many millions can be planned.
+    Memory: 8 bytes per video beside the shards, so that lists of many millions can be planned.
 
     Raises UsageError for everything that `VideoList.read` refuses.
     """

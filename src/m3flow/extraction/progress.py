@@ -56,7 +56,7 @@ class WorkLeft:
 
     @property
     def rate(self) -> float:
-        """Frames a second since the beginning."""
+        """Frames per second since the beginning."""
         return self.frames / max(time.monotonic() - self._began, 1e-9)
 
     @property

@@ -43,7 +43,7 @@ class MotionStatistics:
 
 @lru_cache(maxsize=1)
 def _speeds(bound: float) -> tuple[np.ndarray, np.ndarray]:
-    """The speed of each pair of levels in pixels a frame, float64 [65536], and the pairs from still to fast."""
+    """The speed of each pair of levels in pixels per frame, float64 [65536], and the pairs from still to fast."""
     values = table(bound).astype(np.float64)
     speed = np.hypot(values[:, None], values).ravel()
     return speed, np.argsort(speed)

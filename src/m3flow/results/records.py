@@ -30,10 +30,10 @@ class Record:
     decode, flow, encode, track: seconds of work of each stage (they overlap).
     windows: trajectory windows; outside: share of trajectories that leave the frame.
     reliable: share of trajectories that are reliable to their end; -1 without confidence.
-    speed, speed_p95: mean and 95th percentile of the stored motion, in pixels a frame.
+    speed, speed_p95: mean and 95th percentile of the stored motion, in pixels per frame.
     saturated, still: share of pixels at the bound, and without motion.
     camera: share of frame pairs with an accepted homography; -1 where none was looked for.
-    camera_shift: mean motion of the camera over the frame, in pixels a frame.
+    camera_shift: mean motion of the camera over the frame, in pixels per frame.
     host, device: where it was made. time: when it ended (UTC).
     traceback: of an unexpected failure; for the log, not stored in the line.
     ends_run: whether that failure would meet every other video too; not stored either.

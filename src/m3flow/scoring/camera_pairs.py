@@ -8,7 +8,7 @@ import numpy as np
 from m3flow.scoring import scenes
 
 BACKGROUNDS = ("astronaut", "coffee", "chelsea", "rocket", "camera", "immunohistochemistry")
-OBJECT_SPEED = 4.0  # px a frame, on the background's plane
+OBJECT_SPEED = 4.0  # px per frame, on the background's plane
 
 
 def random_homography(

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 SAMPLES = 3  # samples a pixel, along each axis
-ENLARGED = 4  # texture pixels a frame pixel, along each axis
+ENLARGED = 4  # texture pixels per frame pixel, along each axis
 
 
 @dataclass(frozen=True)

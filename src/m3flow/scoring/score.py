@@ -35,7 +35,7 @@ class Score:
         all are right or all wrong.
     upper_half: mean distance of the half with more confidence at the judged step over that of all, visible or not;
         None without confidence.
-    residual_camera: mean length in pixels a step of the motion given to background points; None where the truth
+    residual_camera: mean length in pixels per step of the motion given to background points; None where the truth
         does not say which these are.
     """
 

@@ -36,7 +36,7 @@ OFFSETS = [(x, y) for y in range(-RADIUS, RADIUS + 1, SPACING) for x in range(-R
 PAD = RADIUS + 1  # a pixel more for the gradient
 VARIANCE_FLOOR = 0.1  # squared grey levels: of the quantisation of the frames
 DIFFERENCE_FLOOR = 1.0  # squared grey levels
-EIGENVALUE_FLOOR = 0.02  # squared grey levels a pixel
+EIGENVALUE_FLOOR = 0.02  # squared grey levels per pixel
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class MotionVectors(NamedTuple):
 
     Convention
     ----------
-    vectors[t, :, i, j] is the motion of the pixel (4 + 8j, 4 + 8i) of frame t, in pixels a frame, TOWARDS
+    vectors[t, :, i, j] is the motion of the pixel (4 + 8j, 4 + 8i) of frame t, in pixels per frame, TOWARDS
     THE NEXT FRAME t + 1; channel 0 is x (right), channel 1 is y (down). A codec's own vectors point from a
     block to where it was copied from: back to an earlier picture, or on to a later one, d frames away
     (d is 2 or more where there are B-pictures). Here each is turned to run forward in time, divided by d,
@@ -186,7 +186,7 @@ class _Blocks(NamedTuple):
     ----------
     corner: upper left corners, float64 [K, 2] as (x, y) in pixels.
     size: width and height, float64 [K, 2].
-    velocity: motion in pixels a frame, float64 [K, 2].
+    velocity: motion in pixels per frame, float64 [K, 2].
     ahead: bool [K], whether a block is predicted from a later picture.
     """
 

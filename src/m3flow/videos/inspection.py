@@ -27,7 +27,7 @@ class Inspected:
     video: its output name.
     frames, claimed: frames that decode, and that the header claims (0 if it claims none).
     width, height: of the frames as they are used (after the rotation in the metadata), in pixels.
-    rate: frames a second, as a fraction.
+    rate: frames per second, as a fraction.
     codec: its four-character code; "images" for a folder of images.
     rotation: the rotation in the metadata in degrees, already applied to width and height.
     verdict: "ok"; "damaged": flow is made of what decodes, but the file ends before what its header claims;

@@ -75,7 +75,7 @@ class TestFlow:
         assert sorted(files(out)) == [f"flows/{NAME}/x.mp4", f"flows/{NAME}/y.mp4"]
         flow = load_flow(out / "flows" / NAME)
         assert flow.shape == (14, 2, 48, 64) and flow.dtype == np.float32
-        # The clip moves by (2, 1) px a frame.
+        # The clip moves by (2, 1) px per frame.
         inner = flow[:, :, 8:-8, 8:-8]
         assert np.median(inner[:, 0]) == pytest.approx(2, abs=0.2)
         assert np.median(inner[:, 1]) == pytest.approx(1, abs=0.2)

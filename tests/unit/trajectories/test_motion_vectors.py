@@ -45,7 +45,7 @@ def encode(path: Path, frames: np.ndarray, codec: str, **options: str) -> Path:
 
 @pytest.fixture(scope="module")
 def panning() -> Scene:
-    """A camera that pans by (3.3, -1.7) px a frame over a picture full of detail."""
+    """A camera that pans by (3.3, -1.7) px per frame over a picture full of detail."""
     return make_scene("translation", frames=16, height=96, width=128)
 
 
