@@ -15,7 +15,25 @@ Job = Literal["trajs_dense", "trajs", "mvs"]
 Tracking = Literal["subpixel", "integer"]
 Track = Literal["motion", "pixels"]
 Confidence = Literal["none", "photometric", "forward-backward"]
+Preset = Literal["none", "original"]
 
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "none": {},
+    # What the original extractor does (Sun et al., CVPR 2023; warped flow: Wang and Schmid, ICCV 2013).
+    "original": {
+        "flow": {
+            "estimator": "farneback",
+            "parameters": {},
+            "camera": "warp",
+            "scheme": "two-pass",
+            "bound": 20.0,
+            "step": 1,
+            "codec": "mpeg4",
+        },
+        "trajectories": {"tracking": "integer", "track": "motion", "fine": False},
+    },
+}
+"""Settings that one name stands for."""
 
 FLOW_BACK_NOT_STORED = (
     "confidence forward-backward needs the flow back, which is not stored: make flow and trajectories in one "

@@ -94,7 +94,7 @@ class Configuration:
     def experiment(self) -> Experiment:
         """The experiment; raises UsageError, naming options where these have set what is wrong."""
         try:
-            return Experiment.of(self.values)
+            return Experiment.of(self.values, kept=self.given)
         except SettingsError as error:
             raise SettingsError([(self._shown(key), text) for key, text in error.problems]) from error
 
@@ -119,13 +119,17 @@ class Configuration:
 
 
 def _is_parameter(name: str) -> bool:
-    """Whether a key of --set is taken for a parameter of the estimator: it is, or resembles, no other key."""
-    if "." in name or name in every_key() or name in SECTIONS:
+    """Whether a key of --set is taken for a parameter of the estimator: it is one, or resembles no other key.
+
+    The parameter `preset` of dis comes before the configuration's key.
+    """
+    if "." in name or name in SECTIONS:
         return False
     from m3flow.flow import ESTIMATORS
 
-    known = any(name in entry.parameters.__dataclass_fields__ for entry in ESTIMATORS.values())
-    return known or not nearest_key(name)
+    if any(name in entry.parameters.__dataclass_fields__ for entry in ESTIMATORS.values()):
+        return True
+    return name not in every_key() and not nearest_key(name)
 
 
 def experiment_of(config: Path, settings: list[str] | None, options: Mapping[str, Any]) -> Experiment:

@@ -16,6 +16,7 @@ from m3flow.cli.options import (
     List,
     Output,
     Parts,
+    Preset,
     Root,
     Workers,
     checked_output,
@@ -30,6 +31,8 @@ FLOW_EXAMPLES = """**Examples**
 `m3flow flow train.csv --root /data/ucf101 --output results` — every video of a list, on all cores or GPUs
 
 `m3flow flow clip.avi --output results --camera none --estimator dis` — one video, plain flow, fast
+
+`m3flow flow train.csv --root /data --output results --preset original` — what the original extractor does
 
 `m3flow flow train.csv --root /data --output results --set levels=3 --set window=15` — the estimator's parameters
 """
@@ -55,6 +58,7 @@ def flow(
     videos: List,
     output: Output,
     root: Root = Path(),
+    preset: Preset = "none",
     estimator: Annotated[str, typer.Option(help="farneback, tvl1, brox or dis.")] = "farneback",
     set_: Settings = None,
     backend: Annotated[
@@ -87,6 +91,7 @@ def flow(
 
     What is already there, made with the same settings from the same source, is kept.
     """
+    del preset  # its callback has set the defaults of the other options
     options = {
         "videos": videos,
         "root": root,
@@ -116,6 +121,7 @@ def trajectories(
     videos: List,
     output: Output,
     root: Root = Path(),
+    preset: Preset = "none",
     length: Annotated[int, typer.Option(help="Steps of a trajectory, L.")] = 6,
     job: Annotated[
         str,
@@ -159,6 +165,7 @@ def trajectories(
     They follow the flow that `m3flow flow` left in the same output folder; job mvs reads the videos instead.
     What is already there, made with the same settings from the same flow, is kept.
     """
+    del preset  # its callback has set the defaults of the other options
     options = {
         "videos": videos,
         "root": root,

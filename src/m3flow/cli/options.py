@@ -28,6 +28,15 @@ Output = Annotated[
 Parts = Annotated[
     int, typer.Option(min=1, help="Number of last parts of a video's path that name its outputs.")
 ]
+Preset = Annotated[
+    str,
+    typer.Option(
+        callback=lambda context, name: use_preset(context, name),
+        is_eager=True,
+        help="none, or original: what the original extractor does (farneback with its CUDA defaults, two-pass "
+        "warp, integer tracking, mpeg4); other options change it.",
+    ),
+]
 Workers = Annotated[
     int,
     typer.Option(
@@ -80,3 +89,15 @@ def checked_output(folder: Path) -> Outputs:
     except OSError as error:
         raise UsageError(f"--output {folder}: {error.strerror}") from error
     return Outputs(folder)
+
+
+def use_preset(context: typer.Context, name: str) -> str:
+    """Make a preset's settings the defaults of the command's options."""
+    from m3flow.settings import PRESETS
+
+    if name not in PRESETS:
+        raise UsageError(f"--preset is {name!r}; choose from {', '.join(PRESETS)}")
+    settings = {key: value for section in PRESETS[name].values() for key, value in section.items()}
+    options = {parameter.name for parameter in context.command.params}
+    context.default_map = {key: value for key, value in settings.items() if key in options}
+    return name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import yaml
 
 from m3flow.errors import UsageError
 from m3flow.layout import Outputs
-from m3flow.settings import FLOW_BACK_NOT_STORED, FlowSettings, TrajectorySettings
+from m3flow.settings import FLOW_BACK_NOT_STORED, PRESETS, FlowSettings, Preset, TrajectorySettings
 from m3flow.validation import SettingsError, number, problems_of, refuse, shown
 from m3flow.videos.decoder import Limits
 from m3flow.videos.videolist import VideoList
@@ -113,6 +113,7 @@ class General:
     root: str = "."
     output: str = "results"
     exclude: str | None = None
+    preset: Preset = "none"
     granularity: Granularity = "video"
 
     def __post_init__(self) -> None:
@@ -171,11 +172,14 @@ class Experiment:
             raise UsageError(FLOW_BACK_NOT_STORED)
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Experiment:
+    def of(cls, config: Mapping[str, Any], kept: Collection[str] = ()) -> Experiment:
         """The experiment that a configuration describes.
+
+        kept: keys, such as `flow.step`, that its preset leaves as they are.
 
         Raises SettingsError with every key that does not exist and every value that it cannot have.
         """
+        config = with_preset(config, kept)
         reader = _Reader()
         sections: dict[type, Any] = {}
         for section in SECTIONS:
@@ -209,6 +213,23 @@ class Experiment:
     def wants_flow(self) -> bool:
         """Whether flow is computed at all: motion vectors of the codec need none."""
         return self.trajectories.job != "mvs"
+
+
+def with_preset(config: Mapping[str, Any], kept: Collection[str] = ()) -> dict[str, Any]:
+    """The configuration with the settings of its `preset` over its own, except for the keys `kept`."""
+    values = dict(config)
+    name = values.get("preset")
+    for section, settings in (PRESETS.get(name, {}) if isinstance(name, str) else {}).items():
+        given = values.get(section)
+        if given is not None and not isinstance(given, Mapping):
+            continue  # the section itself is refused
+        replaced = {
+            key: value
+            for key, value in settings.items()
+            if not any(f"{other}.".startswith(f"{section}.{key}.") for other in kept)
+        }
+        values[section] = {**(given or {}), **replaced}
+    return values
 
 
 class _Reader:
