@@ -1,4 +1,4 @@
-"""The one place where a file becomes final: by renaming it, when it is complete and on the disk."""
+"""Atomic writes: a file becomes final by a rename, once it is complete and on disk. No other module does this."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TEMPORARY_SUFFIX = ".m3flow-tmp"
 
 @contextmanager
 def complete_or_absent(*finals: Path) -> Iterator[list[Path]]:
-    """Temporary paths to write, one for each final path and in its folder.
+    """Temporary paths to write to, one for each final path and in the same folder.
 
-    When the block ends well they replace the final files; when it does not they are removed and the
-    final files stay as they were. The folders are made where they do not exist.
+    If the block succeeds, they replace the final files. Otherwise they are removed and the final files
+    stay untouched. Missing folders are created.
     """
     temporaries = [_temporary(final) for final in finals]
     try:
@@ -34,20 +34,20 @@ def complete_or_absent(*finals: Path) -> Iterator[list[Path]]:
 
 
 def write_text(final: Path, text: str) -> None:
-    """Write a whole text file, complete or not at all."""
+    """Write a text file atomically."""
     with complete_or_absent(final) as (temporary,):
         temporary.write_text(text, encoding="utf-8")
 
 
 def _temporary(final: Path) -> Path:
-    # Host and process tell whose a left-over is; the random part keeps two threads apart. The video's name
-    # is not in it, because together they could be longer than a file name may be.
+    # Host and process ID identify the owner of a leftover; the random part separates threads. The video's
+    # name is left out, because the whole could exceed the length limit of a file name.
     owner = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(6)}"
     return final.parent / f".{owner}{TEMPORARY_SUFFIX}"
 
 
 def owner_of(temporary: Path) -> tuple[str, int]:
-    """The host and the process that a temporary file belongs to; ("", 0) for a name that is not ours."""
+    """The host and process ID in the name of a temporary file; ("", 0) for a name that is not ours."""
     host, _, rest = (
         temporary.name.removesuffix(TEMPORARY_SUFFIX).removeprefix(".").rpartition("-")[0].rpartition("-")
     )
@@ -55,7 +55,7 @@ def owner_of(temporary: Path) -> tuple[str, int]:
 
 
 def _flush_to_disk(path: Path) -> None:
-    # A write error of a network file system shows here at the latest, before the file is called complete.
+    # A network file system reports a write error here at the latest, before the file counts as complete.
     descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)

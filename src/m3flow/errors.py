@@ -1,16 +1,16 @@
-"""The three ways in which work can end badly, told apart by whose move it is."""
+"""The exceptions that a user can act on: an invalid call, an unusable video, an interrupted run."""
 
 
 class UsageError(Exception):
-    """The call itself is wrong (an option, a setting, the list): nothing was started. Exit status 2."""
+    """The call itself is invalid (an option, a setting, the list); nothing was started. Exit status 2."""
 
 
 class BadInput(Exception):
-    """This one video cannot be used; the others can. It is recorded as rejected. Exit status 3."""
+    """This video cannot be used. It is recorded as rejected, and the others go on. Exit status 3."""
 
 
 class Interrupted(Exception):
-    """The run ends before its videos do, for the reason given (a signal, a full disk).
+    """The run stops before all videos are done, for the reason given (a signal, a full disk).
 
-    What was in hand is dropped, what is final is whole; running again goes on. Exit status 1.
+    Videos in progress are discarded, finished files are complete, and the next run continues. Exit status 1.
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMPONENTS = ("x.mp4", "y.mp4")
-# A file name may have 255 bytes nearly everywhere; the longest suffix of ours is "_<length>.gz".
+# Nearly all file systems limit a name to 255 bytes; our longest suffix is "_<length>.gz".
 LONGEST_NAME = 255 - len("_999.gz")
 SHORT_NAME = LONGEST_NAME // 4
 # Parts of a name that look like one of our output files.
@@ -18,10 +18,10 @@ LIKE_AN_OUTPUT = re.compile(r"(?:^|/)[xy]\.mp4(?:/|$)|_\d{1,3}\.gz/")
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The output folder of a run, and the path of every file in it.
+    """The output folder of a run and the path of every file in it.
 
     The layout: `flows/<name>/x.mp4` and `y.mp4`, `trajs/<name>_<length>.gz`, `records/`, `logs/`,
-    `report.html`, `summary.csv`, and `shards/<list>/` where jobs work on shards.
+    `report.html`, `summary.csv`, and `shards/<list>/` for runs in shards.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ class Outputs:
         return self.folder / "logs"
 
     def log(self, name: str) -> Path:
-        """The log of a command or of a job, such as `report` or `flow/<video>`."""
+        """The log of a command or a job, such as `report` or `flow/<video>`."""
         return self.logs / f"{name}.log"
 
     def shard_log(self, list_name: str, kind: str, shard: str) -> Path:
@@ -70,11 +70,11 @@ class Outputs:
         return self.folder / "records"
 
     def job_records(self, rule: str) -> Path:
-        """The records that all jobs of a rule with one video each append to."""
+        """The records of a rule with one video per job; all its jobs append to this file."""
         return self.records / f"{rule}.csv"
 
     def shard_records(self, list_name: str, kind: str, shard: str) -> Path:
-        """The records of a shard; all attempts append to it."""
+        """The records of a shard; every attempt appends to this file."""
         return self.records / list_name / f"{kind}-{shard}.csv"
 
     def records_of_shards(self) -> Iterator[tuple[Path, Path]]:
@@ -84,11 +84,11 @@ class Outputs:
             yield records, self.shard_done(records.parent.name, kind, shard)
 
     def shard_plan(self, list_name: str) -> Path:
-        """The cut of a list into shards; see `m3flow.experiment.shards`."""
+        """The division of a list into shards; see `m3flow.experiment.shards`."""
         return self.folder / "shards" / list_name / "plan.json"
 
     def shard_list(self, list_name: str) -> Path:
-        """The list of the videos below a folder that is given in place of a list."""
+        """The list of videos found below a folder that was given in place of a list."""
         return self.folder / "shards" / list_name / "videos.csv"
 
     def shard_done(self, list_name: str, kind: str, shard: str) -> Path:
@@ -97,7 +97,7 @@ class Outputs:
 
 
 def is_output_folder(names: Collection[str]) -> bool:
-    """Whether a folder with these names in it is the output folder of a run."""
+    """Whether a folder with these entries is the output folder of a run."""
     return "records" in names and ("flows" in names or "trajs" in names)
 
 
@@ -113,26 +113,26 @@ def trajectory_suffix(length: int) -> str:
 
 
 def output_name(path: str, parts: int) -> tuple[str, str]:
-    """(name, "") for the path of a video, ("", problem) for a path that cannot be used.
+    """(name, "") for the path of a video, ("", problem) for an unusable path.
 
     The name is the last `parts` parts of the path, joined by "/".
     """
     if "\0" in path:
-        return "", "the path holds a NUL character"
+        return "", "the path contains a NUL character"
     kept = [part for part in os.path.normpath(path).split("/")[-parts:] if part not in ("", ".")]
     if ".." in kept or not kept:
-        return "", f"the outputs of {path!r} would leave the output folder"
+        return "", f"the outputs of {path!r} would be outside the output folder"
     name = "/".join(kept)
-    # Most names are short; only a long one is measured part by part, in bytes as the file system does.
+    # Most names are short; only long ones are measured part by part, in bytes as the file system counts.
     if len(name) > SHORT_NAME and any(len(os.fsencode(part)) > LONGEST_NAME for part in kept):
-        return "", f"the outputs of {path[:60]!r}… would have names of more than {LONGEST_NAME} bytes"
+        return "", f"the outputs of {path[:60]!r}… would have names longer than {LONGEST_NAME} bytes"
     return name, ""
 
 
 def conflicting_names(name: str) -> Iterator[str]:
-    """The names of videos that would have a file where the outputs of `name` need a folder.
+    """Names of videos with an output file where the outputs of `name` need a folder.
 
-    `a` has the files flows/a/x.mp4 and trajs/a_6.gz; `a/x.mp4` and `a_6.gz/b` would make folders of them.
+    `a` has the files flows/a/x.mp4 and trajs/a_6.gz; `a/x.mp4` and `a_6.gz/b` need folders of these names.
     """
     if not LIKE_AN_OUTPUT.search(name):
         return

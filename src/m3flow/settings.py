@@ -1,4 +1,4 @@
-"""What an experiment sets, with its defaults: the same names as in config.yaml and on the command line."""
+"""Settings of an experiment and their defaults, named as in config.yaml and on the command line."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ FLOW_BACK_NOT_STORED = (
 
 @dataclass(frozen=True, kw_only=True)
 class FlowSettings:
-    """How flow is made.
+    """Settings of flow extraction.
 
     Attributes
     ----------
     estimator, parameters: see `m3flow.flow.estimator`.
-    camera: "warp" removes the camera's own motion, "none" keeps it.
-    scheme: how it is removed (see `m3flow.camera.compensation`).
+    camera: "warp" removes the camera motion, "none" keeps it.
+    scheme: the compensation scheme (see `m3flow.camera.compensation`).
     bound: the largest displacement stored, in pixels; larger ones saturate.
     step: the flow goes from frame t to frame t + step.
-    codec: "mpeg4" (small) or "h264-lossless" (levels come back exactly).
-    short_side: frames are resized to this short side in pixels before flow; 0 keeps their size.
+    codec: "mpeg4" (small) or "h264-lossless" (levels are restored exactly).
+    short_side: the short side, in pixels, to which frames are resized before flow; 0 keeps their size.
     """
 
     estimator: str = "farneback"
@@ -81,7 +81,7 @@ class FlowSettings:
         refuse(problems)
 
     def identity(self) -> dict[str, Any]:
-        """All that decides what the flow files hold, as plain JSON values; equal for equal results."""
+        """Everything that determines the content of the flow files, as JSON values; equal for equal results."""
         from m3flow.flow import ESTIMATORS
 
         values = asdict(self)
@@ -96,19 +96,19 @@ class FlowSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrajectorySettings:
-    """How trajectories are made.
+    """Settings of trajectory extraction.
 
     Attributes
     ----------
-    length: how many steps a trajectory has.
+    length: the number of steps of a trajectory.
     job: "trajs_dense" (a window at every frame), "trajs" (windows end to end), "mvs" (the codec's own
         motion vectors in place of flow).
     tracking: "subpixel" or "integer" (see `m3flow.trajectories.track`).
-    track: what a point follows where the camera's motion was taken out: "motion", the stored flow itself, or
-        "pixels", the pixel in the video, while the motion without the camera's is what is stored.
+    track: the path of a point where the camera motion is removed: "motion" follows the stored flow, "pixels"
+        the pixel in the video; both store the motion without the camera's.
     confidence: "photometric" or "forward-backward" adds the confidence of each point to the file (see
         `m3flow.trajectories.confidence`), "none" does not.
-    fine: adds the displacements in 1/16 px.
+    fine: add the displacements in 1/16 px.
     """
 
     length: int = number(6, least=1, most=999)
@@ -127,14 +127,14 @@ class TrajectorySettings:
             problems.append(("confidence", f" is {self.confidence}, which needs flow: the job mvs has none"))
         if self.fine and self.tracking == "integer":
             problems.append(
-                ("fine", " is true, which needs tracking subpixel: integer has whole pixels alone")
+                ("fine", " is true, which needs tracking subpixel: integer has whole pixels only")
             )
         refuse(problems)
 
     def identity(self) -> dict[str, Any]:
-        """All that decides what the trajectory file holds beside the flow it is made from.
+        """Everything but the flow that determines the content of the trajectory file.
 
-        What adds an array is left out where it adds none: files from before these settings stay current.
+        Settings that add an array appear only where they do: files older than these settings stay current.
         """
         values = asdict(self)
         if self.confidence == "none":

@@ -1,4 +1,4 @@
-"""Small things that our processes have in common."""
+"""Operating-system helpers shared by all processes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import time
 
 PARENT_CHECK_SECONDS = 1.0
 
-# Parameters of the C library's `mallopt`, as <malloc.h> numbers them.
+# Parameters of the C library's `mallopt`, numbered as in <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-# The most that the GNU C library takes as a threshold.
+# The largest threshold that the GNU C library accepts.
 LARGEST_KEPT_BYTES = 32 * 2**20
 KEPT_BYTES = 256 * 2**20
 
 
 def exit_with_parent() -> None:
-    """End this process when its parent is gone, even while the main thread is inside a library.
+    """Exit when the parent process is gone, even while the main thread is inside a library.
 
-    A parent that is killed cannot tell its children; without this they would work on for nobody.
+    A killed parent cannot stop its children; without this they would keep running as orphans.
     """
     parent = os.getppid()
 
@@ -32,19 +32,19 @@ def exit_with_parent() -> None:
 
 
 def available_cores() -> int:
-    """The CPU cores that this process may use (a Slurm job's share, a taskset), not the machine's."""
+    """The number of CPU cores that this process may use (a Slurm job's share, a taskset), not the machine's."""
     bound = len(os.sched_getaffinity(0))
-    # Not every Slurm binds a job to its cores; the job must keep to them all the same.
+    # Not every Slurm installation binds a job to its cores; the job must respect its share all the same.
     given = os.environ.get("SLURM_CPUS_ON_NODE", "")
     return max(1, min(bound, int(given))) if given.isdecimal() else bound
 
 
 def keep_freed_memory() -> None:
-    """Have the C library hand freed memory out again instead of giving it back to the system.
+    """Have the C library reuse freed memory instead of returning it to the system.
 
-    The estimators allocate and free images of the same sizes for every pair of frames; fetching them fresh
-    each time costs OpenCV's Farneback a tenth of its time in page faults. A C library without `mallopt` stays
-    as it is.
+    The estimators allocate and free images of the same sizes for every pair of frames; with fresh memory
+    each time, OpenCV's Farneback spends a tenth of its time on page faults. Without `mallopt` in the C
+    library this has no effect.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):

@@ -1,4 +1,4 @@
-"""Checks of settings objects: the type and range of every field, all problems of an object together."""
+"""Validation of settings objects: type and range of every field, all problems of an object together."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from m3flow.errors import UsageError
 
 
 class SettingsError(UsageError):
-    """Settings that cannot be used; one line for each problem.
+    """Invalid settings; one line for each problem.
 
     Attributes
     ----------
-    problems: (name of the setting, what is wrong, as it follows the name) of each.
+    problems: (name of the setting, the text that follows the name in the message) of each.
     """
 
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
@@ -32,15 +32,15 @@ def number(
     most: float = math.inf,
     zero: bool = False,
 ) -> Any:
-    """A field of a settings class that holds a number.
+    """A numeric field of a settings class.
 
-    Allowed are numbers from `least` on, or above `above`, up to `most` and finite; and 0, if `zero`.
+    Finite numbers of at least `least`, or greater than `above`, and at most `most` are allowed; also 0 if `zero`.
     """
     return field(default=default, metadata={"least": least, "above": above, "most": most, "zero": zero})
 
 
 def problems_of(settings: Any) -> list[tuple[str, str]]:
-    """Every value of a settings object that its field's type or range does not allow, as in SettingsError."""
+    """Every value of a settings object outside its field's type or range, as in SettingsError."""
     hints = get_type_hints(type(settings))
     problems = []
     for item in fields(settings):
@@ -52,13 +52,13 @@ def problems_of(settings: Any) -> list[tuple[str, str]]:
 
 
 def refuse(problems: Sequence[tuple[str, str]]) -> None:
-    """Raise SettingsError where there are problems."""
+    """Raise SettingsError if there are problems."""
     if problems:
         raise SettingsError(problems)
 
 
 def shown(value: Any) -> str:
-    """A value as a message names it."""
+    """A value as shown in a message."""
     if value is None:
         return "empty"
     text = repr(value)
@@ -66,7 +66,7 @@ def shown(value: Any) -> str:
 
 
 def _violated(value: Any, hint: Any, limits: dict[str, Any]) -> str:
-    """What is allowed where the value is not, else ""."""
+    """The allowed values if this one is not allowed, else ""."""
     origin = get_origin(hint)
     if origin is Literal:
         return "" if _is_choice(value, hint) else f"choose from {', '.join(get_args(hint))}"

@@ -150,13 +150,13 @@ def test_a_list_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("../../..", "leave the output folder"),
-        ("..", "leave the output folder"),
-        ("/", "leave the output folder"),
-        (".", "leave the output folder"),
-        ("a/../..", "leave the output folder"),
-        ("l" * 249 + ".mp4", "more than"),
-        ("a/" + "é" * 130 + "/b.mp4", "more than"),
+        ("../../..", "outside the output folder"),
+        ("..", "outside the output folder"),
+        ("/", "outside the output folder"),
+        (".", "outside the output folder"),
+        ("a/../..", "outside the output folder"),
+        ("l" * 249 + ".mp4", "longer than"),
+        ("a/" + "é" * 130 + "/b.mp4", "longer than"),
     ],
 )
 def test_names_whose_outputs_have_no_place_are_refused(

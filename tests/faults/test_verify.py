@@ -75,7 +75,7 @@ def test_good_videos_are_all_well(tmp_path: Path) -> None:
         (("none.csv", "--input"), "no such list file"),
         (("list.csv", "--input", "--limit", "hours=1"), "write it as name=value"),
         (("list.csv", "--input", "--limit", "seconds=0"), "more than 0"),
-        (("list.csv", "--input", "--exclude", "none.csv"), "cannot read the list of what to leave out"),
+        (("list.csv", "--input", "--exclude", "none.csv"), "cannot read the list to exclude"),
         (("list.csv", "--input", "--exclude", "list.csv"), "leaves none of the 1 videos"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a video codec says of its pictures: their types, their order, and the motion vectors in them."""
+"""Coded pictures of a video: their types, decoding order, and motion vectors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ WITH_VECTORS = (
 """The decoders of FFmpeg that export motion vectors."""
 
 B_VECTORS_ARE_ZERO = ("mpeg4",)
-"""Decoders that export a 0 for every vector of a B-picture (FFmpeg 8: all of 36,000 on real clips)."""
+"""Decoders that export 0 for every vector of a B-picture (FFmpeg 8: all of 36,000 on real clips)."""
 
 
 class Picture(NamedTuple):
-    """What one decoded picture says of itself: FFmpeg's vectors as exported, and its place in the stream."""
+    """A decoded picture: its type, FFmpeg's vectors as exported, and its place in the stream."""
 
     kind: str
     exported: np.ndarray | None
@@ -30,7 +30,7 @@ class Picture(NamedTuple):
 
 
 class Coded(NamedTuple):
-    """A decoded stream: pictures in display order, their coded size, the turn that makes them upright."""
+    """A decoded stream: pictures in display order, their coded size, the rotation that makes them upright."""
 
     pictures: list[Picture]
     height: int
@@ -39,11 +39,11 @@ class Coded(NamedTuple):
 
 
 def read_pictures(path: Path, on_picture: Callable[[], None] = lambda: None) -> Coded:
-    """All pictures of a file's first video stream; `on_picture` is called for each, as a sign of life.
+    """All pictures of a file's first video stream; `on_picture` is called for each, as a heartbeat.
 
     Raises
     ------
-    BadInput: the file does not decode, has no video or no frame, or its codec has no motion vectors.
+    BadInput: the file cannot be decoded, has no video or no frame, or its codec has no motion vectors.
     """
     import av
 
@@ -75,10 +75,10 @@ def _pictures(path: Path, container: Any, stream: Any, on_picture: Callable[[], 
     size = (0, 0)
     rotation = 0
     packets: dict[int, tuple[int, bool]] = {}
-    times_are_whole = True
+    has_timestamps = True
     for number, packet in enumerate(container.demux(stream)):
         if packet.size:
-            times_are_whole &= packet.pts is not None and packet.pts not in packets
+            has_timestamps &= packet.pts is not None and packet.pts not in packets
             reference = context.name != "h264" or h264_is_reference(bytes(packet), context.extradata)
             packets[packet.pts] = (number, reference)
         for frame in packet.decode():
@@ -93,11 +93,11 @@ def _pictures(path: Path, container: Any, stream: Any, on_picture: Callable[[], 
             size, rotation = (frame.height, frame.width), -int(frame.rotation) % 360
     if not frames:
         raise BadInput(f"no frame of {str(path)!r} decodes")
-    known = context.name == "h264" and times_are_whole and all(pts in packets for *_, pts in frames)
-    if known:
+    order_is_known = context.name == "h264" and has_timestamps and all(pts in packets for *_, pts in frames)
+    if order_is_known:
         pictures = [Picture(kind, mvs, *packets[pts]) for kind, mvs, pts in frames]  # type: ignore[index]
     else:
-        # Without B-pictures as references the order follows: a B-picture comes after the next other one.
+        # If B-pictures are never references, the order follows: each is decoded after the next non-B-picture.
         kinds = [kind for kind, *_ in frames]
         pictures = [
             Picture(kind, mvs, order, kind != "B")
@@ -107,7 +107,7 @@ def _pictures(path: Path, container: Any, stream: Any, on_picture: Callable[[], 
 
 
 def decoding_order(kinds: Sequence[str]) -> list[int]:
-    """For each picture in display order, when it is decoded, if B-pictures are never references."""
+    """The decoding order of pictures given in display order, if B-pictures are never references."""
     order = [0] * len(kinds)
     number = 0
     waiting: list[int] = []
@@ -128,7 +128,7 @@ def decoding_order(kinds: Sequence[str]) -> list[int]:
 def h264_is_reference(packet: bytes, extradata: bytes | None) -> bool:
     """Whether other pictures may be predicted from this H.264 picture: `nal_ref_idc` of its first slice.
 
-    (ITU-T H.264, 7.3.1 and 7.4.1.) The units are preceded by their length in mp4 and mkv, by start codes
+    (ITU-T H.264, 7.3.1 and 7.4.1.) NAL units are preceded by their length in mp4 and mkv, by start codes
     (annex B) in other containers.
     """
     if extradata and extradata[0] == 1:
@@ -158,13 +158,13 @@ def _letter(picture_type: int) -> str:
 def reference_distances(
     kinds: Sequence[str], decoded_as: Sequence[int], is_reference: Sequence[bool]
 ) -> tuple[list[int], list[int]]:
-    """How many frames lie between each picture and the nearest pictures that it can be predicted from.
+    """Distance of each picture to its nearest reference pictures.
 
     All three arguments are in display order: the picture's type, its number in decoding order, and whether
     others may be predicted from it. A picture is predicted from reference pictures decoded before it.
 
-    Returns two lists, in frames: to the nearest earlier and to the nearest later reference picture; 0
-    where there is none (always for I-pictures).
+    Returns two lists, in frames: the distance to the nearest earlier and to the nearest later reference
+    picture; 0 where there is none (always for I-pictures).
     """
     count = len(kinds)
 

@@ -1,4 +1,4 @@
-"""Decoding in a process of its own, within limits: a damaged file costs that one video and nothing else."""
+"""Decoding in a separate process, within limits: a damaged file costs only its own video."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from m3flow.videos.decoder_process import COUNT
 from m3flow.videos.frames import VideoInfo
 
 PIPE_BYTES = 2**20
-# Signals that a decoder dies of by its own fault; SIGKILL comes from outside (the kernel short of memory).
+# Signals raised by a crash of the decoder itself; SIGKILL comes from outside (the kernel's out-of-memory killer).
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one video may cost to decode; more, and it is rejected.
+    """Limits on decoding one video; a video that exceeds one is rejected.
 
     Attributes
     ----------
-    seconds: without a frame.
-    frames: in one video.
-    megapixels: in one frame.
-    memory_gb: of the decoding process, in GiB of address space.
+    seconds: timeout for the next frame.
+    frames: number of frames of a video.
+    megapixels: size of a frame.
+    memory_gb: address space of the decoding process, in GiB.
     """
 
     seconds: float = number(60.0, above=0)
@@ -55,9 +55,9 @@ def _request(path: str, short_side: int) -> bytes:
 
 
 def shortfall(frames: int, claimed: int) -> str:
-    """What to say of a video whose header claims clearly more frames than decode, else "".
+    """A remark on a video whose header claims clearly more frames than decode, else "".
 
-    Headers are often off by a frame or two; a video that stops in the middle is worth a word.
+    Headers are often off by a frame or two; a video that stops in the middle deserves a remark.
     """
     if claimed and frames < claimed - max(2, claimed // 50):
         return f"{frames} of the {claimed} frames that the header claims decode"
@@ -66,13 +66,13 @@ def shortfall(frames: int, claimed: int) -> str:
 
 @dataclass
 class Decoded:
-    """A video whose frames are on their way: what it is, its blocks, and, after them, how it ended.
+    """A video that is being decoded.
 
     Attributes
     ----------
     info: see `m3flow.videos.frames.VideoInfo`.
-    blocks: uint8 [n, H, W], in order; raises BadInput where the video breaks a limit or kills its decoder.
-    frames, seconds: how many frames there were, and the time that decoding them took; set after the blocks.
+    blocks: uint8 [n, H, W], in order; raises BadInput if the video exceeds a limit or crashes the decoder.
+    frames, seconds: the number of frames and the time spent decoding them; complete after the last block.
     """
 
     info: VideoInfo
@@ -82,15 +82,15 @@ class Decoded:
 
 
 class Decoder:
-    """A decoding process that stays for many videos; it is replaced when one of them ruins it."""
+    """A decoding process for many videos, restarted when a video crashes or hangs it."""
 
     def __init__(self, limits: Limits | None = None, threads: int = 1) -> None:
         self.limits = limits or Limits()
         self._threads = threads
         self._child: subprocess.Popen[bytes] | None = None
-        self._in_hand = False
-        # What the process was told to decode and we have not opened yet.
-        self._expected: deque[bytes] = deque()
+        self._is_decoding = False
+        # Requests sent to the process and not opened yet.
+        self._requested: deque[bytes] = deque()
 
     def __enter__(self) -> Decoder:
         return self
@@ -99,10 +99,10 @@ class Decoder:
         self.close()
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """Kill the process, whatever it is doing."""
         child, self._child = self._child, None
-        self._in_hand = False
-        self._expected.clear()
+        self._is_decoding = False
+        self._requested.clear()
         if child is None:
             return
         child.kill()
@@ -113,14 +113,14 @@ class Decoder:
         child.wait()
 
     def start(self) -> None:
-        """Start the process now, so that the first video need not wait for it."""
+        """Start the process now, so that the first video does not wait for it."""
         if self._child is not None and self._child.poll() is None:
             return
         self.close()
         self._child = subprocess.Popen(
             [
                 sys.executable,
-                "-P",  # a file of the current folder called like a module is none
+                "-P",  # files in the current folder must not shadow modules
                 "-m",
                 "m3flow.videos.decoder_process",
                 str(int(self.limits.memory_gb * 2**30)),
@@ -129,33 +129,33 @@ class Decoder:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            # Numerical libraries start a thread a core when imported, each with its own stack.
+            # Numerical libraries start one thread per core when imported, each with its own stack.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            # An interrupt of the terminal goes to us; the process ends when we close it or end.
+            # Ctrl-C is for the parent alone; the process ends when the parent closes it or exits.
             start_new_session=True,
         )
         with suppress(OSError):
-            # A larger pipe lets the decoder run ahead; where the system refuses, the usual size works too.
+            # A larger pipe lets the decoder run ahead; if the system refuses it, the default size works too.
             fcntl.fcntl(self._pipe(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def expect(self, path: str, short_side: int = 0) -> None:
-        """Have the process go on with this video as soon as it is done with those before; `open` it then."""
+        """Prefetch a video: the process decodes it after the ones before; `open` it next."""
         self.start()
-        with suppress(BrokenPipeError):  # `open` will find out
-            self._ask_for(path, short_side)
+        with suppress(BrokenPipeError):  # `open` reports it
+            self._send_request(path, short_side)
 
     def open(self, path: str, short_side: int = 0) -> Decoded:
-        """Begin to decode a video; see `m3flow.videos.frames.Frames` for what is delivered and what is rejected.
+        """Start decoding a video; see `m3flow.videos.frames.Frames` for the frames and the errors.
 
-        It ends the video before, if that was left in the middle.
+        A previous video that was not read to its end is abandoned.
         """
-        if self._in_hand or (self._expected and self._expected[0] != _request(path, short_side)):
+        if self._is_decoding or (self._requested and self._requested[0] != _request(path, short_side)):
             self.close()
         self.start()
         try:
-            if not self._expected:
-                self._ask_for(path, short_side)
-            self._expected.popleft()
+            if not self._requested:
+                self._send_request(path, short_side)
+            self._requested.popleft()
             answer = self._message()
         except BrokenPipeError:
             self._died(0)
@@ -168,16 +168,16 @@ class Decoder:
                 f"frames of {info.width}x{info.height} are larger than limits.megapixels "
                 f"({self.limits.megapixels:g}) allows"
             )
-        self._in_hand = True
+        self._is_decoding = True
         decoded = Decoded(info)
         decoded.blocks = self._blocks(decoded)
         return decoded
 
-    def _ask_for(self, path: str, short_side: int) -> None:
+    def _send_request(self, path: str, short_side: int) -> None:
         assert self._child is not None and self._child.stdin is not None
         request = _request(path, short_side)
         self._child.stdin.write(request)
-        self._expected.append(request)
+        self._requested.append(request)
 
     def _blocks(self, decoded: Decoded) -> Generator[np.ndarray]:
         shape = (decoded.info.height, decoded.info.width)
@@ -198,10 +198,10 @@ class Decoder:
                 yield block
             ending = self._message(decoded.frames)
             ended = True
-            self._in_hand = False
+            self._is_decoding = False
         finally:
             if not ended and self._child is child:
-                # Left in the middle: the process still has frames of this video to deliver.
+                # Abandoned: the process still has frames of this video to deliver.
                 self.close()
         if "rejected" in ending:
             raise BadInput(ending["rejected"])

@@ -1,10 +1,10 @@
-"""The process that decodes: reads requests on its standard input, writes frames on its standard output.
+"""The decoding process: requests on standard input, frames on standard output.
 
-It is started by `m3flow.videos.decoder.Decoder`. Whatever a damaged file does to a decoder (a crash, an endless
-loop, all of the memory) happens here, where it costs that one video.
+Started by `m3flow.videos.decoder.Decoder`. Whatever a damaged file does to a decoder (a crash, an infinite
+loop, memory exhaustion) happens here and costs only that video.
 
 A request is a JSON line. The answer is a JSON line (`info`, or `rejected` with the reason), then blocks of
-a 4-byte count and as many frames, a count of 0, and a JSON line (`end`, or `rejected`). A request that is
+a 4-byte count and that many frames, a count of 0, and a JSON line (`end`, or `rejected`). A request that is
 rejected at once has no blocks.
 """
 
@@ -38,10 +38,10 @@ END_OF_BLOCKS = COUNT.pack(0)
 
 def main() -> None:
     exit_with_parent()
-    # Slurm sends these to every process of a job; the parent decides whether the video in hand is finished.
+    # Slurm sends these to every process of a job; the parent decides whether the current video is finished.
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    # Read by OpenCV when it opens a file: one thread, and no lines of FFmpeg's on our standard error.
+    # Read by OpenCV when it opens a file: one thread, and no FFmpeg messages on standard error.
     os.environ["OPENCV_FFMPEG_THREADS"] = sys.argv[2]
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -50,18 +50,18 @@ def main() -> None:
     import m3flow.videos.frames  # noqa: F401 (loaded here, before the limit)
 
     cv2.setNumThreads(1)
-    # After the libraries are loaded: the limit is for what a file asks for.
+    # After the libraries are loaded: the limit is for the memory that a file requires.
     memory = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    with suppress(BrokenPipeError):  # nobody listens any more
+    with suppress(BrokenPipeError):  # the parent has closed the pipe
         for line in sys.stdin.buffer:
             answer(json.loads(line), sys.stdout.fileno())
-    # What could not be delivered must not be tried again when Python closes the stream.
+    # Skip Python's shutdown, which would try to flush undelivered data again.
     os._exit(0)
 
 
 def answer(request: dict[str, Any], out: int) -> None:
-    """Decode what `request` names (`path`, `short_side`) into the open file `out`."""
+    """Decode the video of a request (`path`, `short_side`) into the open file `out`."""
     import cv2
 
     from m3flow.videos.frames import Frames
@@ -71,15 +71,15 @@ def answer(request: dict[str, Any], out: int) -> None:
     try:
         frames = Frames(request["path"], request["short_side"])
     except unusable as error:
-        return _say(out, {"rejected": _reason(error)})
-    _say(out, {"info": asdict(frames.info) | {"rate": str(frames.info.rate)}})
+        return _send_message(out, {"rejected": _reason(error)})
+    _send_message(out, {"info": asdict(frames.info) | {"rate": str(frames.info.rate)}})
     seconds = time.perf_counter() - began
     count = 0
     try:
         for block, cost in _blocks(frames):
             count += len(block)
             seconds += cost
-            _send(out, block)
+            _send_block(out, block)
     except BrokenPipeError:
         raise
     except unusable as error:
@@ -87,13 +87,13 @@ def answer(request: dict[str, Any], out: int) -> None:
     else:
         ending = {"end": {"frames": count, "seconds": seconds}}
     _write(out, END_OF_BLOCKS)
-    return _say(out, ending)
+    return _send_message(out, ending)
 
 
 def _blocks(frames: Frames) -> Iterator[tuple[np.ndarray, float]]:
-    """(uint8 [up to BLOCK_FRAMES, H, W], seconds that decoding them took)."""
+    """(uint8 [up to BLOCK_FRAMES, H, W], seconds spent decoding them)."""
     iterator = iter(frames)
-    # The first block is a single frame, so that whoever waits sees early that something comes.
+    # The first block is a single frame, so that the timeout covers one frame and not a whole block.
     size = 1
     while True:
         began = time.perf_counter()
@@ -110,18 +110,18 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _send(out: int, block: np.ndarray) -> None:
+def _send_block(out: int, block: np.ndarray) -> None:
     _write(out, COUNT.pack(len(block)))
     _write(out, block.data.cast("B"))
 
 
-def _say(out: int, message: dict[str, Any]) -> None:
+def _send_message(out: int, message: dict[str, Any]) -> None:
     _write(out, json.dumps(message).encode() + b"\n")
 
 
 def _write(out: int, data: bytes | memoryview) -> None:
-    # Not through Python's buffered files: where a write is cut short, as it is when the process is suspended
-    # while the pipe is full (a Slurm that suspends jobs, Ctrl-Z), they lose the rest of it.
+    # Not through Python's buffered files: they lose the rest of a partial write, which happens when the
+    # process is suspended while the pipe is full (Slurm suspending jobs, Ctrl-Z).
     left = memoryview(data)
     while left:
         left = left[os.write(out, left) :]

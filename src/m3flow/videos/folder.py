@@ -1,4 +1,4 @@
-"""A folder in place of a list: the videos below it."""
+"""Videos below a folder that is given in place of a list."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".t
 
 
 def is_video(folder: Path) -> bool:
-    """Whether a folder is one video, as frame images: it holds images and no videos."""
+    """Whether a folder is one video stored as frame images: it contains images and no videos."""
     found = {suffix_of(name) for name in os.listdir(folder)}
     return bool(found & IMAGE_SUFFIXES) and not found & VIDEO_SUFFIXES
 
 
 def videos_below(folder: Path) -> list[str]:
-    """The paths, from `folder`, of all video files below it, sorted; of its folders of images if it has none.
+    """Sorted paths, relative to `folder`, of all video files below it; of its folders of images if there are none.
 
-    Hidden files and folders are passed over, and so are output folders of m3flow. Links are followed.
+    Hidden files and folders and output folders of m3flow are skipped. Links are followed.
     """
     files: list[str] = []
-    of_images: list[str] = []
+    image_folders: list[str] = []
     for path, names in _walk(folder):
         below = os.path.relpath(path, folder)
         found = [name for name in names if suffix_of(name) in VIDEO_SUFFIXES]
         files += [os.path.normpath(os.path.join(below, name)) for name in found]  # noqa: PTH118
         if any(suffix_of(name) in IMAGE_SUFFIXES for name in names):
-            of_images.append(below)
-    return sorted(files or of_images)
+            image_folders.append(below)
+    return sorted(files or image_folders)
 
 
 def suffix_of(name: str) -> str:
@@ -39,7 +39,7 @@ def suffix_of(name: str) -> str:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """(path, names of its files) of a folder and of those below it, each once however it is linked."""
+    """(path, file names) of a folder and of those below it, each once however often it is linked."""
     seen: set[tuple[int, int]] = set()
     for path, folders, files in os.walk(folder, followlinks=True):
         status = os.stat(path)  # noqa: PTH116

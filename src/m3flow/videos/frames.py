@@ -1,4 +1,4 @@
-"""Frames of a video file or of a folder of images, decoded with OpenCV: all in grey, or some in colour."""
+"""Frames of a video file or a folder of images, decoded with OpenCV: all in grey, or some in colour."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LARGEST_RATE_TERM = 65535
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video is before its frames are decoded.
+    """Properties of a video that are known before its frames are decoded.
 
     Attributes
     ----------
-    width, height: of the frames as they are delivered (after rotation and resizing), in pixels.
+    width, height: frame size after rotation and resizing, in pixels.
     rate: frames per second.
-    claimed: the number of frames that the header claims; 0 if it claims none.
+    claimed: the number of frames according to the header; 0 if it gives none.
     codec: the codec's four-character code, "images" for a folder.
     rotation: the rotation in the file's metadata in degrees, already applied to the frames.
     """
@@ -44,11 +44,11 @@ class VideoInfo:
 class Frames:
     """The grey frames of a video, in order: iterate for uint8 [H, W].
 
-    The number of frames is the number that decodes; what the header claims is in `info.claimed`.
+    The number of frames is the number that decodes; the header's number is `info.claimed`.
 
     Raises
     ------
-    BadInput: the file is missing, is no video, or none of its frames decodes (when opened).
+    BadInput: the file is missing, is not a video, or none of its frames decodes (when opened).
     """
 
     def __init__(self, path: str | Path, short_side: int = 0) -> None:
@@ -78,24 +78,24 @@ class Frames:
             yield self._resize(frame)
 
     def _resize(self, frame: np.ndarray) -> np.ndarray:
-        # A stream may change its size on the way; what follows keeps the size of the first frame.
+        # A stream may change its frame size; later frames are resized to the size of the first.
         return resize(frame, *self._size)
 
 
 def colour_frames(path: str | Path, numbers: Collection[int], short_side: int = 0) -> Iterator[np.ndarray]:
     """Some frames of a video in colour, in ascending order: uint8 [H, W, 3], RGB.
 
-    Frames are counted from 0 as `Frames` counts them, by decoding from the start: a seek in a container lands
-    elsewhere in many of them. What is not asked for is neither converted nor, in a folder, read.
+    Frames are numbered from 0 as in `Frames`, by decoding from the start: seeking is inaccurate in many
+    containers. Other frames are not converted and, in a folder, not read.
 
     Parameters
     ----------
-    numbers: which frames; those beyond the end are left out.
-    short_side: frames are resized to this short side in pixels; 0 keeps their size.
+    numbers: frame numbers; those beyond the end are skipped.
+    short_side: the short side, in pixels, to which frames are resized; 0 keeps their size.
 
     Raises
     ------
-    BadInput: the file is missing or is no video, or an image cannot be read.
+    BadInput: the file is missing or is not a video, or an image cannot be read.
     """
     path = os.fspath(path)
     _refuse_missing(path)
@@ -107,11 +107,11 @@ def colour_frames(path: str | Path, numbers: Collection[int], short_side: int = 
 
 
 def resize(frame: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A frame [H, W] or [H, W, 3] at another size in pixels: averaged over areas when it shrinks, else bilinear."""
+    """A frame [H, W] or [H, W, 3] resized to a size in pixels: area averaging to shrink it, else bilinear."""
     if frame.shape[:2] == (height, width):
         return frame
-    smaller = frame.shape[0] > height
-    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    shrinks = frame.shape[0] > height
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def _refuse_missing(path: str) -> None:
@@ -147,8 +147,7 @@ def _opened(path: str, options: Sequence[int] = ()) -> cv2.VideoCapture:
         path.encode()
     except UnicodeEncodeError as error:
         raise BadInput(f"the name {path!r} is not UTF-8 text, which OpenCV needs; rename it") from error
-    # FFmpeg takes what looks like an option, a protocol or a pattern in a name at its word; an absolute path
-    # to a file is none of these.
+    # FFmpeg interprets options, protocols and patterns in a file name; an absolute path rules them out.
     capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, options)  # noqa: PTH100
     if not capture.isOpened():
         raise BadInput(f"not a video with a picture: {path!r}")
@@ -167,7 +166,7 @@ def _grey_frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
 
 
 def _chosen_frames(path: str, numbers: list[int]) -> Iterator[np.ndarray]:
-    # One decoding thread: training has a process per core already.
+    # One decoding thread: training already runs one process per core.
     capture = _opened(path, (cv2.CAP_PROP_N_THREADS, 1))
     try:
         position = 0
@@ -204,7 +203,7 @@ def _image_names(folder: Path) -> list[str]:
 
 
 def _image(path: Path, flags: int) -> np.ndarray:
-    # Through Python's own reading, because imread does not take every file name.
+    # Read by Python, because imread does not accept every file name.
     data = np.frombuffer(path.read_bytes(), np.uint8)
     frame = cv2.imdecode(data, flags) if len(data) else None
     if frame is None:
@@ -216,7 +215,7 @@ def _rate(value: float) -> Fraction:
     """Frames per second as a fraction whose terms the MPEG-4 time base can hold."""
     if not math.isfinite(value) or not 0.1 <= value <= 1000:
         return DEFAULT_RATE
-    # The rates of television are multiples of 1000/1001; others are decimal.
+    # Television (NTSC) rates are multiples of 1000/1001; others are decimal.
     television = Fraction(round(value * 1.001) * 1000, 1001)
     if abs(float(television) - value) < 1e-3 and abs(round(value) - value) > 1e-3:
         return television

@@ -1,4 +1,4 @@
-"""What tells one source video from another: its size and a hash of parts of its content, not its time or place."""
+"""Content fingerprint of a source video: its size and a hash of parts of its content, not its path or time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from m3flow.errors import BadInput
 from m3flow.videos.folder import IMAGE_SUFFIXES
 
-# The beginning, the middle and the end: enough to tell videos apart without reading them whole.
+# Beginning, middle and end are enough to distinguish videos without reading them in full.
 PART_BYTES = 16 * 1024
-# A file system that is gone or ailing, not a bad file: the video fails, and is tried again by the next run.
+# A file system that is unavailable, not a bad file: the video is marked failed, and the next run retries it.
 SYSTEM_ERRORS = frozenset(
     {
         errno.EIO,
@@ -29,12 +29,12 @@ SYSTEM_ERRORS = frozenset(
 
 
 def identity(path: str | Path) -> dict[str, Any]:
-    """The identity of a video file or of a folder of frame images: {"bytes": …, "sha256": …}.
+    """The fingerprint of a video file or a folder of frame images: {"bytes": …, "sha256": …}.
 
-    It survives copying a data set to another disk. Of a file, the hash covers 16 KiB at the beginning, in
-    the middle and at the end; of a folder, the names and sizes of its images and those parts of each.
+    It is unchanged when the data set is copied. For a file, the hash covers 16 KiB at the beginning, in the
+    middle and at the end; for a folder, the names and sizes of its images and these parts of each.
 
-    Raises BadInput if the file is missing or cannot be read, OSError if that is the file system's fault.
+    Raises BadInput if the file is missing or unreadable, OSError if the file system failed.
     """
     path = Path(path)
     digest = hashlib.sha256()
@@ -57,14 +57,14 @@ def identity(path: str | Path) -> dict[str, Any]:
 
 
 def image_names(folder: Path) -> list[str]:
-    """The frame images of a folder, sorted by name; hidden files (other systems' "._" doubles) are none."""
+    """The frame images of a folder, sorted by name, without hidden files (such as macOS's "._" files)."""
     names = (name for name in os.listdir(folder) if not name.startswith("."))
     return sorted(name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _hash_parts(path: Path, digest: hashlib._Hash) -> int:
     if not path.is_file():
-        path.stat()  # says why where it is missing
+        path.stat()  # raises the reason if it is missing
         raise OSError(errno.EINVAL, "not a file")  # opening a pipe would wait for a writer
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
@@ -75,7 +75,7 @@ def _hash_parts(path: Path, digest: hashlib._Hash) -> int:
 
 
 def stamp(path: str) -> tuple[int, int] | None:
-    """(bytes, time of change in ns) of a file, which tell that it changed; None where there is none."""
+    """(size in bytes, modification time in ns) of a file, to detect changes; None if it does not exist."""
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError:
@@ -84,6 +84,6 @@ def stamp(path: str) -> tuple[int, int] | None:
 
 
 def file_size(path: str) -> int:
-    """The size of a file in bytes; 0 where there is none."""
+    """The size of a file in bytes; 0 if it does not exist."""
     found = stamp(path)
     return found[0] if found else 0

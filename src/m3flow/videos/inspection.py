@@ -1,4 +1,4 @@
-"""What the videos of a list are: each read through once, before anything is made of them."""
+"""Inspection of the videos of a list before extraction: each is decoded once."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Verdict = Literal["ok", "damaged", "rejected", "failed"]
 
 @dataclass(kw_only=True)
 class Inspected:
-    """One video's row of the table.
+    """A video's row of the table.
 
     Attributes
     ----------
     video: its output name.
-    frames, claimed: frames that decode, and that the header claims (0 if it claims none).
-    width, height: of the frames as they are used (after the rotation in the metadata), in pixels.
+    frames, claimed: frames that decode, and frames according to the header (0 if it gives none).
+    width, height: frame size after the rotation in the metadata, in pixels.
     rate: frames per second, as a fraction.
     codec: its four-character code; "images" for a folder of images.
     rotation: the rotation in the metadata in degrees, already applied to width and height.
-    verdict: "ok"; "damaged": flow is made of what decodes, but the file ends before what its header claims;
-        "rejected": no flow can be made of it; "failed": it could not be read by no fault of its own (the
-        system was short of memory): run again.
+    verdict: "ok"; "damaged": flow is computed for the frames that decode, fewer than the header claims;
+        "rejected": no flow can be computed; "failed": it could not be read for a reason outside the file
+        (the system was out of memory): run again.
     reason: why it is not "ok".
     """
 
@@ -52,7 +52,7 @@ COLUMNS = [field.name for field in fields(Inspected)]
 
 
 def inspect(decoder: Decoder, video: Video, step: int = 1) -> Inspected:
-    """Read one video through; never raises for a video that cannot be used, the row says so."""
+    """Decode one video; an unusable one raises nothing, its row gives the reason."""
     row = Inspected(video=video.name)
     try:
         decoded = decoder.open(video.source)
@@ -86,7 +86,7 @@ def inspect_all(
     step: int = 1,
     on_row: Callable[[Inspected], None] = lambda row: None,
 ) -> Iterator[Inspected]:
-    """`inspect` for every video, side by side, as they are done."""
+    """`inspect` every video in parallel; rows come as they finish."""
 
     def work(decoder: Decoder, video: Video) -> Inspected:
         return inspect(decoder, video, step)
@@ -97,7 +97,7 @@ def inspect_all(
 
 
 def write_table(path: Path, rows: Sequence[Inspected]) -> None:
-    """The table as a CSV file, complete or not at all; `exclude` takes it as it is."""
+    """Write the table as a CSV file, atomically; `exclude` accepts it unchanged."""
     with (
         complete_or_absent(path) as (temporary,),
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,

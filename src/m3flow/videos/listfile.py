@@ -1,4 +1,4 @@
-"""The form of a list file: its entries one after the other, in little memory, with the place of each."""
+"""Streaming reader of list files: entries one at a time, each with its line and byte offset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import IO, NamedTuple, cast
 from m3flow.errors import UsageError
 
 HEADER_NAMES = ("path", "video")
-# By the character: what a message calls it. A list without a header may use a tab alone.
+# The name of each in messages. Of these, a list without a header may use only the tab.
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon"}
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
@@ -25,14 +25,14 @@ VIDEO_SUFFIXES = frozenset(
 _VIDEO_ENDINGS = tuple(VIDEO_SUFFIXES)
 SPREADSHEET_SUFFIXES = frozenset({".numbers", ".ods", ".xls", ".xlsm", ".xlsx"})
 GZIP_MAGIC, ZIP_MAGIC, OLE_MAGIC = b"\x1f\x8b", b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
-# A path that holds spaces, up to the first word that ends like a video.
+# A path with spaces, up to the first word with a video suffix.
 PATH_WITH_SPACES = re.compile(
     rf".*?(?:{'|'.join(re.escape(suffix) for suffix in sorted(VIDEO_SUFFIXES))})(?= |$)", re.IGNORECASE
 )
 
 
 class Entry(NamedTuple):
-    """A video as the list names it; `line` from 1 and `offset` in bytes say where its line begins."""
+    """An entry of a list; `line` (from 1) and `offset` (in bytes) locate the start of its line."""
 
     line: int
     offset: int
@@ -41,11 +41,11 @@ class Entry(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How the lines of a list are read.
+    """The format of a list.
 
     Attributes
     ----------
-    separator: the character between two columns.
+    separator: the character between columns.
     columns: the header of a CSV list; empty for `path label` lines.
     """
 
@@ -55,11 +55,11 @@ class Form(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stretch of a list file that holds whole entries.
+    """A section of a list file made up of whole entries.
 
     Attributes
     ----------
-    offset, size: where it lies in the (uncompressed) file, in bytes.
+    offset, size: its position in the (uncompressed) file, in bytes.
     line: the number of its first line, from 1.
     """
 
@@ -69,7 +69,7 @@ class Part:
 
 
 def list_size(list_file: Path) -> int:
-    """The bytes of a list, uncompressed; UsageError for a file that cannot be read."""
+    """The uncompressed size of a list in bytes; UsageError if the file cannot be read."""
     with _opened(list_file) as file:
         return file.seek(0, os.SEEK_END)
 
@@ -79,10 +79,10 @@ def read_entries(
 ) -> Iterator[Entry]:
     """The entries of a list, or of a part of it, in order.
 
-    A line that is no entry is appended to `problems` as (line, what is wrong). `beside` names another column
-    of a CSV to take in place of the label; plain lists do not have it.
+    An invalid line is appended to `problems` as (line, problem). `beside` names another column of a CSV to
+    read in place of the label; plain lists do not have it.
 
-    Raises UsageError for a file that cannot be read or is not UTF-8, and for a header that cannot be used.
+    Raises UsageError for a file that cannot be read or is not UTF-8, and for an unusable header.
     """
     with _opened(list_file) as file:
         lines = _Lines(file, list_file)
@@ -94,9 +94,9 @@ def read_entries(
 
 
 def sample_entries(list_file: Path, count: int) -> list[Entry]:
-    """About `count` entries spread evenly over a list; the list is not read as a whole.
+    """About `count` entries spread evenly over a list, without reading all of it.
 
-    The same list gives the same entries. Lines that cannot be read are left out.
+    The same list gives the same entries. Unreadable lines are skipped.
     """
     found: dict[int, Entry] = {}
     with _opened(list_file) as file:
@@ -107,7 +107,7 @@ def sample_entries(list_file: Path, count: int) -> list[Entry]:
         for number in range(count):
             offset = begin + (size - begin) * number // count
             if offset > begin:
-                # Somewhere within a line: the next one is whole.
+                # The offset falls within a line; take the next one.
                 file.seek(offset - 1)
                 offset += len(file.readline()) - 1
             file.seek(offset)
@@ -124,7 +124,7 @@ def sample_entries(list_file: Path, count: int) -> list[Entry]:
 def _opened(list_file: Path) -> Iterator[IO[bytes]]:
     try:
         with list_file.open("rb") as file:
-            # The list may come through a pipe: what is looked at must not be taken.
+            # The list may come through a pipe, so look at its first bytes without consuming them.
             magic = cast("io.BufferedReader", file).peek(4)[:4]
             if list_file.suffix.lower() in SPREADSHEET_SUFFIXES or magic in (ZIP_MAGIC, OLE_MAGIC):
                 raise UsageError(
@@ -141,7 +141,7 @@ def _opened(list_file: Path) -> Iterator[IO[bytes]]:
 
 
 class _Lines:
-    """The decoded lines of a part; `line` and `offset` are those of the next one."""
+    """The decoded lines of a part; `line` and `offset` are those of the next line."""
 
     def __init__(
         self, file: IO[bytes], list_file: Path, offset: int = 0, line: int = 1, end: int = sys.maxsize
@@ -155,32 +155,32 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        raw = self._peeked()
+        raw = self._peek_bytes()
         if not raw:
             raise StopIteration
         text = self._decoded(raw)
-        self._pass()
+        self._advance()
         return text
 
     def at_entry(self) -> bool:
-        """Pass over empty lines and comments; False at the end of the part."""
-        while raw := self._peeked():
+        """Skip empty lines and comments; False at the end of the part."""
+        while raw := self._peek_bytes():
             text = raw.removeprefix(b"\xef\xbb\xbf") if not self.offset else raw
             if text.strip() and not text.startswith(b"#"):
                 return True
-            self._pass()
+            self._advance()
         return False
 
     def peek(self) -> str:
-        """The next line, which stays the next one; "" at the end of the part."""
-        return self._decoded(self._peeked())
+        """The next line, without consuming it; "" at the end of the part."""
+        return self._decoded(self._peek_bytes())
 
-    def _peeked(self) -> bytes:
+    def _peek_bytes(self) -> bytes:
         if not self._ahead and self.offset < self._end:
             self._ahead = self._file.readline()
         return self._ahead
 
-    def _pass(self) -> None:
+    def _advance(self) -> None:
         self.offset += len(self._ahead)
         self.line += 1
         self._ahead = b""
@@ -196,9 +196,9 @@ class _Lines:
 
 
 def _form(lines: _Lines) -> Form:
-    """The form of a list by its first entry; a header is passed over.
+    """The format of a list, from its first entry; a header is consumed.
 
-    Raises UsageError for a header that cannot be used.
+    Raises UsageError for an unusable header.
     """
     lines.at_entry()
     first = lines.peek().rstrip("\n").rstrip("\r")
@@ -221,7 +221,7 @@ def _columns(first: str, separator: str) -> tuple[str, ...]:
     try:
         return tuple(column.strip() for column in next(csv.reader([first], delimiter=separator), []))
     except csv.Error:
-        return ()  # no header, at any rate
+        return ()  # not a header
 
 
 def _entries(lines: _Lines, form: Form, problems: list[tuple[int, str]], beside: str) -> Iterator[Entry]:
@@ -253,7 +253,7 @@ def _csv_entries(lines: _Lines, form: Form, problems: list[tuple[int, str]], bes
     other_column = columns.index(beside) if beside in columns else None
     reader = csv.reader(lines, delimiter=form.separator, strict=True)
     while lines.at_entry():
-        # A quoted field may go over several lines; the reader takes no more of them than a row needs.
+        # A quoted field may span several lines; the reader consumes only those of this row.
         line, offset = lines.line, lines.offset
         try:
             row = next(reader)
@@ -270,7 +270,7 @@ def _csv_entries(lines: _Lines, form: Form, problems: list[tuple[int, str]], bes
 
 
 def _header_problem(first: str) -> str:
-    """What is wrong when the first line looks like a header that cannot be used, else ""."""
+    """The problem with a first line that looks like an unusable header, else ""."""
     words = first.split()
     if len(words) > 1 and words[0].lower() in HEADER_NAMES:
         return (

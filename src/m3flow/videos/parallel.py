@@ -1,4 +1,4 @@
-"""Many files decoded side by side, each within limits: threads that wait for decoding processes."""
+"""Parallel decoding of many files within limits: one thread and one decoding process per worker."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from m3flow.videos.decoder import Decoder, Limits
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Enough that no thread waits for the next item; few enough that an interrupt is soon through.
-AHEAD = 4
+# In-flight items per worker: enough that no thread waits, few enough that an interrupt takes effect soon.
+IN_FLIGHT = 4
 
 
 def decoded_side_by_side(
@@ -25,10 +25,10 @@ def decoded_side_by_side(
     limits: Limits,
     workers: int = 0,
 ) -> Iterator[Result]:
-    """`work(decoder, item)` for every item, as they are done.
+    """Results of `work(decoder, item)` for every item, as they finish.
 
-    Each of `workers` threads (0: one a CPU core) has a decoding process of its own, so that a file costs at
-    most what the limits allow. An exception of `work` ends the iteration.
+    Each of `workers` threads (0: one per CPU core) has its own decoding process, so that a file cannot
+    exceed the limits. An exception in `work` ends the iteration.
     """
     workers = max(1, min(workers or available_cores(), len(items)))
     own = threading.local()
@@ -43,7 +43,7 @@ def decoded_side_by_side(
         pending: set[Future[Result]] = set()
         try:
             for item in items:
-                if len(pending) >= workers * AHEAD:
+                if len(pending) >= workers * IN_FLIGHT:
                     done, pending = wait(pending, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in done)
                 pending.add(threads.submit(call, item))

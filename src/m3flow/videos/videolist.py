@@ -1,4 +1,4 @@
-"""The videos of a list."""
+"""A list of videos, with an output name for each."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ LIST_SUFFIXES = frozenset({".csv", ".list", ".lst", ".tsv", ".txt", ".gz"}) | SP
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """One entry of the list.
+    """One video of the list.
 
     Attributes
     ----------
-    source: the path of the video file or of the folder of frame images, as it can be opened.
-    name: the last parts of its path, joined by "/": what its outputs are called.
-    label: what stands behind the path in the list, or "".
-    line: its line in the list, from 1.
+    source: the path of the video file or the folder of frame images, as it can be opened.
+    name: its output name: the last parts of its path, joined by "/".
+    label: the text after the path in the list, or "".
+    line: its line number in the list, from 1.
     """
 
     source: str
@@ -47,14 +47,14 @@ class Video:
 
 @dataclass(frozen=True)
 class VideoList:
-    """A list of videos, and how its entries are read.
+    """A list of videos and the options for reading it.
 
     Attributes
     ----------
     file: a list file; a folder, whose videos are listed; or one video: a file or a folder of frame images.
-        Looked for in `root` where it is not in the working folder.
-    root: the folder that relative paths of the list are taken from.
-    parts: the number of last parts of a video's path that name its outputs.
+        If it is not found in the working folder, `root` is searched too.
+    root: the folder to which relative paths of the list refer.
+    parts: the number of trailing parts of a video's path that make up its output name.
     exclude: a table of `m3flow verify --input`, whose rejected videos are left out, or a list of videos, all
         of which are left out.
 
@@ -74,14 +74,14 @@ class VideoList:
 
     @property
     def name(self) -> str:
-        """The file's name, which names the files of its shards."""
+        """The file's name, used for the files of its shards."""
         return os.path.basename(os.path.abspath(self.file))  # noqa: PTH100, PTH119 (links stay)
 
     @cached_property
     def location(self) -> Path:
-        """The list file or the video where it exists.
+        """The existing path of the list file or the video.
 
-        Raises UsageError where it does not.
+        Raises UsageError if there is none.
         """
         try:
             location = self.file if self.file.exists() else self.root / self.file
@@ -96,7 +96,7 @@ class VideoList:
 
     @cached_property
     def kind(self) -> Literal["list", "folder", "video"]:
-        """What `file` is: a list file, a folder with videos below it, or one video."""
+        """Whether `file` is a list file, a folder with videos below it, or one video."""
         if _is_list(self.location):
             return "list"
         return "folder" if self.location.is_dir() and not folder.is_video(self.location) else "video"
@@ -104,10 +104,10 @@ class VideoList:
     def read(self) -> list[Video]:
         """The videos in the order of the list, without the excluded ones.
 
-        These forms are read, compressed by gzip or not: `path label` lines separated by one space or a tab (the
+        Supported formats, optionally gzip-compressed: `path label` lines separated by one space or a tab (the
         label may be absent, more columns may follow), a plain list of paths, and a CSV, separated by commas,
-        semicolons or tabs, whose header has a column `path` or `video`. Empty lines and those that begin with
-        `#` are skipped. Of a folder, all videos below it are listed, as paths that begin with its name.
+        semicolons or tabs, whose header has a column `path` or `video`. Empty lines and lines starting with
+        `#` are skipped. For a folder, all videos below it are listed, with paths that begin with its name.
 
         Whether the videos exist is not checked: for a large data set on a network file system that would take
         minutes.
@@ -132,7 +132,7 @@ class VideoList:
         return left
 
     def sample(self, count: int) -> list[str]:
-        """The sources of about `count` videos spread evenly over the list; a list file is not read as a whole."""
+        """The sources of about `count` videos spread evenly over the list, without reading all of a list file."""
         if self.kind == "list":
             entries: Sequence[Entry] = sample_entries(self.location, count)
         else:
@@ -142,9 +142,9 @@ class VideoList:
         return [self._source(entry.path) for entry in entries]
 
     def in_file(self, file: Path, *, renew: bool = True) -> VideoList:
-        """The same videos as a list file, which jobs read parts of: itself, or `file` for a folder or a video.
+        """The same videos as a list file, of which jobs read parts: itself, or `file` for a folder or a video.
 
-        With `renew` false a `file` that is there is taken as it is, and the folder is not searched again.
+        If `renew` is false, an existing `file` is used as it is and the folder is not searched again.
         """
         if self.kind == "list":
             return self
@@ -161,7 +161,7 @@ class VideoList:
     def read_part(self, part: Part) -> list[Video]:
         """The videos of a part of the list file: a job reads its own lines, not the whole list.
 
-        Raises UsageError for lines that cannot be read; clashes between parts are not looked for.
+        Raises UsageError for invalid lines; name clashes between parts are not detected.
         """
         videos, problems = self._videos(part)
         self._refuse(problems)
@@ -169,7 +169,7 @@ class VideoList:
         return [video for video in videos if video.name not in excluded]
 
     def excluded_names(self) -> set[str]:
-        """The output names that `exclude` leaves out."""
+        """The output names to leave out, from `exclude`."""
         if self.exclude is None:
             return set()
         rejected = _rejected_in(self.exclude)
@@ -199,7 +199,7 @@ class VideoList:
                 yield Entry(line, 0, f"{self.name}/{path}", "")
 
     def _source(self, path: str) -> str:
-        """Where the video with this path in the list lies; for "" the folder that such paths are taken from."""
+        """The location of the video with this path in the list; for "" the folder to which such paths refer."""
         return os.path.join(self._base, path)  # noqa: PTH118 (10x faster)
 
     @cached_property
@@ -218,7 +218,7 @@ class VideoList:
 
 
 def _rejected_in(path: Path) -> set[str] | None:
-    """The names that a table of `m3flow verify --input` rejects; None for any other file."""
+    """The names of the rejected videos in a table of `m3flow verify --input`; None for any other file."""
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             columns = file.readline().strip().split(",")
@@ -226,13 +226,13 @@ def _rejected_in(path: Path) -> set[str] | None:
                 return None
             return {row["video"] for row in csv.DictReader(file, columns) if row["verdict"] == "rejected"}
     except OSError as error:
-        raise UsageError(f"{path}: cannot read the list of what to leave out: {error.strerror}") from error
+        raise UsageError(f"{path}: cannot read the list to exclude: {error.strerror}") from error
     except csv.Error as error:
         raise UsageError(f"{path}: not a table of videos: {error}") from error
 
 
 def _clashes(videos: list[Video]) -> Iterator[tuple[int, str]]:
-    """(line, problem) for every video that is listed twice or would write another one's output."""
+    """(line, problem) for every video that is listed twice or would overwrite another video's outputs."""
     by_name: dict[str, Video] = {}
     for video in videos:
         first = by_name.setdefault(video.name, video)
@@ -250,7 +250,7 @@ def _clashes(videos: list[Video]) -> Iterator[tuple[int, str]]:
         for other in conflicting_names(video.name):
             if other in by_name:
                 line = by_name[other].line
-                yield video.line, f"{video.name!r} would write over the outputs of {other!r} (line {line})"
+                yield video.line, f"{video.name!r} would overwrite the outputs of {other!r} (line {line})"
 
 
 def _is_list(path: Path) -> bool:
@@ -258,7 +258,7 @@ def _is_list(path: Path) -> bool:
         return True
     if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES:
         return False
-    # What comes through a pipe can be read only once, and is a list.
+    # A pipe can be read only once; it must be a list.
     return not path.is_file() or not _is_binary(path)
 
 

@@ -88,8 +88,8 @@ def test_a_byte_order_mark_and_blank_lines_do_not_shift_the_shards(tmp_path: Pat
     [
         ([*names(30), names(1)[0]], "duplicate video"),
         ([*names(30), "other/" + names(1)[0]], "would write the same output"),
-        ([*names(30), "../.."], "would leave the output folder"),
-        (["a/b", *names(20), "a/b/x.mp4"], "would write over"),
+        ([*names(30), "../.."], "would be outside the output folder"),
+        (["a/b", *names(20), "a/b/x.mp4"], "would overwrite"),
     ],
 )
 def test_bad_lists_are_refused_as_a_whole(tmp_path: Path, lines: list[str], what: str) -> None:

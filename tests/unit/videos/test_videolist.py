@@ -176,7 +176,7 @@ class TestForms:
         with pytest.raises(UsageError, match="save the list as UTF-8"):
             VideoList(tmp_path / "list.csv").read()
         (tmp_path / "list.txt").write_bytes(b"a/b/c.avi\na/b/\0.avi\n")
-        with pytest.raises(UsageError, match=r"list\.txt:2: the path holds a NUL"):
+        with pytest.raises(UsageError, match=r"list\.txt:2: the path contains a NUL"):
             VideoList(tmp_path / "list.txt").read()
 
     def test_a_list_through_a_pipe_loses_nothing(self, tmp_path: Path) -> None:
@@ -272,7 +272,13 @@ class TestRefusals:
             "a/b/c/3.avi,0\n",
         )
         assert [line.split(":")[0] for line in lines] == ["3", "4", "5", "6", "7"]
-        expected = ["leave the output folder", "duplicate video", "same output", "1 columns", "path is empty"]
+        expected = [
+            "outside the output folder",
+            "duplicate video",
+            "same output",
+            "1 columns",
+            "path is empty",
+        ]
         for line, words in zip(lines, expected, strict=True):
             assert words in line
         assert "first on line 2" in lines[1]
@@ -293,7 +299,7 @@ class TestRefusals:
     @pytest.mark.parametrize("path", ["..", "../a.avi", "a/../../b.avi", ".", "/", "//", "a/.."])
     def test_outputs_that_would_leave_the_folder(self, tmp_path: Path, path: str) -> None:
         (line,) = refusal(tmp_path, f"{path} 0\n")
-        assert line.startswith("1: the outputs of") and "leave the output folder" in line
+        assert line.startswith("1: the outputs of") and "outside the output folder" in line
 
     @pytest.mark.parametrize("parts", [0, -1])
     def test_too_few_parts(self, tmp_path: Path, parts: int) -> None:
@@ -301,8 +307,8 @@ class TestRefusals:
             listed(tmp_path, "a/b/c.avi", parts=parts)
 
     def test_a_nul_character(self, tmp_path: Path) -> None:
-        assert refusal(tmp_path, "a/b/c.avi\na/b/\0.avi\n") == ["2: the path holds a NUL character"]
-        assert refusal(tmp_path, 'path\n"a/b/\0.avi"\n') == ["2: the path holds a NUL character"]
+        assert refusal(tmp_path, "a/b/c.avi\na/b/\0.avi\n") == ["2: the path contains a NUL character"]
+        assert refusal(tmp_path, 'path\n"a/b/\0.avi"\n') == ["2: the path contains a NUL character"]
 
     def test_text_that_is_not_utf8(self, tmp_path: Path) -> None:
         (line,) = refusal(tmp_path, "a/b/c.avi\nklasse/für/x.avi\n".encode("latin-1"))
@@ -346,7 +352,7 @@ class TestRefusals:
     )
     def test_a_file_of_one_where_another_needs_a_folder(self, tmp_path: Path, one: str, two: str) -> None:
         for content in (f"{one}\n{two}\n", f"{two}\n{one}\n"):
-            assert "would write over" in refusal(tmp_path, content)[0]
+            assert "would overwrite" in refusal(tmp_path, content)[0]
 
     def test_the_names_that_look_alike_but_do_not_clash(self, tmp_path: Path) -> None:
         content = "a\nb/x.mp4\na/b.avi\nc_6.gz/d\na/x.mp4.avi\n"
@@ -387,7 +393,7 @@ class TestNames:
         # 255 bytes is what a file system allows; ours adds "_999.gz" (7) to a name.
         assert len(listed(tmp_path, "a/b/" + "é" * 124 + "\n")) == 1
         (line,) = refusal(tmp_path, "a/b/" + "é" * 124 + "x\n")
-        assert "more than 248 bytes" in line
+        assert "longer than 248 bytes" in line
         folder = Outputs(tmp_path).trajectories("é" * 124, 999)
         folder.parent.mkdir()
         folder.write_bytes(b"")  # the file system takes it
