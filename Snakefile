@@ -24,17 +24,8 @@ validate(config, "workflow/schemas/config.schema.yaml")
 
 
 include: "workflow/rules/common.smk"
-
-
-if experiment.granularity == "shard":
-
-    include: "workflow/rules/shard.smk"
-
-else:
-
-    include: "workflow/rules/video.smk"
-
-
+include: "workflow/rules/video.smk"
+include: "workflow/rules/shard.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -43,3 +34,11 @@ rule all:
     input:
         targets,
         report_so_far,
+
+
+onsuccess:
+    end_of_run()
+
+
+onerror:
+    end_of_run()

@@ -77,12 +77,6 @@ class Outputs:
         """The records of a shard; every attempt appends to this file."""
         return self.records / list_name / f"{kind}-{shard}.csv"
 
-    def records_of_shards(self) -> Iterator[tuple[Path, Path]]:
-        """(records file, completion file) of every shard that has records."""
-        for records in self.records.glob("*/*-*.csv"):
-            kind, _, shard = records.stem.rpartition("-")
-            yield records, self.shard_done(records.parent.name, kind, shard)
-
     def shard_plan(self, list_name: str) -> Path:
         """The division of a list into shards; see `m3flow.experiment.shards`."""
         return self.folder / "shards" / list_name / "plan.json"
@@ -90,10 +84,6 @@ class Outputs:
     def shard_list(self, list_name: str) -> Path:
         """The list of videos found below a folder that was given in place of a list."""
         return self.folder / "shards" / list_name / "videos.csv"
-
-    def shard_done(self, list_name: str, kind: str, shard: str) -> Path:
-        """The completion file of a shard."""
-        return self.folder / "shards" / list_name / kind / f"{shard}.json"
 
 
 def is_output_folder(names: Collection[str]) -> bool:

@@ -8,6 +8,10 @@ from typing import Any, Literal
 from m3flow.errors import UsageError
 from m3flow.validation import number, problems_of, refuse, shown
 
+# Written into the files with the settings. A release that changes what the same settings give raises the number
+# of what it changes: results of the earlier number are then made again.
+FLOW_VERSION, TRAJECTORY_VERSION = 1, 1
+
 Camera = Literal["warp", "none"]
 Scheme = Literal["auto", "one-pass", "prior", "pyramid-prior", "two-pass"]
 Codec = Literal["mpeg4", "h264-lossless"]
@@ -37,7 +41,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 FLOW_BACK_NOT_STORED = (
     "confidence forward-backward needs the flow back, which is not stored: make flow and trajectories in one "
-    "pass (granularity shard, shard.one_pass), or use photometric"
+    "pass (shard.one_pass), or use photometric"
 )
 
 
@@ -91,7 +95,7 @@ class FlowSettings:
         values["bound"] = float(self.bound)
         if self.camera == "none":
             values["scheme"] = ""
-        return values
+        return {**values, "version": FLOW_VERSION}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,4 +145,4 @@ class TrajectorySettings:
             del values["confidence"]
         if not self.fine:
             del values["fine"]
-        return values
+        return {**values, "version": TRAJECTORY_VERSION}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from m3flow.cli import app
 from m3flow.results.records import read_records
 from support.clips import clip
 from support.paths import REPOSITORY
@@ -72,14 +70,12 @@ def shards(tmp_path: Path) -> Shards:
     return Shards(tmp_path)
 
 
-def test_shards_and_a_list_that_grows(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_and_a_list_that_grows(shards: Shards) -> None:
     assert shards.jobs() == {"flow": 3, "trajectories": 3}
     shards.run()
     files = shards.files()
     assert len(files) == 3 * 7
     assert shards.jobs() == {}
-    said = json.loads((shards.output / "shards/list.txt/flow/00000.json").read_text())
-    assert (said["videos"], said["done"], said["frames"]) == (3, 3, 27)
 
     # Two videos more: the last shard is filled, and does only what is new.
     more = ["set/a/v7.mkv", "set/a/gone.mkv"]
@@ -94,14 +90,9 @@ def test_shards_and_a_list_that_grows(shards: Shards, monkeypatch: pytest.Monkey
     assert len(after) == 3 * 8
     assert shards.jobs() == {}
 
-    # A file that is gone is noticed by verify, which opens its shard again.
+    # A file that is gone is noticed, and its shard makes it again and nothing else.
     (shards.output / "trajs" / f"{shards.names[3]}_6.gz").unlink()
-    assert shards.jobs() == {}
-    with pytest.raises(SystemExit) as ended, monkeypatch.context() as patch:
-        patch.chdir(shards.folder)
-        app(["verify", "--config", "config.yaml", "--repair"])
-    assert ended.value.code == 3
-    assert shards.jobs() == {"flow": 1, "trajectories": 1}
+    assert shards.jobs() == {"trajectories": 1}
     shards.run()
     assert shards.statuses("trajectories", "00001") == ["done"] * 3 + ["done", "kept", "kept"]
     again = shards.files()
@@ -128,6 +119,7 @@ def test_a_failure_of_ours_fails_its_job_after_the_rest(shards: Shards) -> None:
     shards.run(status=1)
     assert shards.statuses("flow", "00000") == ["done", "failed", "done"]
     files = shards.files()
+    # The trajectories of the shard's other videos have waited for its flow job, which failed.
     assert shards.jobs() == {"flow": 1, "trajectories": 1}
     (shards.output / "flows" / shards.names[1] / "x.mp4" / "in the way").rmdir()
     (shards.output / "flows" / shards.names[1] / "x.mp4").rmdir()
@@ -138,8 +130,28 @@ def test_a_failure_of_ours_fails_its_job_after_the_rest(shards: Shards) -> None:
     assert {name: after[name] for name in files if "v1" not in name}.items() <= files.items()
 
 
-def test_the_slurm_profile_is_not_used_for_single_videos(shards: Shards) -> None:
-    said = shards.run(
-        "--profile", str(REPOSITORY / "profiles/slurm"), "--config", "granularity=video", status=1
-    )
-    assert "add granularity=shard" in said
+def test_the_slurm_profile_takes_shards_and_refuses_single_videos(shards: Shards) -> None:
+    del shards.config["granularity"]
+    profile = ("--profile", str(REPOSITORY / "slurm"), "--dry-run")
+    said = shards.run(*profile, "--config", "flow={bound: 10}")
+    assert re.search(r"^flow_shard +3$", said, re.MULTILINE)
+    said = shards.run(*profile, "--config", "granularity=video", status=1)
+    assert "granularity is video" in said
+    assert re.search(r"^flow +7$", shards.run("--dry-run", "--jobs", "4"), re.MULTILINE)
+
+
+def test_rejected_videos(shards: Shards) -> None:
+    (shards.folder / "data" / shards.names[1]).write_bytes(b"no video")
+    late = shards.folder / "data" / shards.names[2]
+    late.rename(shards.folder / "late.mkv")
+    text = shards.run()
+    assert "m3flow: 5 done, 2 rejected of 7 videos" in text
+    assert shards.jobs() == {}
+    # Copied in afterwards: the shard is due again.
+    (shards.folder / "late.mkv").rename(late)
+    assert shards.jobs() == {"flow": 1, "trajectories": 1}
+    shards.config["exclude"] = "rejected"
+    assert shards.jobs() == {}
+    del shards.config["exclude"]
+    assert "m3flow: 6 done, 1 rejected of 7 videos" in shards.run()
+    assert shards.statuses("flow", "00000")[3:] == ["kept", "rejected", "done"]

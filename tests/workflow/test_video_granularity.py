@@ -159,19 +159,44 @@ def test_killed_run_leaves_nothing_incomplete_and_is_finished_by_the_next(tmp_pa
     assert workflow.jobs() == {}
 
 
-def test_a_bad_video_is_named_and_the_others_are_done(small: Workflow) -> None:
-    (small.folder / "data/set/a/two.mp4").write_bytes(b"no video at all")
-    text = small.run(status=1)
-    assert "rejected set/a/two.mp4" in text
-    assert "not a video with a picture" in text
-    assert len(small.files()) == 6
+def test_rejected_videos_are_no_failed_jobs(small: Workflow) -> None:
+    data = small.folder / "data/set/a"
+    good = (data / "two.mp4").read_bytes()
+    (data / "two.mp4").write_bytes(b"no video at all")
+    (data / "one.mp4").rename(small.folder / "one.mp4")
+    text = small.run()
+    assert "m3flow: 1 done, 2 rejected of 3 videos" in text
+    assert "1 rejected: not a video with a picture (such as set/a/two.mp4)" in text
+    assert "1 rejected: no such file (such as set/a/one.mp4)" in text
+    assert "Exception" not in text and "Error" not in text
+    assert len(small.files()) == 3
+    text = small.run()
+    assert "Nothing to be done" in text and "2 rejected" in text
+    # One is there now, the other is another one.
+    (small.folder / "one.mp4").rename(data / "one.mp4")
+    assert small.jobs() == {"flow": 1, "trajectories": 1}
+    (data / "two.mp4").write_bytes(good)
+    assert small.jobs() == {"flow": 2, "trajectories": 2}
+    assert small.jobs(config=("exclude=rejected",)) == {}
+    assert "m3flow: 3 done of 3 videos" in small.run()
+    assert len(small.files()) == 9
 
 
-def test_a_missing_video_costs_its_own_job_only(small: Workflow) -> None:
-    (small.folder / "data/set/a/two.mp4").unlink()
-    text = small.run(status=1)
-    assert "no such file" in text
-    assert len(small.files()) == 6
+def test_neither_metadata_nor_newer_scripts_nor_other_profiles_make_anything_again(small: Workflow) -> None:
+    small.run()
+    files = small.files()
+    checkout = small.folder / "clone"
+    shutil.copytree(REPOSITORY / "workflow", checkout / "workflow", symlinks=True)
+    shutil.copy(REPOSITORY / "Snakefile", checkout)
+    for path in checkout.rglob("*.py"):
+        path.touch()
+    shutil.rmtree(small.folder / ".snakemake")
+    command = [str(checkout / "Snakefile") if "Snakefile" in part else part for part in small.command()]
+    command[command.index("--workflow-profile") + 1] = "none"
+    done = subprocess.run(command, cwd=small.folder, capture_output=True, text=True, check=True)
+    assert "Nothing to be done" in done.stdout + done.stderr
+    assert small.files() == files
+    assert small.jobs(config=("flow={bound: 10}",)) == {"flow": 3, "trajectories": 3}
 
 
 def test_flow_that_is_not_kept_is_removed(small: Workflow) -> None:
@@ -189,14 +214,6 @@ def test_wrong_configuration_is_refused_before_anything_starts(small: Workflow) 
     text = small.run(config=("videos=nowhere.txt",), status=1)
     assert "nowhere.txt: no such list file or video" in text
     assert not small.files()
-
-
-def test_slurm_profile_plans(small: Workflow) -> None:
-    profile = ("--dry-run", "--profile", str(REPOSITORY / "profiles/slurm"))
-    text = small.run(*profile, config=("granularity=shard",))
-    assert "flow_shard" in text and "trajectories_shard" in text
-    # --config takes the place of the profile's: without it the list would become a job a video on the cluster.
-    assert "add granularity=shard" in small.run(*profile, status=1)
 
 
 def test_records_and_logs_tell_what_happened(small: Workflow) -> None:

@@ -1,115 +1,187 @@
+# What a run has to do is decided here, from the records and the files, not from Snakemake's notes of earlier
+# runs: `due` names the videos or shards, and the graph holds their jobs and no others. A job's declared output
+# is a small file, its outcome, in a folder of this run alone. So Snakemake never deletes a result (it deletes
+# the declared outputs of a job that fails or runs again), and a video that is rejected is no failed job.
+import functools
 import math
+import os
+import shutil
 import sys
+import time
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.io import contains_wildcard
+from snakemake.logging import logger
 
+from m3flow.errors import UsageError
 from m3flow.experiment.config import Experiment
-from m3flow.errors import BadInput, UsageError
-from m3flow.results.records import record_files
-from m3flow.experiment.cost import jobs_of, time_limit
-from m3flow.experiment.shards import plan_of
-from m3flow.videos.identity import identity
 
 try:
     experiment = Experiment.of(config)
-    # Every job reads the Snakefile again, and must not pay for the whole list: with shards, the plan suffices.
-    if experiment.granularity == "shard":
-        plan, videos = plan_of(experiment, renew=workflow.is_main_process), {}
-    else:
-        videos = {video.name: video for video in experiment.videos.read()}
 except UsageError as error:
     raise WorkflowError(str(error))
 
-if (
-    experiment.granularity == "video"
-    and "flow_shard" in workflow.resource_settings.overwrite_resources
-):
-    # A list of a cluster's size would become hundreds of thousands of jobs.
-    raise WorkflowError(
-        "this profile is for shards, but granularity is video: --config on the command line takes the place "
-        "of the profile's; add granularity=shard to it"
-    )
-
 outputs = experiment.outputs
-folder = str(outputs.folder)
+if workflow.is_main_process:
+    os.environ["M3FLOW_RUN"] = time.strftime("%m%d-%H%M%S-") + str(os.getpid())
 
 # Snakemake takes braces in a path for a wildcard, and has no way to say that they are none; its wildcards
 # match no line break.
-unusable = [
-    path for path in (folder, experiment.videos.name) if set(path) & set("{}\n")
-]
-unusable += [name for name in videos if "\n" in name or contains_wildcard(name)]
-if unusable:
-    raise WorkflowError(
-        "\n".join(
+for path in (str(outputs.folder), experiment.videos.name):
+    if set(path) & set("{}\n"):
+        raise WorkflowError(
             f"{path!r}: Snakemake cannot have braces or a line break in a name; rename it"
-            + (", or use granularity: shard" if path in videos else "")
-            for path in unusable
         )
-    )
+
+
+envvars:
+    "M3FLOW_RUN",
+
+
+run_folder = Path(".snakemake/m3flow", os.environ["M3FLOW_RUN"])
 
 
 wildcard_constraints:
     video=".+",
+    shard=r"\d+",
 
 
-def done(kind):
-    return str(outputs.shard_done(experiment.videos.name, kind, "{shard}"))
+def outcome(rule, unit):
+    """The file that a job writes last; `unit` is a video, a shard or a wildcard."""
+    return f"{run_folder}/{rule}/{unit}.json"
+
+
+def on_cluster():
+    """Whether jobs go to other machines; a dry run tells by what a cluster's profile sets."""
+    if workflow.remote_exec or workflow.non_local_exec:
+        return True
+    settings = workflow.resource_settings
+    return bool(
+        settings.default_resources or "flow_shard" in settings.overwrite_resources
+    )
+
+
+@functools.cache
+def granularity():
+    if experiment.granularity == "auto":
+        return "shard" if on_cluster() else "video"
+    if experiment.granularity == "video" and on_cluster():
+        raise WorkflowError(
+            "granularity is video, which would make a cluster's jobs of single videos; use auto or shard"
+        )
+    return experiment.granularity
+
+
+@functools.cache
+def videos():
+    """The videos of the list, by name."""
+    found = {video.name: video for video in experiment.videos.read()}
+    unusable = [name for name in found if "\n" in name or contains_wildcard(name)]
+    if unusable:
+        raise WorkflowError(
+            "\n".join(
+                f"{name!r}: Snakemake cannot have braces or a line break in a name; rename it, or use "
+                "granularity: shard"
+                for name in unusable
+            )
+        )
+    return found
+
+
+@functools.cache
+def due():
+    """What this run has to do; looked for once, and not again in the processes of its jobs."""
+    from m3flow.experiment.cost import hours_of_starts
+    from m3flow.experiment.jobs import due
+    from m3flow.experiment.status import MANY_VIDEOS
+
+    try:
+        if granularity() == "video":
+            videos()
+        found = due(experiment, granularity())
+    except UsageError as error:
+        raise WorkflowError(str(error))
+    say(found.status)
+    if granularity() == "video" and found.videos > MANY_VIDEOS:
+        hours = hours_of_starts(experiment, found.videos, workflow.cores)
+        logger.info(
+            f"m3flow: a job for each of {found.videos:,} videos; granularity=shard would save about {hours:.1f} "
+            "hours of starting them"
+        )
+    return found
+
+
+def say(status):
+    from m3flow.experiment.status import summary
+
+    for line in summary(experiment, status):
+        logger.info(line)
+
+
+def targets(wildcards):
+    """The outcomes of the jobs that are due; the list itself where none are."""
+    suffix = "_shard" if granularity() == "shard" else ""
+    units = due().units
+    # Those of flow that trajectories wait for are in the graph by that.
+    waited_for = set(units.get("trajectories", ()))
+    wanted = [
+        outcome(kind + suffix, unit)
+        for kind in units
+        for unit in units[kind]
+        if kind != "flow" or unit not in waited_for
+    ]
+    return wanted or str(experiment.videos.location)
+
+
+def end_of_run():
+    """What came of the run, from the records."""
+    from m3flow.experiment.status import status_of
+
+    shutil.rmtree(run_folder, ignore_errors=True)
+    say(status_of(experiment, every_file=granularity() == "video"))
+
+
+def flow_before(rule, unit):
+    """The outcome of the flow job that trajectories wait for, if this run has one."""
+    return (
+        outcome(rule, unit) if workflow.is_main_process and unit in flow_units() else []
+    )
+
+
+@functools.cache
+def flow_units():
+    return frozenset(due().units.get("flow", ()))
+
+
+def records_so_far(wildcards):
+    """The records of all jobs so far."""
+    from m3flow.results.records import record_files
+
+    return [str(path) for path in record_files(outputs.records)]
 
 
 def shard_log(kind):
     return str(outputs.shard_log(experiment.videos.name, kind, "{shard}"))
 
 
-def targets(wildcards):
-    """The trajectories of every video, and its flow where it is kept; or what says that a shard is done."""
-    if experiment.granularity == "shard":
-        return expand(done(jobs_of(experiment)[-1]), shard=plan.names)
-    wanted = []
-    for name in videos:
-        wanted.append(str(outputs.trajectories(name, experiment.trajectories.length)))
-        if experiment.wants_flow and experiment.keep_flow:
-            wanted += map(str, outputs.flow_files(name))
-    return wanted
+@functools.cache
+def expected_minutes(kind, shard):
+    from m3flow.experiment.shards import plan_of
 
-
-def source_of(wildcards):
-    return videos[wildcards.video].source
-
-
-def source_identity(wildcards):
-    """What the video is, so that another one under the same name is noticed; not its time, not its place.
-
-    The video is a parameter and no input: a missing one then costs its own job and not the whole run.
-    """
-    try:
-        return identity(source_of(wildcards))
-    except (BadInput, OSError):
-        return {}
-
-
-def kept(path):
-    return path if experiment.keep_flow else temp(path)
-
-
-def records_so_far(wildcards):
-    """What changes when any job has written a record, so that the report is made again."""
-    sizes = [path.stat().st_size for path in record_files(outputs.records)]
-    return [len(sizes), sum(sizes)]
-
-
-def shard_digest(wildcards):
-    return plan[wildcards.shard].digest
+    plan = plan_of(experiment, renew=workflow.is_main_process)
+    return plan.minutes(kind, plan[shard].videos)
 
 
 def run_minutes(kind):
     """The time limit of a job: from the calibration, or four times `shard.minutes`; more at each attempt."""
 
     def minutes(wildcards, attempt):
-        expected = plan.minutes(kind, plan[wildcards.shard].videos)
+        expected = expected_minutes(kind, wildcards.shard)
         if expected is None:
             return math.ceil(4 * experiment.shard.minutes) * attempt
+        from m3flow.experiment.cost import time_limit
+
         return time_limit(expected, attempt)
 
     return minutes

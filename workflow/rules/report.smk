@@ -4,6 +4,8 @@
 
 
 rule report:
+    input:
+        records_so_far,
     output:
         page=report(
             str(outputs.report),
@@ -22,7 +24,5 @@ rule report:
     localrule: True
     conda:
         "../envs/m3flow.yaml"
-    params:
-        records=records_so_far,
     script:
         "../scripts/report.py"

@@ -1,5 +1,4 @@
-# One job for each shard of the list, for a cluster. Only the small file that a job writes last is declared:
-# Snakemake deletes declared outputs of a job that fails or runs again, and nothing that is good may go.
+# A job for each shard of the list, for a cluster.
 import signal
 
 from m3flow.system import available_cores
@@ -10,13 +9,9 @@ signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 shell.prefix("trap : TERM; ")
 
 
-wildcard_constraints:
-    shard=r"\d+",
-
-
 rule flow_shard:
     output:
-        done("flow"),
+        outcome("flow_shard", "{shard}"),
     log:
         shard_log("flow"),
     conda:
@@ -27,18 +22,15 @@ rule flow_shard:
         runtime=run_minutes("flow"),
     params:
         kind="flow",
-        root=str(experiment.videos.root),
-        digest=shard_digest,
-        settings=experiment.flow.identity(),
     script:
         "../scripts/shard.py"
 
 
 rule trajectories_shard:
     input:
-        done("flow") if "flow" in jobs_of(experiment) else [],
+        lambda wildcards: flow_before("flow_shard", wildcards.shard),
     output:
-        done("trajectories"),
+        outcome("trajectories_shard", "{shard}"),
     log:
         shard_log("trajectories"),
     conda:
@@ -48,9 +40,6 @@ rule trajectories_shard:
         runtime=run_minutes("trajectories"),
     params:
         kind="trajectories",
-        root=str(experiment.videos.root),
-        digest=shard_digest,
-        settings=experiment.trajectories.identity(),
     script:
         "../scripts/shard.py"
 
@@ -58,7 +47,7 @@ rule trajectories_shard:
 # Both in one pass: the flow is never read back, and stored only where it is kept.
 rule motion_shard:
     output:
-        done("motion"),
+        outcome("motion_shard", "{shard}"),
     log:
         shard_log("motion"),
     conda:
@@ -68,12 +57,5 @@ rule motion_shard:
         runtime=run_minutes("motion"),
     params:
         kind="motion",
-        root=str(experiment.videos.root),
-        digest=shard_digest,
-        settings=[
-            experiment.flow.identity(),
-            experiment.trajectories.identity(),
-            experiment.keep_flow,
-        ],
     script:
         "../scripts/shard.py"

@@ -1,42 +1,60 @@
-# A flow job and a trajectory job for each video.
+# A job for each video, for one machine and some thousands of videos.
 # `conda` counts only for those who run with --software-deployment-method conda.
 
-flow_x, flow_y = map(str, outputs.flow_files("{video}"))
-length = experiment.trajectories.length
+
+def source_of(wildcards):
+    return videos()[wildcards.video].source
+
+
+@functools.cache
+def flow_threads():
+    from m3flow.experiment.jobs import threads_of_a_job
+
+    return threads_of_a_job(experiment, "flow", workflow.cores)
 
 
 rule flow:
     output:
-        x=kept(flow_x),
-        y=kept(flow_y),
+        outcome("flow", "{video}"),
     log:
         str(outputs.log("flow/{video}")),
     conda:
         "../envs/m3flow.yaml"
+    threads: lambda wildcards: flow_threads()
     params:
         kind="flow",
         source=source_of,
-        identity=source_identity,
-        settings=experiment.flow.identity(),
     script:
         "../scripts/video.py"
 
 
 rule trajectories:
     input:
-        [flow_x, flow_y] if experiment.wants_flow else [],
+        lambda wildcards: flow_before("flow", wildcards.video),
     output:
-        str(outputs.trajectories("{video}", length)),
+        outcome("trajectories", "{video}"),
     log:
-        str(outputs.log(f"trajectories/{{video}}_{length}")),
+        str(outputs.log(f"trajectories/{{video}}_{experiment.trajectories.length}")),
     conda:
         "../envs/m3flow.yaml"
     params:
         kind="trajectories",
         source=source_of,
-        identity=lambda wildcards: (
-            {} if experiment.wants_flow else source_identity(wildcards)
-        ),
-        settings=experiment.trajectories.identity(),
+    script:
+        "../scripts/video.py"
+
+
+# Both in one pass: the flow is never read back, and stored only where it is kept.
+rule motion:
+    output:
+        outcome("motion", "{video}"),
+    log:
+        str(outputs.log("motion/{video}")),
+    conda:
+        "../envs/m3flow.yaml"
+    threads: lambda wildcards: flow_threads()
+    params:
+        kind="motion",
+        source=source_of,
     script:
         "../scripts/video.py"

@@ -1,6 +1,7 @@
-"""The flow or the trajectories of one video."""
+"""The flow, the trajectories or both of one video."""
 
 import sys
+from pathlib import Path
 
 from m3flow.experiment.config import Experiment
 from m3flow.experiment.jobs import run_video
@@ -13,7 +14,9 @@ if __name__ == "__main__":
             Experiment.of(snakemake.config),
             snakemake.params.kind,
             Video(snakemake.params.source, snakemake.wildcards.video),
-            snakemake.threads,
-            snakemake.log[0],
+            threads=snakemake.threads,
+            log_file=snakemake.log[0],
+            outcome=Path(snakemake.output[0]),
+            before=[Path(name) for name in snakemake.input],
         )
     )

@@ -210,17 +210,23 @@ def _check_tracking_device(experiment: Experiment) -> None:
 
 
 def _run(kind: str, experiment: Experiment) -> None:
+    from rich.console import Console
+
     from m3flow.experiment.jobs import work_of
+    from m3flow.experiment.status import replaced, tried
     from m3flow.extraction.dispatch import worker_config
     from m3flow.extraction.run import execute
     from m3flow.results.records import new_record_path
 
-    videos = experiment.videos.read()
+    videos = tried(experiment, experiment.videos.read())
     # A job of the workflow tracks on the CPU; the command tracks where it is told to.
     work = replace(work_of(experiment, kind), device=experiment.run.device)
     workers, gpus = experiment.run.workers, experiment.run.gpus
     worker_config(work, len(videos), workers, gpus)  # refused before any file is made
     outputs = checked_output(experiment.output)
+    console = Console(stderr=True)
+    for line in replaced(experiment, kind, videos):
+        console.print(f"{kind}: {line}", markup=False, highlight=False, soft_wrap=True)
     records = new_record_path(outputs.records, kind)
     status = execute(
         kind,
@@ -230,5 +236,6 @@ def _run(kind: str, experiment: Experiment) -> None:
         log_file=outputs.log(records.stem),
         workers=workers,
         gpus=gpus,
+        console=console,
     )
     raise typer.Exit(status)

@@ -95,6 +95,9 @@ def _table(found: Forecast) -> Table:
     table.add_row("shards", f"{found.shards:,} of {found.size:,} videos; {found.open:,} with something to do")
     longest = found.longest
     table.add_row("longest", f"shard {longest['shard']}: {longest['videos']:,} videos{_of(longest['hours'])}")
+    if found.start_hours is not None:
+        saved = f"save about {_time(found.start_hours)} of starting a job for each video on this machine"
+        table.add_row("", saved)
     if found.hours is not None:
         table.add_row("jobs", f"in all{_of(found.hours)}")
         table.add_row("GPU-hours", f"{found.gpu_hours:,.2f}")

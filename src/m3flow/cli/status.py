@@ -53,7 +53,10 @@ def status(
         Path | None, typer.Option("--json", metavar="FILE", help="Write it as JSON too.", show_default=False)
     ] = None,
 ) -> None:
-    """Say how many videos are done, rejected, failed or missing, and why, from the records and the files.
+    """Count the videos that are done, rejected, failed, outdated or missing, with the reasons.
+
+    Outdated are results of other settings or of another video; a run makes them again, as it does what is failed
+    or missing. Rejected videos are tried again when they change.
 
     Takes seconds for hundreds of thousands of videos. Whether the files are whole: `m3flow verify`.
     """

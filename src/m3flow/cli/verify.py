@@ -215,23 +215,21 @@ def _input(videos: Sequence[Video], table: Path, workers: int, bounds: Any) -> i
 def _results(videos: Sequence[Video], wanted: Wanted, workers: int, repair: bool) -> int:
     from m3flow.extraction.progress import Display
     from m3flow.results.records import Record
-    from m3flow.results.repair import leftovers, reopen
-    from m3flow.results.verify import verify_all
+    from m3flow.results.repair import leftovers
+    from m3flow.results.verify import Mixture, verify_all
 
     console = Console(stderr=True)
     counts: Counter[str] = Counter()
-    gone: list[str] = []
+    mixture = Mixture()
     with Display("verify", videos, console) as display:
         for found in verify_all(videos, wanted, workers):
+            mixture.add(found.settings)
             display.on_record(Record(video=found.video, status="done"))
             counts[_kind(found)] += 1
             for problem in found.problems:
                 _say(console, f"wrong: {problem}")
             if repair and found.problems:
                 _remove(found.remove, console)
-                gone.append(found.video)
-    if gone and (shards := reopen(wanted.outputs, gone)):
-        _say(console, f"{shards} shard jobs count as not done again")
     for leftover in leftovers(wanted.outputs):
         counts["left-over"] += 1
         if repair and leftover.abandoned:
@@ -239,6 +237,8 @@ def _results(videos: Sequence[Video], wanted: Wanted, workers: int, repair: bool
         else:
             state = "left by a process that is gone" if leftover.abandoned else "perhaps still in use"
             _say(console, f"temporary file, {state}: {leftover.path}")
+    for line in mixture.lines():
+        _say(console, f"mixed settings: {line} videos")
     told = ", ".join(f"{counts[kind]} {kind}" for kind in ("ok", "wrong", "missing") if counts[kind])
     again = "; run again to make what is missing" if repair and len(videos) != counts["ok"] else ""
     _say(console, f"verify: {told} of {len(videos)} videos{again}")

@@ -17,7 +17,9 @@ from m3flow.validation import SettingsError, number, problems_of, refuse, shown
 from m3flow.videos.decoder import Limits
 from m3flow.videos.videolist import VideoList
 
-Granularity = Literal["video", "shard"]
+Granularity = Literal["auto", "video", "shard"]
+# In place of a table under `exclude`.
+REJECTED = "rejected"
 
 
 def typed(value: Any) -> Any:
@@ -114,7 +116,7 @@ class General:
     output: str = "results"
     exclude: str | None = None
     preset: Preset = "none"
-    granularity: Granularity = "video"
+    granularity: Granularity = "auto"
 
     def __post_init__(self) -> None:
         refuse(problems_of(self))
@@ -154,11 +156,16 @@ def every_key() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """All of config.yaml, under its names; `videos` also holds `root`, `layout.parts` and `exclude`."""
+    """All of config.yaml, under its names; `videos` also holds `root`, `layout.parts` and `exclude`.
+
+    `granularity` is "video", "shard", or "auto": shards on a cluster, else a job for each video.
+    `skip_rejected` is `exclude: rejected`: videos that were rejected before are not tried again.
+    """
 
     videos: VideoList
     output: Path = Path("results")
-    granularity: Granularity = "video"
+    granularity: Granularity = "auto"
+    skip_rejected: bool = False
     flow: FlowSettings = field(default_factory=FlowSettings)
     keep_flow: bool = True
     trajectories: TrajectorySettings = field(default_factory=TrajectorySettings)
@@ -167,7 +174,7 @@ class Experiment:
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        one_pass = self.granularity == "shard" and self.shard.one_pass
+        one_pass = self.shard.one_pass or not self.keep_flow
         if self.trajectories.confidence == "forward-backward" and not one_pass:
             raise UsageError(FLOW_BACK_NOT_STORED)
 
@@ -193,8 +200,9 @@ class Experiment:
                 Path(general.videos),
                 Path(general.root),
                 sections[Layout].parts,
-                Path(general.exclude) if general.exclude else None,
+                Path(general.exclude) if general.exclude and general.exclude != REJECTED else None,
             ),
+            skip_rejected=general.exclude == REJECTED,
             output=Path(general.output),
             granularity=general.granularity,
             flow=sections[FlowSettings],

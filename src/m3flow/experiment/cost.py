@@ -13,6 +13,9 @@ from m3flow.videos.videolist import Video
 # A job's time limit over its expected time: videos differ, and a busy file system is slower.
 TIME_LIMIT_FACTOR, TIME_LIMIT_MINUTES = 1.5, 10.0
 
+# Seconds from the start of a job of one video to its first frame, on a current machine; more with a GPU.
+START_SECONDS = 2.0
+
 
 def jobs_of(experiment: Experiment) -> tuple[str, ...]:
     """The kinds of shard jobs that an experiment has, in their order."""
@@ -51,6 +54,11 @@ def seconds_per_video(calibration: Calibration, seen: Sample, kind: str) -> floa
 def time_limit(minutes: float, attempt: int) -> int:
     """The run time in minutes to ask for where a job should take `minutes`; more at each new attempt."""
     return math.ceil((minutes * TIME_LIMIT_FACTOR + TIME_LIMIT_MINUTES) * attempt)
+
+
+def hours_of_starts(experiment: Experiment, videos: int, cores: int) -> float:
+    """About how many hours the starts of jobs of single videos take, on so many cores."""
+    return videos * len(jobs_of(experiment)) * START_SECONDS / max(1, cores) / 3600
 
 
 def video_class(video: Video) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 
 from m3flow.experiment.calibration import calibration_of
 from m3flow.experiment.config import Experiment
-from m3flow.experiment.cost import jobs_of, video_class
+from m3flow.experiment.cost import hours_of_starts, jobs_of, video_class
 from m3flow.experiment.sample import Sample, sample
 from m3flow.experiment.shards import Plan, plan_of, shard_name
-from m3flow.experiment.status import status_of
+from m3flow.experiment.status import MANY_VIDEOS, TO_DO, status_of
+from m3flow.system import available_cores
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Forecast:
     gpu_hours, cpu_hours: hours times what a job has.
     flow_bytes, trajectory_bytes: what the videos left will take on the disk.
     classes: by class, videos and videos left.
+    start_hours: what shards save of the starts of jobs of single videos on this machine; None where these are
+        few.
     calibrated: where the figures of time and bytes come from; "" if there is no calibration.
     """
 
@@ -48,6 +51,7 @@ class Forecast:
     flow_bytes: int | None = None
     trajectory_bytes: int | None = None
     classes: dict[str, dict[str, int]] = field(default_factory=dict)
+    start_hours: float | None = None
     calibrated: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -63,8 +67,7 @@ def forecast(experiment: Experiment) -> Forecast:
     plan = plan_of(experiment)
     status = status_of(experiment, videos)
     seen = sample(experiment)
-    # What was rejected is tried again only when its shard is; a run over what is left skips whole shards.
-    left = [video for video in videos if status.states[video.name] in ("missing", "failed")]
+    left = [video for video in videos if status.states[video.name] in TO_DO]
     mean = seen.frames * (1 - seen.missing)
     unknown = len(videos) - len(status.frames)
     unknown_left = sum(video.name not in status.frames for video in left)
@@ -75,7 +78,7 @@ def forecast(experiment: Experiment) -> Forecast:
     for video in videos:
         row = classes.setdefault(video_class(video), {"videos": 0, "left": 0})
         row["videos"] += 1
-        row["left"] += status.states[video.name] in ("missing", "failed")
+        row["left"] += status.states[video.name] in TO_DO
     fullest, most = in_shard.most_common(1)[0] if in_shard else (0, 0)
     found = Forecast(
         videos={**{str(state): count for state, count in status.counts.items()}, "all": len(videos)},
@@ -87,6 +90,9 @@ def forecast(experiment: Experiment) -> Forecast:
         size=plan.size,
         open=len(in_shard),
         longest={"shard": shard_name(fullest), "videos": most, "hours": _hours(plan, experiment, most)},
+        start_hours=hours_of_starts(experiment, len(left), available_cores())
+        if len(left) > MANY_VIDEOS
+        else None,
         classes=classes,
     )
     return _costs(found, experiment, plan, in_shard)

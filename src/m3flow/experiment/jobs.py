@@ -1,11 +1,13 @@
-"""The jobs of the workflow: one shard with worker processes that stay warm, or one video."""
+"""The jobs of the workflow: which ones are due, and the work of one, on a shard or on a single video."""
 
 from __future__ import annotations
 
 import json
 import socket
+from bisect import bisect_right
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,28 +15,118 @@ from m3flow.atomic import write_text
 from m3flow.errors import UsageError
 from m3flow.experiment.calibration import calibration_of
 from m3flow.experiment.config import Experiment
-from m3flow.experiment.shards import plan_of, shard_videos
-from m3flow.extraction.run import ALL_DONE, SOME_REJECTED, execute, execute_one
+from m3flow.experiment.cost import jobs_of
+from m3flow.experiment.gpus import free_gpu
+from m3flow.experiment.remaining import Remaining
+from m3flow.experiment.shards import cut_list, plan_of, shard_name, shard_videos
+from m3flow.experiment.status import Status, status_of, tried
+from m3flow.extraction.dispatch import CORES_PER_GPU_WORKER, worker_config
+from m3flow.extraction.run import ALL_DONE, FAILED, SOME_REJECTED, execute, execute_one
 from m3flow.extraction.work import Work
 from m3flow.results.records import STATUSES, Record, read_records
 from m3flow.system import available_cores
 from m3flow.videos.videolist import Video
 
+# More processes share a GPU to no gain: each has its own copy of the libraries in its memory.
+MOST_JOBS_A_GPU = 4
 
-def run_shard(experiment: Experiment, kind: str, name: str, log_file: Path | str) -> int:
-    """Do what is missing of one shard ("flow", "trajectories", or "motion": both in one pass).
 
-    Each video's record is appended to the shard's records as it ends. The one file that says that the shard
-    is done is written last, and only when no video failed: rejected ones are no failure. Everything else that
+@dataclass(frozen=True)
+class Due:
+    """What a run of the workflow has to do.
+
+    Attributes
+    ----------
+    status: of every video of the list.
+    units: by kind of job, the names of the videos or of the shards, in the order of the list.
+    videos: number of videos that these jobs make.
+    """
+
+    status: Status
+    units: dict[str, list[str]]
+    videos: int
+
+
+def due(experiment: Experiment, granularity: str) -> Due:
+    """The jobs that are due: one for each video ("video") or shard ("shard") with something to make.
+
+    Raises UsageError for a list that cannot be used.
+    """
+    starts = [shard.line for shard in plan_of(experiment).shards] if granularity == "shard" else []
+    videos = (cut_list(experiment) if starts else experiment.videos).read()
+    status = status_of(experiment, videos, every_file=granularity == "video")
+    left = [video for video in videos if video.name in status.remaining]
+    units: dict[str, list[str]] = {}
+    for kind in jobs_of(experiment):
+        mine = [video for video in left if _is_due(kind, status.remaining[video.name])]
+        if granularity == "video":
+            units[kind] = [video.name for video in mine]
+        else:
+            numbers = {bisect_right(starts, video.line) - 1 for video in mine}
+            units[kind] = [shard_name(number) for number in sorted(numbers)]
+    return Due(status, units, len(left))
+
+
+def _is_due(kind: str, left: Remaining) -> bool:
+    if kind == "motion":
+        return left.due
+    return bool(left.flow if kind == "flow" else left.trajectories)
+
+
+def threads_of_a_job(experiment: Experiment, kind: str, cores: int) -> int:
+    """CPU threads of a job of one video, so that as many run at a time as the GPUs bear; 1 without GPUs."""
+    devices = worker_config(work_of(experiment, kind), 1).devices
+    if not devices[0].startswith("cuda"):
+        return 1
+    jobs = len(devices) * max(1, min(MOST_JOBS_A_GPU, cores // CORES_PER_GPU_WORKER // len(devices)))
+    return max(1, cores // jobs)
+
+
+def run_video(
+    experiment: Experiment,
+    kind: str,
+    video: Video,
+    *,
+    threads: int,
+    log_file: Path | str,
+    outcome: Path,
+    before: Sequence[Path] = (),
+) -> int:
+    """Make the missing outputs of one video in this process, as a job of its own.
+
+    Parameters
+    ----------
+    outcome: the file to write at the end, with the video's status; not written where the video failed.
+    before: the outcomes of jobs before this one.
+
+    Returns the exit status of the job: 0 done or rejected, 1 failed.
+    """
+    if any(json.loads(path.read_text())["status"] == "rejected" for path in before):
+        # There is no flow to track, and the reason is in the records.
+        write_text(outcome, json.dumps({"status": "rejected"}) + "\n")
+        return 0
+    work = replace(work_of(experiment, kind), threads=threads)
+    devices = worker_config(work, 1).devices
+    with free_gpu(devices, MOST_JOBS_A_GPU) as device:
+        status = execute_one(kind, video, replace(work, device=device), log_file)
+    if status == FAILED:
+        return 1
+    words = {ALL_DONE: "done", SOME_REJECTED: "rejected"}
+    write_text(outcome, json.dumps({"status": words[status]}) + "\n")
+    return 0
+
+
+def run_shard(experiment: Experiment, kind: str, name: str, log_file: Path | str, outcome: Path) -> int:
+    """Make what is missing of one shard ("flow", "trajectories", or "motion": both in one pass).
+
+    Each video's record is appended to the shard's records as it ends. The `outcome`, a JSON file with a
+    summary, is written last, and only when no video failed: rejected ones are no failure. Everything else that
     the job makes stays when it is killed, and the next attempt goes on from there.
 
     Returns the exit status of the job: 0 done, 1 not.
     """
-    plan = plan_of(experiment, renew=False)
-    shard = plan[name]
-    videos = shard_videos(experiment, shard)
-    outputs, list_name = experiment.outputs, experiment.videos.name
-    records = outputs.shard_records(list_name, kind, name)
+    videos = tried(experiment, shard_videos(experiment, plan_of(experiment, renew=False)[name]))
+    records = experiment.outputs.shard_records(experiment.videos.name, kind, name)
     status = execute(
         f"{kind} of shard {name}",
         videos,
@@ -48,18 +140,8 @@ def run_shard(experiment: Experiment, kind: str, name: str, log_file: Path | str
         return 1
     last = {record.video: record for record in read_records([records])}
     summary = _summary([last[video.name] for video in videos if video.name in last])
-    done = outputs.shard_done(list_name, kind, name)
-    write_text(done, json.dumps({"videos": len(videos), **summary}) + "\n")
+    write_text(outcome, json.dumps({"videos": len(videos), **summary}) + "\n")
     return 0
-
-
-def run_video(experiment: Experiment, kind: str, video: Video, threads: int, log_file: Path | str) -> int:
-    """Make the missing "flow" or "trajectories" of one video, in this process.
-
-    Returns the exit status of the job, see `m3flow.extraction.run.execute`.
-    """
-    work = replace(work_of(experiment, kind), threads=threads)
-    return execute_one(kind, video, work, log_file)
 
 
 def work_of(experiment: Experiment, kind: str) -> Work:

@@ -146,7 +146,7 @@ def plan_of(experiment: Experiment, *, renew: bool = True) -> Plan:
     size = experiment.shard.videos
     if not isinstance(size, int):
         size = kept["size"] if kept.get("basis") == basis else shard_size(experiment)
-    videos = _list(experiment, renew=renew)
+    videos = cut_list(experiment, renew=renew)
     key = [FORMAT, size, videos.parts, _file(videos.location), _file(videos.exclude), basis]
     if kept.get("key") == key:
         shards = tuple(Shard(*values) for values in kept["shards"])
@@ -170,13 +170,13 @@ def shard_videos(experiment: Experiment, shard: Shard) -> list[Video]:
     Raises UsageError where the list is no longer what the shard was cut from.
     """
     part = Part(shard.offset, shard.size, shard.line)
-    videos = _list(experiment, renew=False).read_part(part)
+    videos = cut_list(experiment, renew=False).read_part(part)
     if len(videos) != shard.videos:
         raise UsageError(f"{experiment.videos.file}: the list changed while it was used; run again")
     return videos
 
 
-def _list(experiment: Experiment, *, renew: bool) -> VideoList:
+def cut_list(experiment: Experiment, *, renew: bool = False) -> VideoList:
     """The list file that is cut into shards."""
     videos = experiment.videos
     return videos.in_file(experiment.outputs.shard_list(videos.name), renew=renew)

@@ -1,37 +1,34 @@
-"""How far a list is: each video's state from the records and the files, without looking at files one by one."""
+"""How far a list is: each video's state from the records and the files."""
 
 from __future__ import annotations
 
-import csv
-import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from m3flow.experiment.config import Experiment
-from m3flow.results.records import record_files
+from m3flow.experiment.history import History, Past
+from m3flow.experiment.remaining import (
+    OTHER_VIDEO,
+    Remaining,
+    Wanted,
+    differences,
+    remaining,
+)
 from m3flow.videos.videolist import Video
 
-State = Literal["done", "rejected", "failed", "missing"]
-STATES: tuple[State, ...] = ("done", "rejected", "failed", "missing")
+State = Literal["done", "rejected", "failed", "outdated", "missing"]
+STATES: tuple[State, ...] = ("done", "rejected", "failed", "outdated", "missing")
+TO_DO: tuple[State, ...] = ("failed", "outdated", "missing")
+REASONS_SHOWN = 10
+MANY_VIDEOS = 2000
 NOT_BEGUN = "not begun"
-GONE = "was made, but its files are gone: run m3flow verify --repair, then the workflow again"
+GONE = "was made, but its files are gone"
 NO_TRAJECTORIES = "flow is there, trajectories are not yet"
 NO_FLOW = "trajectories are there, flow is not"
-
-
-@dataclass
-class Last:
-    """What the records say of a video last, of its flow and of its trajectories."""
-
-    flow: str = ""
-    flow_reason: str = ""
-    trajectories: str = ""
-    trajectories_reason: str = ""
-    frames: int = 0
-    time: str = ""
+REPLACED = "the video is another one now, will be made again"
 
 
 @dataclass
@@ -40,12 +37,16 @@ class Status:
 
     Attributes
     ----------
-    states: by the video's name; reasons: why, of those that are not done.
+    states: by the video's name: "done"; "rejected" (and not tried again unless it changes); "failed",
+        "outdated" (made with other settings or from another video) and "missing", which the next run makes.
+    reasons: of the videos that are not done.
+    remaining: the outputs still to be made, by the name of the video.
     frames: of the videos that the records know, by name.
     """
 
     states: dict[str, State] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    remaining: dict[str, Remaining] = field(default_factory=dict)
     frames: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -53,107 +54,132 @@ class Status:
         counted = Counter(self.states.values())
         return {state: counted[state] for state in STATES}
 
+    @property
+    def to_do(self) -> int:
+        return sum(self.counts[state] for state in TO_DO)
+
     def why(self) -> list[tuple[State, str, int, str]]:
-        """(state, reason, how many, the first such video), the most frequent first."""
+        """(state, reason, number of videos, the first such video), the most frequent first."""
         groups: dict[tuple[State, str], list[str]] = {}
         for name, reason in self.reasons.items():
-            groups.setdefault((self.states[name], reason), []).append(name)
+            # Without the path of the one video, so that equal reasons are one.
+            groups.setdefault((self.states[name], re.sub(r":? '[^']*/[^']*'", "", reason)), []).append(name)
         order = sorted(groups.items(), key=lambda group: (STATES.index(group[0][0]), -len(group[1])))
         return [(state, reason, len(names), names[0]) for (state, reason), names in order]
 
 
-def status_of(experiment: Experiment, videos: Sequence[Video] | None = None) -> Status:
+def wanted_by(experiment: Experiment) -> Wanted:
+    """The outputs that an experiment should have of every video."""
+    flow = experiment.flow if experiment.wants_flow else None
+    return Wanted(
+        outputs=experiment.outputs,
+        flow=flow if experiment.keep_flow else None,
+        tracked=flow,
+        trajectories=experiment.trajectories,
+        limits=experiment.limits,
+        retry=not experiment.skip_rejected,
+    )
+
+
+def status_of(
+    experiment: Experiment, videos: Sequence[Video] | None = None, *, every_file: bool | None = None
+) -> Status:
     """The state of every video of an experiment.
 
-    A video is done when its files are there; whether they are whole and made with these settings is
-    `m3flow verify`'s question. One folder listing for each folder of videos and one reading of the records:
-    no call for each video, which on a network file system would take minutes.
+    Parameters
+    ----------
+    every_file: see `m3flow.experiment.remaining.remaining`; by default for a job a video, and for lists that are
+        small.
 
-    Raises UsageError for a list that cannot be used.
+    Raises UsageError for a list that cannot be used. Whether the files are whole is `m3flow verify`'s question.
     """
     videos = experiment.videos.read() if videos is None else videos
-    outputs = experiment.outputs
-    records = last_records(record_files(outputs.records))
-    flows = _Listing(outputs.flows)
-    trajs = _Listing(outputs.trajs)
-    ending = f"_{experiment.trajectories.length}.gz"
-    needs_flow = experiment.wants_flow and experiment.keep_flow
+    if every_file is None:
+        small = experiment.granularity == "auto" and len(videos) <= MANY_VIDEOS
+        every_file = experiment.granularity == "video" or small
+    wanted = wanted_by(experiment)
+    history = History.of(experiment.outputs.records, experiment.trajectories.length)
+    found = remaining(wanted, videos, history, every_file=every_file)
+    other = differences(wanted, videos, found, history)
     status = Status()
-    nothing = Last()
-    for video in videos:
-        name = video.name
-        last = records.get(name, nothing)
-        if last.frames:
-            status.frames[name] = last.frames
-        tracked = name + ending in trajs
-        flowed = not needs_flow or name in flows
-        if tracked and flowed:
+    for video, left in zip(videos, found, strict=True):
+        name, past = video.name, history[video.name]
+        if past.frames:
+            status.frames[name] = past.frames
+        if not left.due and not left.rejected:
             status.states[name] = "done"
             continue
-        state, reason = _why_not(last)
-        if state == "missing" and tracked:
-            reason = NO_FLOW
-        elif state == "missing" and needs_flow and flowed:
-            reason = NO_TRAJECTORIES
+        state, reason = _why_not(left, past, other.get(name, ""))
         status.states[name], status.reasons[name] = state, reason
+        if left.due:
+            status.remaining[name] = left
     return status
 
 
-def last_records(paths: Iterable[Path]) -> dict[str, Last]:
-    """What the records say of each video last; only the few columns that this needs are looked at."""
-    found: dict[str, Last] = {}
-    seen: dict[tuple[str, bool], str] = {}
-    for path in paths:
-        of_flow = not path.name.startswith("trajectories")
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            reader = csv.reader(file)
-            columns = next(reader, [])
-            try:
-                where = [columns.index(name) for name in ("video", "status", "reason", "frames", "time")]
-            except ValueError:
-                continue  # another program's table
-            for row in reader:
-                if len(row) != len(columns):
-                    continue  # a line that a kill cut off
-                name, status, reason, frames, time = [row[index] for index in where]
-                if time < seen.get((name, of_flow), ""):
-                    continue
-                seen[name, of_flow] = time
-                last = found.setdefault(name, Last())
-                if of_flow:
-                    last.flow, last.flow_reason = status, reason
-                else:
-                    last.trajectories, last.trajectories_reason = status, reason
-                if frames.isdecimal() and frames != "0":
-                    last.frames = int(frames)
-    return found
+def tried(experiment: Experiment, videos: Sequence[Video]) -> Sequence[Video]:
+    """The videos that a run works on: all, or, with `exclude: rejected`, those that were not rejected before."""
+    if not experiment.skip_rejected:
+        return videos
+    states = status_of(experiment, videos, every_file=False).states
+    return [video for video in videos if states[video.name] != "rejected"]
 
 
-def _why_not(last: Last) -> tuple[State, str]:
-    """The state of a video whose files are not there. What became of its flow explains its trajectories."""
-    for status, reason in ((last.flow, last.flow_reason), (last.trajectories, last.trajectories_reason)):
-        if status == "rejected":
-            return "rejected", reason
-        if status == "failed":
-            return "failed", reason
-    if last.trajectories in ("done", "kept"):
+def replaced(experiment: Experiment, kind: str, videos: Sequence[Video]) -> list[str]:
+    """What a run of `m3flow flow` or `m3flow trajectories` will overwrite for its other settings, a line each.
+
+    kind: "flow", or "trajectories" (of the flow that is stored).
+    """
+    if kind == "flow":
+        wanted = Wanted(outputs=experiment.outputs, flow=experiment.flow)
+    else:
+        wanted = Wanted(
+            outputs=experiment.outputs,
+            trajectories=experiment.trajectories,
+            of_stored_flow=experiment.wants_flow,
+        )
+    history = History.of(experiment.outputs.records, experiment.trajectories.length)
+    found = remaining(wanted, videos, history, every_file=False)
+    counts = Counter(differences(wanted, videos, found, history).values())
+    return [
+        f"{count:,} of {len(videos):,} videos have {kind} with other settings ({text}), made again"
+        for text, count in counts.most_common(REASONS_SHOWN)
+    ]
+
+
+def _why_not(left: Remaining, past: Past, other: str) -> tuple[State, str]:
+    """The state of a video that is not done, and the reason. What became of its flow explains its trajectories."""
+    if left.rejected:
+        return "rejected", left.rejected
+    if other:
+        return "outdated", f"other settings ({other}), will be made again"
+    if OTHER_VIDEO in (left.flow, left.trajectories):
+        return "outdated", REPLACED
+    last = [product.last for product in (past.flow, past.trajectories) if product.last is not None]
+    for attempt in last:
+        if attempt.status == "failed":
+            return "failed", attempt.reason
+    for attempt in last:
+        if attempt.status == "rejected":
+            return "missing", f"was rejected ({attempt.reason}), will be tried again"
+    if past.trajectories.made is not None and left.trajectories:
         return "missing", GONE
-    return "missing", NOT_BEGUN
+    if left.flow and not left.trajectories:
+        return "missing", NO_FLOW
+    return "missing", NOT_BEGUN if left.flow or past.flow.made is None else NO_TRAJECTORIES
 
 
-class _Listing:
-    """What lies in a tree of results, a listing for each folder that is asked about."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = os.fspath(root)
-        self._folders: dict[str, frozenset[str]] = {}
-
-    def __contains__(self, name: str) -> bool:
-        folder, _, last = name.rpartition("/")
-        if folder not in self._folders:
-            try:
-                entries = os.listdir(os.path.join(self._root, folder))  # noqa: PTH118
-            except (FileNotFoundError, NotADirectoryError):
-                entries = []
-            self._folders[folder] = frozenset(entries)
-        return last in self._folders[folder]
+def summary(experiment: Experiment, status: Status) -> list[str]:
+    """A few lines on how far a list is, and what to do."""
+    counts = status.counts
+    states = [f"{counts[state]:,} {state}" for state in STATES if counts[state]]
+    text = [f"m3flow: {', '.join(states) or 'none'} of {len(status.states):,} videos"]
+    reasons = status.why()
+    for state, reason, count, name in reasons[:REASONS_SHOWN]:
+        text.append(f"  {count:,} {state}: {reason} (such as {name})")
+    if len(reasons) > REASONS_SHOWN:
+        text.append(f"  and {len(reasons) - REASONS_SHOWN} more reasons; m3flow status has them")
+    if counts["rejected"]:
+        text.append("  rejected videos are tried again when they change; exclude: rejected leaves them out")
+    if counts["failed"]:
+        text.append(f"  logs of failed videos: {experiment.outputs.logs}; run again to try them again")
+    return text

@@ -154,9 +154,7 @@ class Extractor:
         video = source.take(wait=wait)
         if video is None:
             return None
-        task = VideoTask(video, self.device)
-        with task.attributed():
-            task = self._planner.task(video)
+        task = self._planner.task(video)
         if isinstance(task, FrameTask):
             self._decoder.expect(video.source, task.flow.short_side)
         return task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,11 @@ from m3flow.extraction.tasks import CodecTask, FrameTask, StoredFlowTask, VideoT
 from m3flow.extraction.work import Work
 from m3flow.layout import flow_files
 from m3flow.results.flowfile import read_provenance
-from m3flow.results.provenance import same_source
+from m3flow.results.provenance import same_source, settings_digest, source_text, trajectory_digest
 from m3flow.results.stored_flow import stored_flow
 from m3flow.results.trajectoryfile import read_made
 from m3flow.settings import FlowSettings, TrajectorySettings
-from m3flow.videos.identity import identity, stamp
+from m3flow.videos.identity import identity, stamp, stamp_text
 from m3flow.videos.videolist import Video
 
 if TYPE_CHECKING:
@@ -33,12 +34,24 @@ class Planner:
 
     def __init__(self, work: Work, motion: MotionEstimator | None, device: str) -> None:
         self._work, self._motion, self._device = work, motion, device
+        self._settings = _digests(work)
 
     def task(self, video: Video) -> VideoTask:
         """The task of a video: an empty one (status "kept") where all of its outputs are there.
 
-        Raises BadInput where the video, or the stored flow that its trajectories need, cannot be used.
+        Its record says with which settings and from which source, for `m3flow.experiment.remaining`. A video
+        that cannot be used, or has no stored flow that its trajectories need, gives a task that has failed.
         """
+        before = stamp(video.source)
+        task = VideoTask(video, self._device)
+        with task.attributed():
+            task = self._task(video)
+        task.record.set(self._settings)
+        if self._work.flow is not None or self._work.reads_codec:
+            task.record.modified = stamp_text(before)
+        return task
+
+    def _task(self, video: Video) -> VideoTask:
         work = self._work
         if work.flow is not None and self._motion is not None:
             return self._from_frames(video, work.flow, self._motion)
@@ -61,12 +74,13 @@ class Planner:
             and not trajectories_are_current(path, settings, flow.identity(), source)
         )
         if not make_flow and not make_trajectories:
-            return self._kept(video, stored_flow(folder).made if self._work.keep_flow else None)
+            made = stored_flow(folder).made if self._work.keep_flow else {"source": source}
+            return self._kept(video, made)
         both_ways = settings is not None and settings.confidence == "forward-backward"
         if settings is not None and self._work.keep_flow and not make_flow and not both_ways:
             # The flow is there, another length or tracking is wanted: it need not be computed again.
             return self._from_stored_flow(video, settings)
-        return FrameTask(
+        task = FrameTask(
             video,
             motion,
             flow,
@@ -76,34 +90,53 @@ class Planner:
             source=source,
             before=before,
         )
+        task.record.source = source_text(source)
+        return task
 
     def _from_stored_flow(self, video: Video, settings: TrajectorySettings) -> VideoTask:
         """Trajectories from the flow files."""
         path = self._work.outputs.trajectories(video.name, settings.length)
         flow = stored_flow(self._work.outputs.flow(video.name))
+        task: VideoTask
         if trajectories_are_current(path, settings, flow.settings, flow.source):
-            return self._kept(video)
-        return StoredFlowTask(video, self._device, flow, settings, path)
+            task = self._kept(video, {"source": flow.source})
+        else:
+            task = StoredFlowTask(video, self._device, flow, settings, path)
+        flow_digest = settings_digest(flow.settings)
+        task.record.trajectory_settings = trajectory_digest(settings.identity(), flow_digest)
+        task.record.source = source_text(flow.source)
+        return task
 
     def _from_codec(self, video: Video, settings: TrajectorySettings) -> VideoTask:
         """Trajectories from the motion vectors in the video file itself."""
         before, source = stamp(video.source), identity(video.source)
         path = self._work.outputs.trajectories(video.name, settings.length)
         if trajectories_are_current(path, settings, {}, source):
-            return self._kept(video)
-        return CodecTask(video, self._device, settings, path, source=source, before=before)
+            return self._kept(video, {"source": source})
+        task = CodecTask(video, self._device, settings, path, source=source, before=before)
+        task.record.source = source_text(source)
+        return task
 
-    def _kept(self, video: Video, made: dict[str, Any] | None = None) -> VideoTask:
+    def _kept(self, video: Video, made: dict[str, Any]) -> VideoTask:
         task = VideoTask(video, self._device)
         task.record.status = "kept"
-        if made is not None:
-            # A run that was killed may have left the files and no record: the files know its figures.
-            about = made["source"]
-            task.record.set(
-                {name: int(about.get(name, 0)) for name in ("frames", "claimed", "width", "height")}
-            )
-            task.record.set(made.get("motion", {}))
+        # A run that was killed may have left the files and no record: the files know its figures.
+        about = made["source"]
+        task.record.set({name: int(about.get(name, 0)) for name in ("frames", "claimed", "width", "height")})
+        task.record.set(made.get("motion", {}))
+        task.record.source = source_text(about)
         return task
+
+
+def _digests(work: Work) -> dict[str, str]:
+    """The record's fields `flow_settings`, `trajectory_settings` and `limits`, as far as the work decides them."""
+    found = {"limits": settings_digest(asdict(work.limits))}
+    flow_digest = settings_digest(work.flow.identity()) if work.flow else settings_digest({})
+    if work.flow is not None and work.keep_flow:
+        found["flow_settings"] = flow_digest
+    if work.trajectories is not None and (work.flow is not None or work.reads_codec):
+        found["trajectory_settings"] = trajectory_digest(work.trajectories.identity(), flow_digest)
+    return found
 
 
 def flow_is_current(folder: Path, settings: FlowSettings, source: dict[str, Any]) -> bool:

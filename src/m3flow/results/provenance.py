@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 from typing import TYPE_CHECKING, Any
 
@@ -64,3 +66,22 @@ def _versions(backend: str) -> dict[str, str]:
 def same_source(made: dict[str, Any], source: dict[str, Any]) -> bool:
     stored = made.get("source", {})
     return all(stored.get(key) == source.get(key) for key in ("bytes", "sha256"))
+
+
+def settings_digest(settings: Any) -> str:
+    """Digest of settings (plain JSON values), by which the records compare them: 12 hexadecimal digits."""
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def trajectory_digest(settings: dict[str, Any], flow_digest: str) -> str:
+    """Digest of trajectory settings and of those of the flow (`settings_digest`) that was tracked.
+
+    The length stands before it: files of different lengths lie side by side.
+    """
+    return f"{settings.get('length', 0)}:{settings_digest([settings, flow_digest])}"
+
+
+def source_text(source: dict[str, Any]) -> str:
+    """The content fingerprint of a video as the records hold it: bytes and hash."""
+    return f"{source['bytes']}:{source['sha256']}" if "sha256" in source else ""

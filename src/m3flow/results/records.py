@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from m3flow.errors import Interrupted
 
@@ -35,6 +35,11 @@ class Record:
     camera: share of frame pairs with an accepted homography; -1 where none was looked for.
     camera_shift: mean motion of the camera over the frame, in pixels per frame.
     host, device: where it was made. time: when it ended (UTC).
+    flow_settings, trajectory_settings: digests of the settings of the flow and of the trajectories that the
+        task was to make (see `m3flow.results.provenance`); "" for what it was not to make.
+    limits: digest of the limits of decoding.
+    source: content fingerprint of the video; modified: its size and time of change, which spare reading it
+        again to compare the fingerprint.
     traceback: of an unexpected failure; for the log, not stored in the line.
     ends_run: whether that failure would meet every other video too; not stored either.
     """
@@ -64,10 +69,15 @@ class Record:
     host: str = ""
     device: str = ""
     time: str = ""
+    flow_settings: str = ""
+    trajectory_settings: str = ""
+    limits: str = ""
+    source: str = ""
+    modified: str = ""
     traceback: str = field(default="", metadata={"stored": False}, repr=False)
     ends_run: bool = field(default=False, metadata={"stored": False}, repr=False)
 
-    def set(self, values: Mapping[str, float]) -> None:
+    def set(self, values: Mapping[str, Any]) -> None:
         """Set fields by their names."""
         for name, value in values.items():
             setattr(self, name, value)

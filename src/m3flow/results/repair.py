@@ -1,11 +1,11 @@
-"""Repairs of an output folder: temporary files of killed processes, and shards whose files are gone."""
+"""Temporary files that killed processes left in an output folder."""
 
 from __future__ import annotations
 
 import os
 import socket
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import psutil
 
 from m3flow.atomic import TEMPORARY_SUFFIX, owner_of
 from m3flow.layout import Outputs
-from m3flow.results.records import read_records
 
 # On another machine nobody can see whether the process lives; no file is written to for so long.
 SILENT_SECONDS = 24 * 3600.0
@@ -56,22 +55,3 @@ def _abandoned(path: Path, now: float) -> bool:
         return now - path.stat().st_mtime > SILENT_SECONDS
     except FileNotFoundError:
         return False
-
-
-def reopen(outputs: Outputs, names: Collection[str]) -> int:
-    """Remove the completion file of every shard that made one of these videos.
-
-    The next run of the workflow goes over these shards again and makes the missing files. Returns the number
-    of completion files removed.
-    """
-    wanted = set(names)
-    removed = 0
-    for records, done in outputs.records_of_shards():
-        if not done.is_file():
-            continue
-        last = {record.video: record.status for record in read_records([records]) if record.video in wanted}
-        # A rejected video had no files to lose.
-        if any(status in ("done", "kept") for status in last.values()):
-            done.unlink()
-            removed += 1
-    return removed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,12 +57,14 @@ class Verified:
     problems: a line each; none where all is well.
     missing: whether all that is wrong is that files are not there.
     remove: the files that must go so that the next run makes them again.
+    settings: how its files were made, as they say: `flow` and `trajectories`, as far as they are there.
     """
 
     video: str
     problems: list[str] = field(default_factory=list)
     missing: bool = True
     remove: list[Path] = field(default_factory=list)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def wrong(self, problem: str, *files: Path) -> None:
         self.problems.append(one_line(problem))
@@ -77,6 +80,31 @@ def verify_all(videos: Sequence[Video], wanted: Wanted, workers: int = 0) -> Ite
         return verify(decoder, video, wanted, rejected.get(video.name, ""))
 
     yield from decoded_side_by_side(videos, work, limits=wanted.limits, workers=workers)
+
+
+class Mixture:
+    """Counts the settings of videos, to name those that are not the same in all of them."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Counter[str]] = {}
+
+    def add(self, settings: dict[str, dict[str, Any]]) -> None:
+        """Count the settings of one video, `Verified.settings`."""
+        for section, values in settings.items():
+            for key, value in values.items():
+                inner = value if isinstance(value, dict) else {"": value}
+                for name, one in inner.items():
+                    counts = self._values.setdefault(".".join(filter(None, (section, key, name))), Counter())
+                    counts[str(one)] += 1
+
+    def lines(self) -> list[str]:
+        """Such as "flow.estimator: farneback in 3, dis in 2"."""
+        return [
+            f"{name}: "
+            + ", ".join(f"{value or '(none)'} in {count}" for value, count in counts.most_common())
+            for name, counts in self._values.items()
+            if len(counts) > 1
+        ]
 
 
 def rejected_before(outputs: Outputs) -> dict[str, str]:
@@ -137,6 +165,7 @@ def _verify_flow(decoder: Decoder, wanted: Wanted, source: dict[str, Any], found
             found.remove += there
         return {}
     x, y = made
+    found.settings["flow"] = x.get("settings", {})
     if x.get("settings") != y.get("settings") or not same_source(x, y.get("source", {})):
         found.wrong(f"{folder}: x.mp4 and y.mp4 were not made together", *there)
     for problem in _differences(x, wanted.flow_settings, source):
@@ -183,6 +212,7 @@ def _verify_trajectories(
     if not made:
         found.wrong(f"{path}: does not say how it was made", path)
         return
+    found.settings["trajectories"] = made.get("settings", {})
     problems = _differences(made, wanted.trajectory_settings, source)
     if made.get("flow"):
         problems += _differences({"settings": made["flow"], "source": source}, wanted.flow_settings, source)

@@ -83,6 +83,11 @@ def stamp(path: str) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
+def stamp_text(found: tuple[int, int] | None) -> str:
+    """A `stamp` as the records hold it; "" where there is no file."""
+    return f"{found[0]}:{found[1]}" if found else ""
+
+
 def file_size(path: str) -> int:
     """The size of a file in bytes; 0 if it does not exist."""
     found = stamp(path)

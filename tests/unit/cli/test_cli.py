@@ -134,6 +134,32 @@ class TestStatuses:
             done = m3flow("flow", tmp_path / "a" / "one.mkv", "--output", tmp_path / "out", *FAST)
             assert done.returncode == 0 and summary in done.stderr and not done.stdout
 
+    def test_other_settings_are_named_before_they_are_replaced(self, tmp_path: Path) -> None:
+        for name in ("one.mkv", "two.mkv"):
+            clip(tmp_path / name)
+        listed = list_of(tmp_path, "one.mkv", "two.mkv")
+        places = (listed, "--root", tmp_path, "--output", tmp_path / "out")
+        (tmp_path / "second.txt").write_text("two.mkv\n")
+        second = (tmp_path / "second.txt", *places[1:])
+        assert "other settings" not in m3flow("flow", *places, *FAST).stderr
+        done = m3flow("flow", *second, *FAST, "--bound", "10")
+        assert (
+            "flow: 1 of 1 videos have flow with other settings (bound 20.0 → 10.0), made again" in done.stderr
+        )
+        assert "other settings" not in m3flow("trajectories", *places).stderr
+        done = m3flow("trajectories", *places, "--job", "trajs")
+        assert (
+            "2 of 2 videos have trajectories with other settings (trajs_dense → trajs), made" in done.stderr
+        )
+        # Flow made again under trajectories: they do not fit it any more.
+        assert "(bound 20.0 → 10.0)" in m3flow("flow", *places, *FAST, "--bound", "10").stderr
+        done = m3flow("trajectories", *places, "--job", "trajs")
+        assert "1 of 2 videos have trajectories with other settings (bound 20.0 → 10.0), made" in done.stderr
+
+        m3flow("flow", *second, *FAST)
+        done = m3flow("verify", *places)
+        assert "mixed settings: flow.bound: 10.0 in 1, 20.0 in 1 videos" in done.stderr
+
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [

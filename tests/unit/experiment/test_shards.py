@@ -16,6 +16,7 @@ from m3flow.experiment.cost import shard_size, time_limit
 from m3flow.experiment.forecast import forecast
 from m3flow.experiment.sample import of_headers, sample
 from m3flow.experiment.shards import Plan, make_plan, plan_of, shard_videos
+from m3flow.results.provenance import settings_digest, trajectory_digest
 from m3flow.results.records import Record, RecordFile
 from m3flow.videos.videolist import VideoList
 from support.clips import clip
@@ -233,18 +234,23 @@ def test_the_forecast_adds_up(tmp_path: Path) -> None:
     paths = names(25)
     for path in paths:
         clip(tmp_path / path, frames=9)
-    settings = experiment(tmp_path, write_plain(tmp_path / "list.txt", paths), root=str(tmp_path))
+    settings = experiment(
+        tmp_path, write_plain(tmp_path / "list.txt", paths), root=str(tmp_path), granularity="shard"
+    )
     calibrated(settings).write(tmp_path / "calibration.json")
     # Six videos of the first shard are done already.
-    with RecordFile(tmp_path / "out/records/flow-0001.csv") as records:
+    flow = settings_digest(settings.flow.identity())
+    trajectories_of = trajectory_digest(settings.trajectories.identity(), flow)
+    with RecordFile(tmp_path / "out/records/motion-0001.csv") as records:
         for path in paths[:6]:
-            records.append(Record(video=path, status="done", frames=12))
+            digests = {"flow_settings": flow, "trajectory_settings": trajectories_of}
+            records.append(Record(video=path, status="done", frames=12, **digests))
             (tmp_path / "out/flows" / path).mkdir(parents=True)
             trajectories = tmp_path / "out/trajs" / f"{path}_6.gz"
             trajectories.parent.mkdir(parents=True, exist_ok=True)
             trajectories.touch()
     found = forecast(settings)
-    assert found.videos == {"done": 6, "rejected": 0, "failed": 0, "missing": 19, "all": 25}
+    assert found.videos == {"done": 6, "rejected": 0, "failed": 0, "outdated": 0, "missing": 19, "all": 25}
     assert found.frames == 6 * 12 + 19 * 9
     assert found.frames_left == 19 * 9
     assert (found.shards, found.open) == (3, 3)

@@ -1,0 +1,302 @@
+"""The outputs of a list that are still to be made, and why.
+
+What exists is compared with the settings and the sources: by the records, which a run writes for every video,
+and by the files themselves where the records do not tell. Nothing else decides: no time of a result, no other
+program's notes of what it ran.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from m3flow.errors import BadInput
+from m3flow.experiment.history import Attempt, History
+from m3flow.layout import Outputs, trajectory_suffix
+from m3flow.results.flowfile import read_provenance
+from m3flow.results.provenance import settings_digest, source_text, trajectory_digest
+from m3flow.results.trajectoryfile import read_made
+from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.videos.decoder import Limits
+from m3flow.videos.identity import identity, stamp_text
+from m3flow.videos.videolist import Video
+
+MISSING, OTHER_SETTINGS, OTHER_VIDEO = "missing", "other settings", "another video"
+NO_SUCH_FILE = "no such file"
+# Looking at a file of a network file system is a round trip; many are under way at a time.
+THREADS, CHUNK = 16, 512
+
+
+class Remaining(NamedTuple):
+    """What is still to be made of a video.
+
+    Attributes
+    ----------
+    flow, trajectories: why they are to be made: MISSING, OTHER_SETTINGS (what is there was made with others),
+        OTHER_VIDEO (from another source); "" where they are there, or not wanted.
+    rejected: why the video was rejected, where nothing has changed since: it is not tried again.
+    """
+
+    flow: str = ""
+    trajectories: str = ""
+    rejected: str = ""
+
+    @property
+    def due(self) -> bool:
+        return bool(self.flow or self.trajectories)
+
+
+NOTHING = Remaining()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The outputs that every video should have.
+
+    Attributes
+    ----------
+    outputs: the output folder.
+    flow: settings of the stored flow; None for none.
+    tracked: settings of the flow that the trajectories are of; None for motion vectors of the codec.
+    of_stored_flow: the trajectories are of the flow that is stored, whatever its settings, in place of `tracked`.
+    trajectories: settings of the trajectories; None for none.
+    limits: limits of decoding, which decide whether a rejected video is tried again.
+    retry: whether videos that were rejected are tried again when they change.
+    """
+
+    outputs: Outputs
+    flow: FlowSettings | None = None
+    tracked: FlowSettings | None = None
+    of_stored_flow: bool = False
+    trajectories: TrajectorySettings | None = None
+    limits: Limits = field(default_factory=Limits)
+    retry: bool = True
+
+
+def remaining(
+    wanted: Wanted, videos: Sequence[Video], history: History, *, every_file: bool
+) -> list[Remaining]:
+    """What is still to be made of each video.
+
+    Parameters
+    ----------
+    history: the records of the output folder.
+    every_file: look for every single file; otherwise one listing for each folder of videos tells what is
+        there, which on a network file system is faster by far, and does not notice a flow folder that has lost
+        one of its two files.
+    """
+    check = _Check(wanted, history, every_file)
+    check.look_at([video for video in videos if video.name in history])
+    return [check(video) for video in videos]
+
+
+class _Check:
+    def __init__(self, wanted: Wanted, history: History, every_file: bool) -> None:
+        self._wanted, self._history, self._every_file = wanted, history, every_file
+        self._flows, self._trajs = Listing(wanted.outputs.flows), Listing(wanted.outputs.trajs)
+        self._sources: dict[str, os.stat_result] = {}
+        self._limits = settings_digest(asdict(wanted.limits))
+        self._flow = settings_digest(wanted.flow.identity()) if wanted.flow else ""
+        if wanted.trajectories is not None:
+            tracked = wanted.tracked.identity() if wanted.tracked else {}
+            self._tracked = trajectory_digest(wanted.trajectories.identity(), settings_digest(tracked))
+            self._by_flow: dict[str, str] = {}
+            self._ending = trajectory_suffix(wanted.trajectories.length)
+
+    def look_at(self, videos: Sequence[Video]) -> None:
+        """Look at the source files of videos, as they are now."""
+        chunks = [videos[start : start + CHUNK] for start in range(0, len(videos), CHUNK)]
+        with ThreadPoolExecutor(THREADS) as threads:
+            for found in threads.map(_look_at, chunks):
+                self._sources.update(found)
+
+    def __call__(self, video: Video) -> Remaining:
+        past = self._history[video.name]
+        flow = self._flow_due(video, past.flow.made) if self._flow else ""
+        trajectories = ""
+        if self._wanted.trajectories is not None:
+            # Trajectories that are made from stored flow follow the flow, not the video.
+            stored = past.flow.made if self._flow and not flow else None
+            trajectories = self._trajectories_due(video, past.trajectories.made, stored)
+        if not flow and not trajectories:
+            return NOTHING
+        last = (past.flow if self._flow else past.trajectories).last
+        if last is not None and self._stays_rejected(video, last):
+            return Remaining(rejected=last.reason)
+        return Remaining(flow, trajectories)
+
+    def _flow_due(self, video: Video, made: Attempt | None) -> str:
+        paths = self._wanted.outputs.flow_files(video.name)
+        if not self._there(self._flows, video.name, paths):
+            return MISSING
+        if made is None or not made.settings:
+            made = _flow_file(paths[0])
+        if made is None or made.settings != self._flow:
+            return OTHER_SETTINGS if made else MISSING
+        return OTHER_VIDEO if self._replaced(video, made) else ""
+
+    def _trajectories_due(self, video: Video, made: Attempt | None, flow: Attempt | None) -> str:
+        path = self._wanted.outputs.trajs / (video.name + self._ending)
+        if not self._there(self._trajs, video.name + self._ending, (path,)):
+            return MISSING
+        if made is None or not made.settings:
+            made = _trajectory_file(path)
+        if made is None or made.settings != self._trajectory_digest(video):
+            return OTHER_SETTINGS if made else MISSING
+        if flow is not None and flow.source:
+            return OTHER_VIDEO if made.source != flow.source else ""
+        return OTHER_VIDEO if self._replaced(video, made) else ""
+
+    def _trajectory_digest(self, video: Video) -> str:
+        if not self._wanted.of_stored_flow or self._wanted.trajectories is None:
+            return self._tracked
+        flow = self._history[video.name].flow.made
+        if flow is None or not flow.settings:
+            flow = _flow_file(self._wanted.outputs.flow_files(video.name)[0])
+        settings = flow.settings if flow else ""
+        if settings not in self._by_flow:
+            self._by_flow[settings] = trajectory_digest(self._wanted.trajectories.identity(), settings)
+        return self._by_flow[settings]
+
+    def _there(self, listing: Listing, name: str, paths: Sequence[Path]) -> bool:
+        if name not in listing:
+            return False
+        return not self._every_file or all(path.is_file() for path in paths)
+
+    def _replaced(self, video: Video, then: Attempt) -> bool:
+        """Whether the video is another one now; one that is gone is not: its results outlive it."""
+        if not then.source:
+            return False
+        if video.source not in self._sources:
+            self._sources.update(_look_at([video]))
+        now = self._sources.get(video.source)
+        if now is None:
+            return False
+        # A folder's time does not tell that an image in it is another one.
+        in_folder = self._every_file and stat.S_ISDIR(now.st_mode)
+        if not in_folder and stamp_text((now.st_size, now.st_mtime_ns)) == then.modified:
+            return False
+        try:
+            return source_text(identity(video.source)) != then.source
+        except (BadInput, OSError):
+            return False
+
+    def _stays_rejected(self, video: Video, last: Attempt) -> bool:
+        if last.status != "rejected":
+            return False
+        if not self._wanted.retry:
+            return True
+        if last.reason.startswith(NO_SUCH_FILE):
+            return video.source not in self._sources
+        same = last.settings == (self._flow or self._tracked) and last.limits == self._limits
+        return same and bool(last.source) and not self._replaced(video, last)
+
+
+def _look_at(videos: Iterable[Video]) -> dict[str, os.stat_result]:
+    found: dict[str, os.stat_result] = {}
+    for video in videos:
+        try:
+            found[video.source] = os.stat(video.source)  # noqa: PTH116 (10x faster)
+        except OSError:
+            continue
+    return found
+
+
+def _flow_file(path: Path) -> Attempt | None:
+    """What a flow file says of itself; None where it cannot be read."""
+    try:
+        made = read_provenance(path)
+    except BadInput:
+        return None
+    return _made(settings_digest(made.get("settings", {})), made)
+
+
+def _trajectory_file(path: Path) -> Attempt | None:
+    """What a trajectory file says of itself; None where it cannot be read."""
+    try:
+        made = read_made(path)
+    except BadInput:
+        return None
+    return _made(trajectory_digest(made.get("settings", {}), settings_digest(made.get("flow", {}))), made)
+
+
+def _made(settings: str, made: dict[str, Any]) -> Attempt:
+    return Attempt("done", "", "", "", source_text(made.get("source", {})), "", settings)
+
+
+def differences(
+    wanted: Wanted, videos: Sequence[Video], found: Sequence[Remaining], history: History
+) -> dict[str, str]:
+    """How the settings of what is there differ from those wanted, by the names of the videos concerned.
+
+    One file is read for each combination of settings that the records know.
+    """
+    texts: dict[tuple[bool, str], str] = {}
+    named: dict[str, str] = {}
+    for video, left in zip(videos, found, strict=True):
+        of_flow = left.flow == OTHER_SETTINGS
+        if not of_flow and left.trajectories != OTHER_SETTINGS:
+            continue
+        past = history[video.name]
+        made = (past.flow if of_flow else past.trajectories).made
+        key = (of_flow, made.settings if made and made.settings else video.name)
+        if key not in texts:
+            texts[key] = _difference(wanted, video.name, of_flow=of_flow)
+        named[video.name] = texts[key]
+    return named
+
+
+def _difference(wanted: Wanted, name: str, *, of_flow: bool) -> str:
+    try:
+        if of_flow and wanted.flow is not None:
+            made = read_provenance(wanted.outputs.flow_files(name)[0])
+            return _words(made.get("settings", {}), wanted.flow.identity())
+        if wanted.trajectories is not None:
+            made = read_made(wanted.outputs.trajectories(name, wanted.trajectories.length))
+            flow = wanted.tracked.identity() if wanted.tracked else {}
+            if wanted.of_stored_flow:
+                flow = read_provenance(wanted.outputs.flow_files(name)[0]).get("settings", {})
+            return _words(made.get("settings", {}), wanted.trajectories.identity()) or _words(
+                made.get("flow", {}), flow
+            )
+    except BadInput:
+        pass
+    return "unreadable"
+
+
+def _words(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """How settings differ: "dis → farneback", "bound 20.0 → 10.0, step 1 → 2"."""
+    for key in ("estimator", "job"):
+        if key in wanted and stored.get(key) != wanted[key]:
+            return f"{stored.get(key, 'unknown')} → {wanted[key]}"
+    words = []
+    for key, value in wanted.items():
+        before = stored.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            words.append(_words(before, value))
+        elif value != before:
+            words.append(f"{key} {before} → {value}")
+    return ", ".join(filter(None, words))
+
+
+class Listing:
+    """The names in a tree of results; a folder is listed once, when one of its names is asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.fspath(root)
+        self._folders: dict[str, frozenset[str]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        folder, _, last = name.rpartition("/")
+        if folder not in self._folders:
+            try:
+                entries = os.listdir(os.path.join(self._root, folder))  # noqa: PTH118
+            except (FileNotFoundError, NotADirectoryError):
+                entries = []
+            self._folders[folder] = frozenset(entries)
+        return last in self._folders[folder]
