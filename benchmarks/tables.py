@@ -1,4 +1,4 @@
-"""Puts the tables of measured figures into README.md and docs/estimators.md, from the stored results:
+"""Puts the tables of measured figures into README.md and the documentation, from the stored results:
 `python benchmarks/tables.py`.
 
 `--check` changes nothing and fails where a table is not what the results say.
@@ -17,20 +17,30 @@ REPOSITORY = Path(__file__).parent.parent
 ESTIMATORS = ("farneback", "tvl1", "dis", "brox")
 
 
-def codecs() -> str:
-    stored = _read("codecs.json")
+def storage() -> str:
+    """Size, time and error of each way to store flow."""
+    stored = _read("storage.json")
+    rows = []
+    for name, row in stored["ways"].items():
+        cost = (
+            [f"{row['bytes_per_frame']}", f"{row['cpu_ms_per_frame']:.1f}", f"{row['mean_error_px']:.3f}"]
+            if "bytes_per_frame" in row
+            else ["", "", ""]
+        )
+        means = [f"{sum(of.values()) / len(of):.2f}" for of in row["error_px"].values()]
+        rows.append([name, *cost, *means])
+    head = ["", "bytes", "ms to write", "error, px", "6 steps, px", "15 steps, px"]
+    return _table(head, rows) + f"\n\n{_where(stored)}"
+
+
+def storage_by_scene() -> str:
+    """The error of trajectories of 15 steps by scene."""
+    ways = {name: row["error_px"]["15"] for name, row in _read("storage.json")["ways"].items()}
     rows = [
-        [
-            name,
-            f"{row['mean_error_levels']:.2f}",
-            str(row["max_error_levels"]),
-            f"{row['bytes_per_frame'] / 1000:.1f} kB",
-        ]
-        for name, row in stored["codecs"].items()
-        if "quantiser" not in name
+        [scene.replace("_", " "), *(f"{of[scene]:.2f}" for of in ways.values())]
+        for scene in ways["not stored"]
     ]
-    head = ["codec", "mean error, levels", "largest", "a frame and component"]
-    return _table(head, rows) + f"\n\n{_where(stored)} A level is 0.157 px."
+    return _table(["", *ways], rows)
 
 
 def speed() -> str:
@@ -85,7 +95,9 @@ def schemes() -> str:
 
 
 PAGES = {
-    "README.md": {"codecs": codecs, "speed": speed},
+    "README.md": {"storage": storage, "speed": speed},
+    "docs/accuracy.md": {"storage": storage_by_scene},
+    "docs/formats.md": {"storage": storage},
     "docs/estimators.md": {"accuracy": accuracy, "estimators": estimators, "schemes": schemes},
 }
 

@@ -267,7 +267,7 @@ def _space(output: Path) -> Iterator[Finding]:
             yield Finding("wrong", what, f"{folder}: cannot be written ({error.strerror})", advice)
             continue
         if free < FEW_BYTES:
-            advice = "flow takes about 2.5 kB per frame of 320x240 (mpeg4), or 20 kB (h264-lossless)"
+            advice = "flow takes about 3 kB per frame of 320x240 (mpeg4), or 15 kB (h264-lossless)"
             yield Finding("note", what, found, advice)
         else:
             yield Finding("ok", what, found)

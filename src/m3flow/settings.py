@@ -14,7 +14,7 @@ FLOW_VERSION, TRAJECTORY_VERSION = 1, 1
 
 Camera = Literal["warp", "none"]
 Scheme = Literal["auto", "one-pass", "prior", "pyramid-prior", "two-pass"]
-Codec = Literal["mpeg4", "h264-lossless"]
+Codec = Literal["mpeg4", "fine", "h264", "h264-lossless"]
 Job = Literal["trajs_dense", "trajs", "mvs"]
 Tracking = Literal["subpixel", "integer"]
 Track = Literal["motion", "pixels"]
@@ -56,7 +56,8 @@ class FlowSettings:
     scheme: the compensation scheme (see `m3flow.camera.compensation`).
     bound: the largest displacement stored, in pixels; larger ones saturate.
     step: the flow goes from frame t to frame t + step.
-    codec: "mpeg4" (small) or "h264-lossless" (levels are restored exactly).
+    codec: "mpeg4" (small, quickly written), "fine" (levels that are closer together where motion is slow), "h264"
+        (read alike by every program) or "h264-lossless" (levels are restored exactly).
     short_side: the short side, in pixels, to which frames are resized before flow; 0 keeps their size.
     """
 

@@ -74,7 +74,10 @@ def flow(
     ] = "auto",
     bound: Annotated[float, typer.Option(help="The largest displacement stored, in pixels.")] = 20.0,
     step: Annotated[int, typer.Option(help="Flow from frame t to frame t + step.")] = 1,
-    codec: Annotated[str, typer.Option(help="mpeg4 (small) or h264-lossless (exact levels).")] = "mpeg4",
+    codec: Annotated[
+        str,
+        typer.Option(help="mpeg4 (small), fine (keeps slow motion), h264 or h264-lossless (exact levels)."),
+    ] = "mpeg4",
     short_side: Annotated[
         int, typer.Option(help="Resize frames to this short side in pixels first; 0 keeps their size.")
     ] = 0,

@@ -92,7 +92,7 @@ def verify(
     ] = None,
     bound: Annotated[float | None, typer.Option(help="The largest displacement stored.", **COMPARED)] = None,
     step: Annotated[int | None, typer.Option(help="Frames from one to the other.", **COMPARED)] = None,
-    codec: Annotated[str | None, typer.Option(help="mpeg4 or h264-lossless.", **COMPARED)] = None,
+    codec: Annotated[str | None, typer.Option(help="mpeg4, fine, h264 or h264-lossless.", **COMPARED)] = None,
     short_side: Annotated[
         int | None, typer.Option(help="The short side frames were resized to.", **COMPARED)
     ] = None,

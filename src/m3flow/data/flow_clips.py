@@ -14,8 +14,8 @@ from m3flow.data.labelled_videos import LabelledVideos
 from m3flow.data.sampling import Sampling, Window, cut, read_frames
 from m3flow.errors import BadInput
 from m3flow.layout import Outputs
-from m3flow.results.flowfile import DEFAULT_BOUND, flow_frame_count, read_level_pairs, read_provenance
-from m3flow.results.quantisation import restore
+from m3flow.results.flowfile import flow_frame_count, quantisation_of, read_level_pairs, read_provenance
+from m3flow.results.quantisation import Quantisation
 from m3flow.videos.videolist import Video, VideoList
 
 
@@ -112,8 +112,7 @@ class FlowClips(LabelledVideos):
         window = self._sampling.window(video, size, count - reach)
         numbers = self._sampling.numbers(window)
         levels = _levels(folder, numbers, count)
-        bound = float(made.get("settings", {}).get("bound", DEFAULT_BOUND))
-        item = {"flow": torch.from_numpy(cut_flow(levels, window, bound))}
+        item = {"flow": torch.from_numpy(cut_flow(levels, window, quantisation_of(made.get("settings", {}))))}
         if self.pictures:
             existing = [min(number, count - 1) for number in numbers]
             pictures = read_frames(video.source, existing, size)
@@ -130,10 +129,10 @@ def frame_size(made: dict[str, Any], folder: Path) -> tuple[int, int]:
     return height, width
 
 
-def cut_flow(levels: np.ndarray, window: Window, bound: float) -> np.ndarray:
+def cut_flow(levels: np.ndarray, window: Window, quantisation: Quantisation) -> np.ndarray:
     """The window's part of levels uint8 [T, 2, H, W], flipped where the window is: float32 [T, 2, h, w] pixels."""
     rows = slice(window.top, window.top + window.height)
-    flow = restore(levels[..., rows, window.left : window.left + window.width], bound)
+    flow = quantisation.pixels(levels[..., rows, window.left : window.left + window.width])
     if not window.flip:
         return flow
     return flow[..., ::-1] * np.array([-1, 1], np.float32)[:, None, None]

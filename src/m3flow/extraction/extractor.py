@@ -19,7 +19,8 @@ from m3flow.extraction.resume import Planner
 from m3flow.extraction.sinks import clock
 from m3flow.extraction.tasks import CodecTask, FrameTask, StoredFlowTask, VideoTask
 from m3flow.extraction.work import Work, motion_estimator, tracking_device
-from m3flow.results.quantisation import Piece, quantise
+from m3flow.results.flowfile import quantisation_of
+from m3flow.results.quantisation import Piece, Quantisation
 from m3flow.results.records import Record
 from m3flow.settings import FlowSettings
 from m3flow.system import keep_freed_memory
@@ -65,9 +66,11 @@ class Extractor:
         self._last_heartbeat = 0.0
         self._decoder = Decoder(work.limits)
         self._motion: MotionEstimator | None = None
+        self._quantisation = Quantisation()
         if work.flow is not None:
             keep_freed_memory()
             self._motion = motion_estimator(work)
+            self._quantisation = quantisation_of(work.flow.identity())
         self.device = self._motion.estimator.device if self._motion else tracking_device(work)
         self._downloads = downloads_from(self.device)
         self._confidence = work.trajectories.confidence if work.trajectories else "none"
@@ -134,7 +137,7 @@ class Extractor:
         """The quantised motion of frame pairs, on the device: launched, and on a GPU perhaps not done yet."""
         with detecting_lost_device(self.device), self._downloads.timed() as time_taken:
             found = motion(frames, flow.step)
-            levels = quantise(found.flow, flow.bound)
+            levels = self._quantisation.stored(found.flow)
             evidence = evidence_of(self._confidence, motion, frames, flow.step, found)
         piece = Piece(
             levels=levels,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from m3flow.results.flowfile import FlowWriter
-from m3flow.results.quantisation import Piece, table
+from m3flow.results.quantisation import Piece, Quantisation
 from m3flow.results.records import Record
 from m3flow.results.trajectoryfile import TrajectoryWriter
 from m3flow.settings import FlowSettings, TrajectorySettings
@@ -118,7 +118,12 @@ class TrajectorySink(Sink):
     """The trajectories of a video, tracked through its quantised motion."""
 
     def __init__(
-        self, path: Path, settings: TrajectorySettings, bound: float, step: int, record: Record
+        self,
+        path: Path,
+        settings: TrajectorySettings,
+        quantisation: Quantisation,
+        step: int,
+        record: Record,
     ) -> None:
         self._settings, self._record = settings, record
         self._tracker = Tracker(
@@ -126,7 +131,7 @@ class TrajectorySink(Sink):
             job=settings.job,
             tracking=settings.tracking,
             step=step,
-            table=table(bound),
+            table=quantisation.table,
             fine=settings.fine,
         )
         self._output = TrajectoryOutput(path, settings, record)

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from m3flow.results.quantisation import table
+from m3flow.results.quantisation import Quantisation
 
 LEVELS = 256
 
@@ -14,8 +14,8 @@ LEVELS = 256
 class MotionStatistics:
     """Mean and 95th percentile of the speed, the share of pixels at the bound and of still ones."""
 
-    def __init__(self, bound: float) -> None:
-        self._bound = bound
+    def __init__(self, quantisation: Quantisation) -> None:
+        self._quantisation = quantisation
         # How often each pair (level of x, level of y) occurs: all the rest follows from it.
         self._counts = np.zeros(LEVELS * LEVELS, np.int64)
 
@@ -30,7 +30,7 @@ class MotionStatistics:
         pixels = int(self._counts.sum())
         if pixels == 0:
             return {}
-        speed, order = _speeds(self._bound)
+        speed, order = _speeds(self._quantisation)
         rank = np.searchsorted(np.cumsum(self._counts[order]), 0.95 * pixels)
         counts = self._counts.reshape(LEVELS, LEVELS)
         return {
@@ -42,8 +42,10 @@ class MotionStatistics:
 
 
 @lru_cache(maxsize=1)
-def _speeds(bound: float) -> tuple[np.ndarray, np.ndarray]:
+def _speeds(quantisation: Quantisation) -> tuple[np.ndarray, np.ndarray]:
     """The speed of each pair of levels in pixels per frame, float64 [65536], and the pairs from still to fast."""
-    values = table(bound).astype(np.float64)
+    table = quantisation.table
+    assert table is not None
+    values = table.astype(np.float64)
     speed = np.hypot(values[:, None], values).ravel()
     return speed, np.argsort(speed)

@@ -20,6 +20,7 @@ from m3flow.extraction.frame_buffer import to_device
 from m3flow.extraction.sinks import FlowSink, Sink, TrajectoryOutput, TrajectorySink, clock
 from m3flow.extraction.statistics import MotionStatistics
 from m3flow.flow.base import is_tensor
+from m3flow.results.flowfile import quantisation_of
 from m3flow.results.homographies import Camera
 from m3flow.results.provenance import made_by
 from m3flow.results.quantisation import Piece, sampled
@@ -159,7 +160,8 @@ class FrameTask(VideoTask):
         self._source, self._before = source, before
         self._decoded: Decoded | None = None
         self._trajectory_sink: TrajectorySink | None = None
-        self._statistics = MotionStatistics(flow.bound)
+        self._quantisation = quantisation_of(flow.identity())
+        self._statistics = MotionStatistics(self._quantisation)
         self.camera = Camera()
 
     def open(self, decoded: Decoded) -> None:
@@ -170,7 +172,7 @@ class FrameTask(VideoTask):
         # Trajectories first: where the flow files are final, the trajectories of their pass are too.
         if self._trajectories is not None and self._trajectories_to is not None:
             self._trajectory_sink = TrajectorySink(
-                self._trajectories_to, self._trajectories, flow.bound, flow.step, record
+                self._trajectories_to, self._trajectories, self._quantisation, flow.step, record
             )
             self._enter(self._trajectory_sink)
         if self._flow_to is not None:
@@ -220,7 +222,7 @@ class StoredFlowTask(VideoTask):
     ) -> None:
         super().__init__(video, device)
         self.flow, self._device = flow, device
-        self._sink = TrajectorySink(path, settings, flow.bound, flow.step, self.record)
+        self._sink = TrajectorySink(path, settings, flow.quantisation, flow.step, self.record)
         self._enter(self._sink)
 
     def derive(self, piece: Piece) -> Piece:

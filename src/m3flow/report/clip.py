@@ -15,8 +15,8 @@ from m3flow.camera import camera_flow
 from m3flow.errors import BadInput
 from m3flow.flow.base import is_tensor
 from m3flow.layout import Outputs
+from m3flow.results.flowfile import quantisation_of
 from m3flow.results.homographies import homographies_of
-from m3flow.results.quantisation import quantise, restore
 from m3flow.results.stored_flow import StoredFlow, stored_flow
 from m3flow.results.trajectoryfile import Trajectories, load_trajectories
 from m3flow.settings import FlowSettings
@@ -179,7 +179,7 @@ class StoredClip(Clip):
         for piece in self._flow.levels(number, max(numbers, default=0) + 1):
             for levels in piece:
                 if number in numbers:
-                    flow = restore(levels, self._flow.bound)
+                    flow = self._flow.quantisation.pixels(levels)
                     if camera is None:
                         yield Pair(number, flow)
                     else:
@@ -242,8 +242,9 @@ class ComputedClip(Clip):
                 continue
             motion = self._motion(np.stack([earlier[0], frame]))
             # As it would be stored: what saturates or is lost to the levels shows.
-            levels: Any = quantise(motion.flow, flow.bound)
-            pixels = restore(levels.cpu().numpy() if is_tensor(levels) else levels, flow.bound)[0]
+            quantisation = quantisation_of(flow.identity())
+            levels: Any = quantisation.stored(motion.flow)
+            pixels = quantisation.pixels(levels.cpu().numpy() if is_tensor(levels) else levels)[0]
             if motion.homographies is None or motion.accepted is None:
                 yield Pair(number, pixels)
             else:

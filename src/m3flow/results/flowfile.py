@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -18,27 +19,51 @@ import numpy as np
 from m3flow.atomic import complete_or_absent
 from m3flow.errors import BadInput, UsageError
 from m3flow.layout import COMPONENTS, flow_files
-from m3flow.results.quantisation import restore
+from m3flow.results.quantisation import DEFAULT_BOUND, Quantisation, Scale
 
 # PyAV is imported where a file is opened, so that runs without flow files do without it.
 if TYPE_CHECKING:
     import av
 
-DEFAULT_BOUND = 20.0
 PIECE_FRAMES = 32
 # Packets wait here until the file's tags are known; a long film spills to the disk.
 SPOOL_BYTES = 4 * 2**20
 
-# mpeg4: a fixed quantiser of 4 gives the size of OpenCV's "mp4v" writer at no larger an error
-# (benchmarks/codecs.py). x264: the fastest preset is lossless too, and a tenth to a fifth larger.
-CODECS: dict[str, dict[str, Any]] = {
-    "mpeg4": {"codec": "mpeg4", "pix_fmt": "yuv420p", "quantiser": 4, "options": {}},
-    "h264-lossless": {
-        "codec": "libx264",
-        "pix_fmt": "gray",
-        "quantiser": None,
-        "options": {"qp": "0", "preset": "ultrafast"},
-    },
+
+@dataclass(frozen=True, kw_only=True)
+class Codec:
+    """How a component is encoded.
+
+    Attributes
+    ----------
+    encoder, pix_fmt, options: as FFmpeg names them.
+    quantiser: fixed; None where the encoder chooses.
+    key_frames: the distance of two key frames; None where the encoder chooses.
+    scale: of the levels, see `m3flow.results.quantisation`.
+    """
+
+    encoder: str
+    pix_fmt: str
+    options: dict[str, str] = field(default_factory=dict)
+    quantiser: int | None = None
+    key_frames: int | None = None
+    scale: Scale = "linear"
+
+
+# MPEG-4: predicted frames keep the error of the frames before them in place, where it adds up along a trajectory;
+# key frames alone do not, and cost less time. Up to a quantiser of 4 a block's mean is stored in whole levels, so
+# that what stands still is exactly still. x264: B-frames and later presets save little here for their time. The
+# fastest preset is lossless too, and a tenth to a fifth larger. Figures: docs/formats.md.
+CODECS: dict[str, Codec] = {
+    "mpeg4": Codec(encoder="mpeg4", pix_fmt="yuv420p", quantiser=4, key_frames=1),
+    "fine": Codec(encoder="mpeg4", pix_fmt="yuv420p", quantiser=4, key_frames=1, scale="fine"),
+    "h264": Codec(
+        encoder="libx264",
+        pix_fmt="gray",
+        options={"crf": "12", "preset": "veryfast", "bf": "0"},
+        key_frames=12,
+    ),
+    "h264-lossless": Codec(encoder="libx264", pix_fmt="gray", options={"qp": "0", "preset": "ultrafast"}),
 }
 
 
@@ -87,14 +112,16 @@ class _Encoder:
         settings = CODECS[codec]
         self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 (closed in discard)
         self._container = av.open(self._spool, "w", format="mp4")
-        stream = self._container.add_stream(settings["codec"], rate=rate)
-        stream.width, stream.height, stream.pix_fmt = width, height, settings["pix_fmt"]
+        stream: Any = self._container.add_stream(settings.encoder, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, settings.pix_fmt
         context = stream.codec_context
-        context.options = {**settings["options"]}
+        context.options = {**settings.options}
         # Videos are processed side by side; threads inside one small frame only cost.
         context.thread_count = 1
-        if settings["quantiser"]:
-            context.qmin = context.qmax = settings["quantiser"]
+        if settings.quantiser:
+            context.qmin = context.qmax = settings.quantiser
+        if settings.key_frames:
+            context.gop_size = settings.key_frames
         # Full range, said in the stream and in the container: without all four tags the container does not
         # carry the range, and readers stretch the levels by up to 20.
         context.color_range = ColorRange.JPEG
@@ -102,7 +129,7 @@ class _Encoder:
         context.color_trc = ColorTrc.BT709
         context.colorspace = Colorspace.ITU709
         self._stream = stream
-        self._size = (width, height, settings["pix_fmt"])
+        self._size = (width, height, settings.pix_fmt)
 
     def write(self, plane: np.ndarray) -> None:
         frame = _video_frame(plane, *self._size)
@@ -327,8 +354,13 @@ def load_flow(folder: Path | str, start: int = 0, stop: int | None = None) -> np
     if not pieces:
         raise BadInput(f"{folder}: the flow files hold no frames")
     made, _ = (read_provenance(path) for path in flow_files(folder))
-    bound = float(made.get("settings", {}).get("bound", DEFAULT_BOUND))
-    return restore(np.concatenate(pieces), bound)
+    return quantisation_of(made.get("settings", {})).pixels(np.concatenate(pieces))
+
+
+def quantisation_of(settings: dict[str, Any]) -> Quantisation:
+    """How the levels of a flow file are to be read, by the settings that it states; {} for another program's file."""
+    codec = CODECS.get(settings.get("codec", ""))
+    return Quantisation(float(settings.get("bound", DEFAULT_BOUND)), codec.scale if codec else "linear")
 
 
 def flow_frame_count(folder: Path | str) -> int:

@@ -11,10 +11,10 @@ import numpy as np
 
 from m3flow.errors import BadInput
 from m3flow.layout import flow_files
-from m3flow.results.flowfile import DEFAULT_BOUND, read_level_pairs, read_provenance
+from m3flow.results.flowfile import quantisation_of, read_level_pairs, read_provenance
 from m3flow.results.homographies import homographies_of
 from m3flow.results.provenance import same_source
-from m3flow.results.quantisation import Piece
+from m3flow.results.quantisation import Piece, Quantisation
 from m3flow.videos.identity import identity
 
 
@@ -34,8 +34,8 @@ class StoredFlow:
         return self.made["source"]
 
     @property
-    def bound(self) -> float:
-        return float(self.settings.get("bound", DEFAULT_BOUND))
+    def quantisation(self) -> Quantisation:
+        return quantisation_of(self.settings)
 
     @property
     def step(self) -> int:

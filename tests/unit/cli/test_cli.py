@@ -171,7 +171,7 @@ class TestStatuses:
             (["flow", "good.csv", "--set", "levels"], "key=value"),
             (["flow", "good.csv", "--set", "depth=3"], "has no parameter 'depth'"),
             (["flow", "good.csv", "--camera", "moving"], "choose from warp, none"),
-            (["flow", "good.csv", "--codec", "vp9"], "choose from mpeg4, h264-lossless"),
+            (["flow", "good.csv", "--codec", "vp9"], "choose from mpeg4, fine, h264, h264-lossless"),
             (["flow", "good.csv", "--bound", "0"], "bound is 0"),
             (["flow", "good.csv", "--bound", "nan"], "bound is nan"),
             (["flow", "good.csv", "--bound", "inf"], "bound is inf"),

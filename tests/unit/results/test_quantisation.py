@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
-from m3flow.results.quantisation import quantise, restore, table
+from m3flow.results.quantisation import Quantisation, Scale, quantise, restore, table
 
 BOUNDS = [0.5, 1, 7.3, 15, 20, 32, 100]
 
@@ -78,3 +81,55 @@ def test_what_is_given_is_left_as_it_is(kind: str) -> None:
     values = np.ones((2, 2, 4, 4), np.float32)
     quantise(values if kind == "numpy" else torch.from_numpy(values), 20.0)
     assert (values == 1).all()
+
+
+class TestFineLevels:
+    @pytest.mark.parametrize("bound", BOUNDS)
+    def test_the_formula(self, bound: float) -> None:
+        values = np.random.default_rng(0).uniform(-1.2 * bound, 1.2 * bound, (2, 10_000)).astype(np.float32)
+        levels = np.asarray(Quantisation(bound, "fine").stored(values))
+        assert levels.dtype == np.uint8
+        for value, level in zip(values.ravel()[:500].tolist(), levels.ravel()[:500].tolist(), strict=True):
+            exact = 128 + 127 * math.asinh(10 * value / bound) / math.asinh(10)
+            assert abs(min(max(exact, 1), 255) - level) <= 0.501
+
+    @pytest.mark.parametrize("bound", BOUNDS)
+    def test_back_within_half_the_distance_of_two_levels(self, bound: float) -> None:
+        fine = Quantisation(bound, "fine")
+        values = np.random.default_rng(1).uniform(-bound, bound, (2, 50_000)).astype(np.float32)
+        levels = np.asarray(fine.stored(values))
+        read, table = fine.pixels(levels), fine.table
+        assert table is not None and (np.diff(table[1:]) > 0).all()
+        gap = np.maximum(np.diff(table, append=np.inf)[levels], 0)
+        gap = np.maximum(
+            np.where(levels < 255, gap, 0), np.where(levels > 1, np.diff(table, prepend=0)[levels], 0)
+        )
+        assert (np.abs(read - values) <= 0.51 * gap + 1e-5 * bound).all()
+
+    @pytest.mark.parametrize("bound", BOUNDS)
+    def test_still_is_still_and_both_directions_are_alike(self, bound: float) -> None:
+        fine = Quantisation(bound, "fine")
+        assert not fine.pixels(np.asarray(fine.stored(np.zeros((1, 9), np.float32)))).any()
+        table = fine.table
+        assert table is not None
+        assert table[1:] == pytest.approx(-table[:0:-1], abs=1e-6 * bound)
+        assert table[[0, 1, 255]] == pytest.approx([-bound, -bound, bound])
+
+
+@pytest.mark.parametrize("scale", get_args(Scale))
+def test_every_scale_is_the_same_on_torch(scale: Scale) -> None:
+    values = np.random.default_rng(2).normal(0, 8, (3, 2, 40, 50)).astype(np.float32)
+    quantisation = Quantisation(20.0, scale)
+    ours = quantisation.stored(torch.from_numpy(values))
+    assert torch.is_tensor(ours)
+    numpy = np.asarray(quantisation.stored(values))
+    # Single precision on either side of half-way between two levels.
+    assert (ours.numpy() != numpy).mean() < 1e-3
+    assert ours.numpy().dtype == numpy.dtype
+    read = quantisation.pixels(numpy)
+    assert read.dtype == np.float32
+    slow = np.abs(values) < 15
+    assert (
+        np.abs(read - values)[slow].max()
+        < {"linear": 0.16, "fine": 0.2, "float16": 0.008, "float32": 1e-9}[scale]
+    )

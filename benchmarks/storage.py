@@ -1,0 +1,223 @@
+"""Size, time and error of the ways to store flow, with OpenCV's own "mp4v" writer as the yardstick.
+
+    python benchmarks/storage.py [CLIPS…] [--output FILE]      # about 5 minutes of one core
+
+Size and time: DIS flow of real clips (without CLIPS, those of `make demo`). Error: the mean distance in pixels from
+where a point really is after 6 and after 15 steps, along DIS flow of the scenes of `m3flow.scoring.scenes` that was
+stored and read back; the scenes show other parts of their textures than those of `accuracy.py`, and most of their
+cameras move. The camera's motion stays in the flow.
+
+OpenCV's writer is read back in three ways and judged by the best of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+
+import machine
+from m3flow.flow import estimator
+from m3flow.results.flowfile import CODECS, FlowWriter, load_flow, quantisation_of
+from m3flow.results.quantisation import quantise, restore
+from m3flow.scoring.judge import Judge, rounded
+from m3flow.scoring.scenes import make_scene
+from m3flow.settings import FlowSettings
+from m3flow.trajectories.tracking import track
+from m3flow.videos.frames import Frames
+from real_clips import add_clips, chosen_clips
+
+RESULTS = Path(__file__).parent / "results"
+FRAMES = 60
+BOUND = 20.0
+SEED = 3
+LENGTHS = (6, 15)
+SCENES = (
+    "translation",
+    "rotation",
+    "zoom",
+    "affine",
+    "perspective",
+    "slow",
+    "object",
+    "object_moving_camera",
+    "object_turning_camera",
+)
+PREDICTED = "mpeg4, predicted frames"
+WAYS: dict[str, dict[str, Any]] = {
+    PREDICTED: {"codec": "mpeg4"},
+    "mpeg4": {"codec": "mpeg4"},
+    "fine": {"codec": "fine"},
+    "h264": {"codec": "h264"},
+    "h264-lossless": {"codec": "h264-lossless"},
+}
+# Flow, folder -> the flow as it comes back, the bytes on the disk, and the seconds of one core to write it.
+Storing = Callable[[np.ndarray, Path], tuple[np.ndarray, int, float]]
+
+
+def real_flow(clip: Path) -> np.ndarray:
+    """float32 [T, 2, H, W] of the first frames."""
+    frames = [frame for frame, _ in zip(Frames(clip, short_side=240), range(FRAMES), strict=False)]
+    return np.asarray(estimator("dis", backend="opencv").sequence(np.stack(frames)))
+
+
+def stored(way: dict[str, Any]) -> Storing:
+    """Flow through files of ours."""
+    settings = FlowSettings(bound=BOUND, **way)
+
+    def through(flow: np.ndarray, folder: Path) -> tuple[np.ndarray, int, float]:
+        height, width = flow.shape[2:]
+        quantisation = quantisation_of(settings.identity())
+        values = quantisation.stored(flow.copy())
+        began = time.process_time()
+        with FlowWriter(
+            folder, codec=settings.codec, rate=Fraction(25), width=width, height=height
+        ) as writer:
+            writer.write(np.asarray(values))
+            writer.close({"settings": settings.identity()})
+        seconds = time.process_time() - began
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return load_flow(folder), size, seconds
+
+    return through
+
+
+def by_opencv(flow: np.ndarray, folder: Path) -> tuple[np.ndarray, int, float]:
+    """Flow through OpenCV's writer."""
+    levels = np.asarray(quantise(flow.copy(), BOUND))
+    height, width = levels.shape[2:]
+    folder.mkdir()
+    back, size, seconds = [], 0, 0.0
+    for component in range(2):
+        path = folder / f"{component}.mp4"
+        began = time.process_time()
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25, (width, height))
+        for plane in levels[:, component]:
+            writer.write(cv2.cvtColor(plane, cv2.COLOR_GRAY2BGR))
+        writer.release()
+        seconds += time.process_time() - began
+        size += path.stat().st_size
+        readings = [opencv_blue(path), opencv_grey(path), pyav_grey(path)]
+        # OpenCV's writer cuts odd sizes to even ones.
+        rows, columns = readings[0].shape[1:]
+        truth = levels[:, component, :rows, :columns].astype(int)
+        best = min(readings, key=lambda reading: float(np.abs(reading - truth).mean()))
+        padded = levels[:, component].copy()
+        padded[:, :rows, :columns] = best
+        back.append(padded)
+    return restore(np.stack(back, 1), BOUND), size, seconds
+
+
+def opencv_blue(path: Path) -> np.ndarray:
+    return np.stack([frame[..., 0] for frame in opencv_frames(path)])
+
+
+def opencv_grey(path: Path) -> np.ndarray:
+    return np.stack([cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in opencv_frames(path)])
+
+
+def opencv_frames(path: Path) -> list[np.ndarray]:
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while True:
+        ok, frame = capture.read()
+        if not ok:
+            return frames
+        frames.append(frame)
+
+
+def pyav_grey(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="gray") for frame in container.decode(video=0)])
+
+
+def size_and_time(videos: list[np.ndarray], storing: Storing) -> dict[str, float]:
+    """Of real flow, for a frame and component; and the mean error of a displacement in pixels."""
+    rows = []
+    for flow in videos:
+        with tempfile.TemporaryDirectory() as folder:
+            back, size, seconds = storing(flow, Path(folder) / "flow")
+        count = 2 * len(flow)
+        rows.append(
+            (size / count, 1000 * seconds / count, float(np.abs(back - flow.clip(-BOUND, BOUND)).mean()))
+        )
+    size, milliseconds, error = np.mean(rows, axis=0)
+    return {
+        "bytes_per_frame": round(float(size)),
+        "cpu_ms_per_frame": round(float(milliseconds), 2),
+        "mean_error_px": round(float(error), 4),
+    }
+
+
+def scene_errors(scenes: list[Any], storing: Storing | None) -> dict[str, dict[str, float]]:
+    """The mean error of trajectories by their length and by scene, in pixels."""
+    errors: dict[str, dict[str, float]] = {str(length): {} for length in LENGTHS}
+    for scene, flow, judges in scenes:
+        read = flow
+        if storing is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                read, _, _ = storing(flow, Path(folder) / "flow")
+        for judge in judges:
+            found = judge.errors(np.asarray(track(read, length=judge.length)[0]))
+            errors[str(judge.length)][scene.name] = rounded(found[judge.seen].mean())
+    return errors
+
+
+def measured(videos: list[np.ndarray], scenes: list[Any], storing: Storing) -> dict[str, Any]:
+    row = size_and_time(videos, storing) | {"error_px": scene_errors(scenes, storing)}
+    print(row, flush=True)
+    return row
+
+
+@contextmanager
+def predicted_frames() -> Iterator[None]:
+    """mpeg4 as it was before every frame became a key frame."""
+    now = CODECS["mpeg4"]
+    CODECS["mpeg4"] = replace(now, key_frames=None)
+    try:
+        yield
+    finally:
+        CODECS["mpeg4"] = now
+
+
+def prepared(name: str) -> tuple[Any, np.ndarray, list[Judge]]:
+    """A scene, its DIS flow, and a judge of each length."""
+    scene = make_scene(name, frames=22, seed=SEED)
+    flow = np.asarray(estimator("dis", backend="opencv").sequence(scene.frames))
+    return scene, flow, [Judge(scene, length) for length in LENGTHS]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_clips(parser)
+    parser.add_argument("--output", type=Path, default=RESULTS / "storage.json")
+    options = parser.parse_args()
+    clips = chosen_clips(parser, options)
+    cv2.setNumThreads(1)
+    scenes = [prepared(name) for name in SCENES]
+    videos = [real_flow(clip) for clip in clips]
+    result: dict[str, Any] = {"machine": machine.describe(), "clips": len(clips), "ways": {}}
+    result["ways"]["not stored"] = {"error_px": scene_errors(scenes, None)}
+    result["ways"]["OpenCV's mp4v"] = measured(videos, scenes, by_opencv)
+    for name, way in WAYS.items():
+        with predicted_frames() if name == PREDICTED else nullcontext():
+            result["ways"][name] = measured(videos, scenes, stored(way))
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written: {options.output}")
+
+
+if __name__ == "__main__":
+    main()
