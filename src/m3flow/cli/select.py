@@ -18,7 +18,7 @@ that move
 the fastest motion
 
 `m3flow select train.csv --root /data --output results --to steady.csv --where "camera_shift < 1" --where \
-"status == 'done' and frames >= 64 and reliable > 0.6"` — steady, long, reliable
+"cuts == 0 and frames >= 64 and reliable > 0.6"` — steady, uncut, long, reliable
 """
 
 
@@ -37,7 +37,7 @@ def select(
             metavar="CONDITION",
             help="A condition on the records: comparisons joined by and, or, not. Columns: speed and speed_p95 "
             "(mean and 95th percentile of the motion, pixels per frame), still and saturated (shares of pixels), "
-            "camera (share of frame pairs whose camera was found), camera_shift, reliable and outside (shares "
+            "camera (share of frame pairs whose camera was found), camera_shift, cuts, reliable and outside (shares "
             "of trajectories), frames, width, height, status, and the others of the records. May be repeated: "
             "all must hold.",
         ),

@@ -197,6 +197,7 @@ class Extractor:
             batch = self._batch_size(info.height, info.width)
             with closing(decoded.blocks) as blocks:
                 for block in _timed(blocks, task.record, "wait"):
+                    task.cuts.add(block)
                     self._store_parts(batches.add(task, block, batch), completion)
                     if task.error is not None:
                         break

@@ -29,6 +29,7 @@ from m3flow.results.stored_flow import StoredFlow
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.text import one_line
 from m3flow.version import __version__
+from m3flow.videos.cuts import CutCounter
 from m3flow.videos.decoder import Decoded, shortfall
 from m3flow.videos.identity import stamp
 from m3flow.videos.videolist import Video
@@ -138,7 +139,7 @@ class FrameTask(VideoTask):
 
     Attributes
     ----------
-    camera: the homographies found so far.
+    camera, cuts: the homographies and cuts found so far.
     """
 
     def __init__(
@@ -162,7 +163,7 @@ class FrameTask(VideoTask):
         self._trajectory_sink: TrajectorySink | None = None
         self._quantisation = quantisation_of(flow.identity())
         self._statistics = MotionStatistics(self._quantisation)
-        self.camera = Camera()
+        self.camera, self.cuts = Camera(), CutCounter()
 
     def open(self, decoded: Decoded) -> None:
         """Open the output files, once the video's size and frame rate are known."""
@@ -207,7 +208,7 @@ class FrameTask(VideoTask):
         self._refuse_changed(self._before)
         record.reason = shortfall(record.frames, record.claimed)
         made = made_by(self.flow.identity(), self._source, decoded, self._motion, self.camera)
-        about = self._statistics.summary() | self.camera.summary()
+        about = self._statistics.summary() | self.camera.summary() | {"cuts": self.cuts.count()}
         made["motion"] = {name: float(f"{value:.6g}") for name, value in about.items()}
         for sink in self._sinks:
             sink.close(made)

@@ -42,6 +42,7 @@ MEASURES = (
     ),
     Measure("reliable", "trajectories", "Reliable trajectories", "share of the trajectories", share=True),
     Measure("camera", "flow", "Camera found", "share of the frame pairs", "Camera found", share=True),
+    Measure("cuts", "flow", "Cuts", "cuts", "Cuts"),
     Measure("windows", "trajectories", "", "windows"),
     Measure("frames", "either", "Length", "frames", "Frames"),
     Measure("seconds", "either", "Time taken", "seconds of a worker", "Seconds"),

@@ -34,6 +34,7 @@ class Record:
     saturated, still: share of pixels at the bound, and without motion.
     camera: share of frame pairs with an accepted homography; -1 where none was looked for.
     camera_shift: mean motion of the camera over the frame, in pixels per frame.
+    cuts: frame pairs between which the picture changes as a whole; -1 where the frames were not read.
     host, device: where it was made. time: when it ended (UTC).
     flow_settings, trajectory_settings: digests of the settings of the flow and of the trajectories that the
         task was to make (see `m3flow.results.provenance`); "" for what it was not to make.
@@ -66,6 +67,7 @@ class Record:
     still: float = 0.0
     camera: float = -1.0
     camera_shift: float = 0.0
+    cuts: int = -1
     host: str = ""
     device: str = ""
     time: str = ""

@@ -101,7 +101,10 @@ class Mixture:
         """Such as "flow.estimator: farneback in 3, dis in 2"."""
         return [
             f"{name}: "
-            + ", ".join(f"{value or '(none)'} in {count}" for value, count in counts.most_common())
+            + ", ".join(
+                f"{value or '(none)'} in {count}"
+                for value, count in sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
+            )
             for name, counts in self._values.items()
             if len(counts) > 1
         ]

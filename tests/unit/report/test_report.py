@@ -37,7 +37,7 @@ HOSTILE = [
 ]
 DONE = Record(
     video="a/b.mp4", status="done", frames=100, seconds=2.0, wait=0.1, decode=0.2, flow=1.0, encode=0.5,
-    speed=1.5, speed_p95=4.0, saturated=0.01, still=0.4, camera=0.9, camera_shift=1.0, host="one", device="cpu",
+    speed=1.5, speed_p95=4.0, saturated=0.01, still=0.4, camera=0.9, camera_shift=1.0, cuts=2, host="one", device="cpu",
     time="2026-01-01T10:00:00+00:00",
 )  # fmt: skip
 TRACKED = Record(
@@ -376,7 +376,7 @@ def test_every_number_of_the_list_is_in_the_row(tmp_path: Path) -> None:
     numbers = dict(zip(headings, page.rows[0][5:], strict=True))
     assert numbers == {
         "Mean px": 1.5, "p95 px": 4, "At the bound": 0.01, "Still": 0.4, "Outside": 0.05, "Camera found": 0.9,
-        "Frames": 100, "Seconds": 3,
+        "Cuts": 2, "Frames": 100, "Seconds": 3,
     }  # fmt: skip
 
 
