@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from m3flow.flow.base import Estimator, is_tensor
@@ -12,8 +13,15 @@ if TYPE_CHECKING:
     from m3flow.flow.base import Array
 
 
+SHORT_SIDE = 64
+"""Frames with a shorter side than this are not halved."""
+
+
 def backward_flow(estimator: Estimator, frames: Array, step: int, homographies: Array | None) -> Array:
     """The flow from frame t + step to frame t for all t: uint8 [F, H, W] -> float32 [F - step, 2, H, W].
+
+    It is computed at half the resolution, at a quarter of the cost: it is there to be compared with the flow forth, and
+    tells wrong from right as well (benchmarks/leaderboard.py).
 
     Parameters
     ----------
@@ -23,7 +31,44 @@ def backward_flow(estimator: Estimator, frames: Array, step: int, homographies: 
     previous, current = frames[:-step], frames[step:]
     if homographies is not None:
         current = _resampled(current, homographies, previous)
-    return estimator(current, previous)
+    height, width = (int(side) for side in frames.shape[1:])
+    if min(height, width) < SHORT_SIDE:
+        return estimator(current, previous)
+    half = (height + 1) // 2, (width + 1) // 2
+    return _enlarged(estimator(_shrunk(current, *half), _shrunk(previous, *half)), height, width)
+
+
+def _shrunk(frames: Array, height: int, width: int) -> Array:
+    """Frames uint8 [F, H, W] at a smaller size: each pixel the mean over its area, rounded."""
+    if is_tensor(frames):
+        import torch
+
+        from m3flow.flow.image_ops import resize_area
+
+        means = resize_area(torch.as_tensor(frames).to(torch.float32), height, width)
+        return means.round().to(torch.uint8)
+    return np.stack(
+        [cv2.resize(np.asarray(frame), (width, height), interpolation=cv2.INTER_AREA) for frame in frames]
+    )
+
+
+def _enlarged(flow: Array, height: int, width: int) -> Array:
+    """Flow float32 [B, 2, h, w] at a larger size, in the pixels of that size."""
+    scales = np.array([width / flow.shape[3], height / flow.shape[2]], np.float32)
+    if is_tensor(flow):
+        import torch
+
+        from m3flow.flow.image_ops import resize
+
+        larger = resize(torch.as_tensor(flow), height, width)
+        return larger * torch.as_tensor(scales, device=larger.device)[:, None, None]
+    return np.stack(
+        [
+            np.stack([cv2.resize(channel, (width, height)) for channel in np.asarray(pair)])
+            * scales[:, None, None]
+            for pair in flow
+        ]
+    )
 
 
 def _resampled(current: Array, homographies: Array, previous: Array) -> Array:

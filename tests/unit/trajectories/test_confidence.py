@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import rankdata
+from typer.testing import CliRunner
 
 from m3flow import Trajectories, load_trajectories
+from m3flow.cli import app
 from m3flow.errors import UsageError
 from m3flow.experiment.config import Experiment
 from m3flow.extraction.extractor import Extractor
@@ -18,6 +22,7 @@ from m3flow.flow import estimator
 from m3flow.layout import Outputs
 from m3flow.scoring.judge import LENGTH, Judge
 from m3flow.scoring.scenes import Scene, make_scene
+from m3flow.scoring.truth import true_tracks
 from m3flow.settings import Confidence, FlowSettings, TrajectorySettings
 from m3flow.trajectories.confidence import LEVELS_PER_PIXEL, RELIABLE, Evidence, round_trip
 from m3flow.trajectories.tracking import FINE, Tracker, Windows, follow
@@ -79,6 +84,18 @@ def test_a_cut_ends_the_confidence_from_there_on(scenes: list[Scene], source: st
         if start < scene.cut:
             assert (after >= RELIABLE).mean() < 0.1
             assert before.size == 0 or (before >= RELIABLE).mean() > 0.9
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_hidden_point_loses_its_confidence_from_there_on(scenes: list[Scene], source: str) -> None:
+    (scene,) = [scene for scene in scenes if scene.name == "occlusion"]
+    truth, windows = true_tracks(scene, LENGTH), judged(scene, source)
+    reliable = np.asarray(windows.traj_conf).reshape(LENGTH, -1).T >= RELIABLE
+    compared = (np.asarray(windows.traj_type).reshape(-1) == 1) & truth.visible[:, 0]
+    seen = np.logical_and.accumulate(truth.visible[:, 1:], axis=1)
+    hidden = ~seen & compared[:, None]
+    assert hidden.sum() > 100 and reliable[hidden].mean() < 0.15
+    assert reliable[seen & compared[:, None]].mean() > 0.7
 
 
 def test_it_never_rises_on_the_way(scenes: list[Scene]) -> None:
@@ -193,6 +210,32 @@ def test_the_files_hold_it_from_one_pass_and_from_stored_flow(
     else:
         with pytest.raises(UsageError, match="not stored"):
             Work(outputs=outputs["two"], trajectories=settings)
+
+
+def test_verify_misses_an_array_that_the_settings_ask_for(scenes: list[Scene], tmp_path: Path) -> None:
+    video = Video(str(write_lossy_video(tmp_path / "clip.mkv", scenes[2].frames)), "clip.mkv")
+    outputs = Outputs(tmp_path / "out")
+    settings = TrajectorySettings(confidence="photometric", fine=True)
+    with Extractor(Work(outputs=outputs, flow=FlowSettings(), trajectories=settings)) as extractor:
+        assert extractor(video).status == "done"
+    path = outputs.trajectories(video.name, LENGTH)
+    call = [
+        "verify",
+        video.source,
+        "--root",
+        str(tmp_path),
+        "--parts",
+        "1",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert CliRunner().invoke(app, call).exit_code == 0
+    content = pickle.loads(gzip.decompress(path.read_bytes()))
+    for name in ("traj_conf", "traj_fine"):
+        less = {key: value for key, value in content.items() if key != name}
+        path.write_bytes(gzip.compress(pickle.dumps(less)))
+        done = CliRunner().invoke(app, call)
+        assert done.exit_code != 0 and f"has no {name}" in done.output
 
 
 def test_what_cannot_have_it_is_refused() -> None:
