@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from m3flow.errors import UsageError
+from m3flow.settings import FlowSettings, TrajectorySettings
 
 EXAMPLES = """**Examples**
 
@@ -19,6 +21,8 @@ EXAMPLES = """**Examples**
 `m3flow score tracks.npz --truth scenes/zoom.npz` — a tracker's TAP-Vid style archive against the truth
 
 `m3flow score results/trajs/clip.avi_6.gz clip.avi --truth truth.npz` — our trajectories and the codec's vectors
+
+`m3flow score results/trajs/davis/*.gz --truth tapvid_davis.pkl` — a data set with true tracks
 
 `m3flow score --estimator dis --estimator farneback --json score.json` — estimators on all scenes
 """
@@ -41,7 +45,11 @@ def score(
     ] = None,
     truth: Annotated[
         Path | None,
-        typer.Option(help="The true tracks: a file of the same kinds.", show_default=False),
+        typer.Option(
+            help="The true tracks: a file of the same kinds, an archive of several clips, or a folder with a file for "
+            "each clip; clips are found by the names of the files of tracks.",
+            show_default=False,
+        ),
     ] = None,
     render: Annotated[
         Path | None,
@@ -54,6 +62,9 @@ def score(
         typer.Option(help="Score this estimator on the exact scenes; may be repeated.", show_default=False),
     ] = None,
     camera: Annotated[str, typer.Option(help="With --estimator: none or warp.")] = "none",
+    scheme: Annotated[
+        str, typer.Option(help="With --camera warp: auto, one-pass, prior, pyramid-prior or two-pass.")
+    ] = "auto",
     tracking: Annotated[str, typer.Option(help="With --estimator: subpixel or integer.")] = "subpixel",
     confidence: Annotated[
         str, typer.Option(help="With --estimator: none, photometric or forward-backward.")
@@ -92,7 +103,9 @@ def score(
             typer.echo(f"{video}  {video.with_suffix('.npz').name}")
         return
     if estimator:
-        rows = _of_estimators(estimator, _scenes(scene), camera, tracking, confidence, device)
+        flows = [FlowSettings(estimator=name, camera=camera, scheme=scheme) for name in estimator]  # type: ignore[arg-type]
+        settings = TrajectorySettings(tracking=tracking, confidence=confidence)  # type: ignore[arg-type]
+        rows = _of_estimators(flows, settings, _scenes(scene), device)
     else:
         assert tracks is not None and truth is not None
         rows = _of_files(tracks, truth, _size(size))
@@ -105,34 +118,42 @@ def score(
 
 def _of_files(tracks: list[Path], truth: Path, size: tuple[int, int] | None) -> list[dict[str, Any]]:
     from m3flow.scoring.score import score as score_tracks
-    from m3flow.scoring.tracks import read_tracks
+    from m3flow.scoring.tracks import clip_of, read_tracks, truth_of
 
-    true = read_tracks(truth, size)
-    return [
-        {"of": str(path), "truth": str(truth), **score_tracks(read_tracks(path, size), true).as_dict()}
-        for path in tracks
-    ]
+    rows = []
+    for path in tracks:
+        true_file = truth_of(truth, clip_of(path))
+        true = read_tracks(true_file, size, clip_of(path))
+        found = read_tracks(path, size, clip_of(path))
+        scores = score_tracks(found, true).as_dict()
+        size_per_frame = path.stat().st_size / found.frames
+        scores["bytes_per_1000_frames"] = round(1000 * size_per_frame)
+        rows.append({"of": str(path), "truth": str(true_file), **scores})
+    return rows
 
 
 def _of_estimators(
-    names: list[str], scenes: list[str], camera: str, tracking: str, confidence: str, device: str
+    flows: list[FlowSettings], trajectories: TrajectorySettings, scenes: list[str], device: str
 ) -> list[dict[str, Any]]:
     from m3flow.scoring.estimators import score_estimator
     from m3flow.scoring.scenes import make_scene
 
     rows = []
-    for scene_name in scenes:
-        scene = make_scene(scene_name)
-        for name in names:
+    for scene in map(make_scene, scenes):
+        for flow in flows:
             for scored in score_estimator(
-                scene, name, camera=camera, trackings=[tracking], confidences=[confidence], device=device
+                scene,
+                flow.estimator,
+                camera=flow.camera,
+                scheme=flow.scheme,
+                trackings=[trajectories.tracking],
+                confidences=[trajectories.confidence],
+                device=device,
             ):
                 rows.append(
                     {
-                        "of": f"{name}, {scene_name}",
-                        "camera": camera,
-                        "tracking": tracking,
-                        "confidence": confidence,
+                        "of": f"{flow.estimator}, {scene.name}",
+                        **asdict(scored.way),
                         **scored.score.as_dict(),
                         "seconds_per_1000_frames": round(1000 * scored.seconds / scored.pairs, 2),
                         "bytes_per_1000_frames": round(1000 * scored.bytes / scored.pairs),
@@ -161,15 +182,16 @@ def _size(text: str) -> tuple[int, int] | None:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, header_style="")
-    table.add_column("", overflow="fold")
-    for heading in (*SHOWN_STEPS, "last step", "coverage", "wrong", "AUROC", "upper half"):
-        table.add_column(heading if isinstance(heading, str) else f"step {heading}", justify="right")
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column("error after step", overflow="fold", min_width=20)
+    headings = (*map(str, SHOWN_STEPS), "last", "coverage", "wrong", "AUROC", "upper ½")
+    for heading in headings:
+        table.add_column(heading, justify="right")
     for row in rows:
         errors = row["error"]
         values = [errors[step - 1] if step <= len(errors) else None for step in SHOWN_STEPS]
         values += [errors[-1], *(row[key] for key in ("coverage", "wrong", "auroc", "upper_half"))]
-        table.add_row(row["of"], *map(_number, values))
+        table.add_row(Path(row["of"]).name, *map(_number, values))
     return table
 
 

@@ -32,14 +32,32 @@ BOUND = 20.0
 CODEC_OPTIONS = {"mpeg4": {"qmin": "3", "qmax": "3"}, "libx264": {"crf": "20"}}
 
 
-@dataclass(frozen=True)
-class Scored:
-    """How one way to trajectories does on one scene.
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way from frames to trajectories; the settings of the same names.
 
     Attributes
     ----------
-    scene, estimator, camera, tracking, confidence, fine: what was scored; the estimator is "motion vectors (…)" for a
-        codec's.
+    estimator: an estimator, or "motion vectors (CODEC)".
+    scheme: what the scheme came to; "" with camera "none".
+    fine: whether the displacements in 1/16 px are scored in place of whole pixels.
+    """
+
+    estimator: str
+    camera: str = "none"
+    scheme: str = ""
+    tracking: str = "subpixel"
+    confidence: str = "none"
+    fine: bool = False
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The score of one way on one scene.
+
+    Attributes
+    ----------
+    scene, way: what was scored.
     score: against the truth; that of compensated flow is the motion without the camera's.
     tracks, truth: what was compared.
     pairs: frame pairs.
@@ -48,11 +66,7 @@ class Scored:
     """
 
     scene: str
-    estimator: str
-    camera: str
-    tracking: str
-    confidence: str
-    fine: bool
+    way: Way
     score: Score
     tracks: Tracks
     truth: Tracks
@@ -66,6 +80,7 @@ def score_estimator(
     name: str,
     *,
     camera: str = "none",
+    scheme: str = "auto",
     trackings: Iterable[str] = ("subpixel",),
     confidences: Iterable[str] = ("none",),
     fine: Iterable[bool] = (False,),
@@ -75,7 +90,7 @@ def score_estimator(
 
     Fine displacements are scored in place of whole pixels; tracking integer has none.
     """
-    motion = MotionEstimator(estimator(name, device=device), camera=camera)
+    motion = MotionEstimator(estimator(name, device=device), camera=camera, scheme=scheme)
     frames = _frames_for(motion, scene.frames)
     found, flow_seconds = _timed(motion, frames)
     levels: Any = quantise(found.flow, BOUND)
@@ -94,9 +109,15 @@ def score_estimator(
                 evidence=evidence,
                 fine=finely,
             )
-            seconds = flow_seconds + evidence_seconds + track_seconds
-            what = (scene.name, name, camera, tracking, confidence, finely)
-            yield _scored(what, windows, truth, len(scene.frames) - 1, seconds)
+            way = Way(
+                estimator=name,
+                camera=camera,
+                scheme=motion.scheme,
+                tracking=tracking,
+                confidence=confidence,
+                fine=finely,
+            )
+            yield _scored(scene, way, windows, truth, flow_seconds + evidence_seconds + track_seconds)
 
 
 def score_motion_vectors(scene: Scene, codec: str) -> Scored:
@@ -106,9 +127,9 @@ def score_motion_vectors(scene: Scene, codec: str) -> Scored:
         vectors, seconds = _timed(read_motion_vectors, path)
     began = time.perf_counter()
     windows = next(codec_windows(vectors, LENGTH, "subpixel"))
-    track_seconds = time.perf_counter() - began
-    what = (scene.name, f"motion vectors ({codec})", "none", "subpixel", "none", False)
-    return _scored(what, windows, true_tracks(scene, LENGTH), len(scene.frames) - 1, seconds + track_seconds)
+    seconds += time.perf_counter() - began
+    way = Way(estimator=f"motion vectors ({codec})")
+    return _scored(scene, way, windows, true_tracks(scene, LENGTH), seconds)
 
 
 def pooled(rows: list[Scored]) -> dict[str, Any]:
@@ -153,12 +174,11 @@ def encode(path: Path, frames: np.ndarray, codec: str) -> Path:
     return path
 
 
-def _scored(
-    what: tuple[str, str, str, str, str, bool], windows: Windows, truth: Tracks, pairs: int, seconds: float
-) -> Scored:
+def _scored(scene: Scene, way: Way, windows: Windows, truth: Tracks, seconds: float) -> Scored:
     features, inside, conf, fine = windows.map(np.asarray).arrays()
     tracks = tracks_of_trajectories(Trajectories(features, inside, LENGTH, {}, conf, fine))
-    return Scored(*what, score(tracks, truth), tracks, truth, pairs, seconds, _file_size(windows))
+    pairs, size = len(scene.frames) - 1, _file_size(windows)
+    return Scored(scene.name, way, score(tracks, truth), tracks, truth, pairs, seconds, size)
 
 
 def _judged(row: Scored) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

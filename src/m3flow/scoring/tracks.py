@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,34 @@ class Tracks:
     def steps(self) -> int:
         return self.positions.shape[1] - 1
 
+    @property
+    def frames(self) -> int:
+        """Frames up to the last one with a known position."""
+        known = np.isfinite(self.positions).all(axis=-1) & (self.start >= 0)[:, None]
+        return int(((self.start[:, None] + np.arange(self.steps + 1)) * known).max(initial=0)) + 1
 
-def read_tracks(path: Path, size: tuple[int, int] | None = None) -> Tracks:
+
+def clip_of(path: Path) -> str:
+    """The name of the clip that a file of tracks is of: `walk` for `walk.avi_6.gz`, `walk.npz` and `walk.tsv.gz`."""
+    name = re.sub(r"_\d+\.gz$|\.gz$", "", path.name)
+    return name.rpartition(".")[0] or name
+
+
+def truth_of(truth: Path, clip: str) -> Path:
+    """The file with the true tracks of a clip: `truth` itself, or the one of that name in the folder `truth`.
+
+    Raises BadInput where the folder has none.
+    """
+    if not truth.is_dir():
+        return truth
+    found = sorted(path for path in truth.iterdir() if path.is_file() and clip_of(path) == clip)
+    found = [path for path in found if not path.name.lower().endswith(VIDEO_SUFFIXES)]
+    if not found:
+        raise BadInput(f"{truth}: no true tracks of {clip}")
+    return found[0]
+
+
+def read_tracks(path: Path, size: tuple[int, int] | None = None, clip: str = "") -> Tracks:
     """The tracks of a file.
 
     Parameters
@@ -60,6 +87,7 @@ def read_tracks(path: Path, size: tuple[int, int] | None = None) -> Tracks:
         see `tracks_of_archive`); the text of improved dense trajectories (`.tsv`, `.txt`, or either with `.gz`);
         or a video, whose codec's motion vectors are followed for 6 steps.
     size: height and width of the frames, where an archive with normalised points does not say them.
+    clip: which clip of an archive of several, as TAP-Vid's are: a dict for each.
 
     Raises
     ------
@@ -71,7 +99,7 @@ def read_tracks(path: Path, size: tuple[int, int] | None = None) -> Tracks:
     if name.endswith((".tsv", ".txt")):
         return tracks_of_text(path)
     if name.endswith((".npz", ".pkl", ".pickle")):
-        return tracks_of_archive(_archive(path), size, path)
+        return tracks_of_archive(_archive(path, clip), size, path)
     if name.lower().endswith(VIDEO_SUFFIXES) and not path.name.endswith(".gz"):
         features, inside = trajectories_from_motion_vectors(read_motion_vectors(path))
         return tracks_of_trajectories(Trajectories(features, inside, len(features) // 2))
@@ -166,7 +194,7 @@ def tracks_of_text(path: Path) -> Tracks:
     return Tracks(start, positions, np.ones(positions.shape[:2], bool))
 
 
-def _archive(path: Path) -> dict[str, np.ndarray]:
+def _archive(path: Path, clip: str) -> dict[str, np.ndarray]:
     try:
         if path.name.endswith(".npz"):
             with np.load(path) as archive:
@@ -176,8 +204,14 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:
         # A damaged archive can make the readers raise nearly anything; none of it is ours to sort.
         raise BadInput(f"{path}: not a readable archive of tracks ({error})") from error
-    if isinstance(content, dict) and len(content) == 1 and isinstance(next(iter(content.values())), dict):
-        content = next(iter(content.values()))  # TAP-Vid's own archives: a dict for each video
+    if (
+        isinstance(content, dict)
+        and content
+        and all(isinstance(of_clip, dict) for of_clip in content.values())
+    ):
+        if clip not in content and len(content) > 1:
+            raise BadInput(f"{path}: no true tracks of {clip}")
+        content = content.get(clip) or next(iter(content.values()))
     if not isinstance(content, dict):
         raise BadInput(f"{path}: an archive needs points [P, T, 2]")
     return content

@@ -16,7 +16,7 @@ from m3flow.errors import BadInput, UsageError
 from m3flow.results.trajectoryfile import TrajectoryWriter
 from m3flow.scoring.scenes import make_scene
 from m3flow.scoring.score import auroc, score
-from m3flow.scoring.tracks import Tracks, read_tracks
+from m3flow.scoring.tracks import Tracks, clip_of, read_tracks
 from m3flow.scoring.truth import archive_of, true_tracks
 from m3flow.trajectories import track
 from m3flow.videos.frames import Frames
@@ -78,6 +78,7 @@ def test_scores_of_an_archive_by_hand(truth: Path, tmp_path: Path) -> None:
     # Visible: three points after one step, three after two, one after three.
     assert row["error"] == pytest.approx([1 / 3, 5 / 3, 1.0], abs=1e-4)
     assert row["coverage"] == 1.0 and row["tracks"] == 3
+    assert row["bytes_per_1000_frames"] == round(1000 * (tmp_path / "found.npz").stat().st_size / 4)
     # At step 3: the first is right with .9, the second is hidden with .6; the third has no third step.
     assert row["wrong"] == pytest.approx(0.5) and row["auroc"] == 1.0
 
@@ -193,3 +194,30 @@ def test_what_is_no_file_of_tracks_is_said_so(tmp_path: Path) -> None:
     for wrong in ([], ["x.npz"], ["--estimator", "dis", "--render", "here"], ["--truth", "x.npz"]):
         assert isinstance(CliRunner().invoke(app, ["score", *wrong]).exception, UsageError)
     assert "choose from still" in run("--estimator", "dis", "--scene", "nowhere")[1]
+
+
+def test_a_data_set_whose_truth_is_an_archive_or_a_folder(tmp_path: Path) -> None:
+    clips = {
+        name: {"points": POINTS + shift, "occluded": OCCLUDED} for name, shift in (("a", 0.0), ("b", 9.0))
+    }
+    (tmp_path / "all.pkl").write_bytes(pickle.dumps(clips))
+    (tmp_path / "truth").mkdir()
+    for name, clip in clips.items():
+        np.savez(tmp_path / f"{name}.npz", **clip)
+        (tmp_path / "truth" / f"{name}.pkl").write_bytes(pickle.dumps(clip))
+    for truth in ("all.pkl", "truth"):
+        to = tmp_path / "score.json"
+        status, output = run(
+            tmp_path / "a.npz", tmp_path / "b.npz", "--truth", tmp_path / truth, "--json", to
+        )
+        assert status == 0, output
+        rows = json.loads(to.read_text())
+        # The tracks of the other clip start too far away to be compared.
+        assert [row["coverage"] for row in rows] == [1.0, 1.0]
+        np.savez(tmp_path / "c.npz", **clips["a"])
+        assert "no true tracks of c" in run(tmp_path / "c.npz", "--truth", tmp_path / truth)[1]
+
+
+def test_names_of_clips() -> None:
+    names = ("walk.avi_6.gz", "walk.npz", "walk.tsv.gz", "walk.mkv", "walk")
+    assert {clip_of(Path(name)) for name in names} == {"walk"}
