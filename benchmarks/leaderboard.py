@@ -14,6 +14,8 @@ import argparse
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,18 @@ import torch
 
 import machine
 from m3flow.flow import ESTIMATORS
-from m3flow.scoring.estimators import LENGTH, Scored, pooled, score_estimator, score_motion_vectors
+from m3flow.scoring.estimators import LENGTH, Scored, Way, pooled, score_estimator, score_motion_vectors
 from m3flow.scoring.scenes import SCENES, make_scene
 
 BENCHMARKS = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS / "results" / "leaderboard.json"
+ACCURACY = BENCHMARKS / "results" / "accuracy.json"
 PAGE = BENCHMARKS.parent / "docs" / "leaderboard.md"
 TRACKINGS = ("subpixel", "integer")
+SCHEMES = ("one-pass", "two-pass")
+PUBLISHED = ("chairs", "rubberwhale", "sintel_alley_1")
 CONFIDENCES = ("none", "photometric", "forward-backward")
 MOVING_CAMERA = [name for name in SCENES if name not in ("still", "object")]
-Way = tuple[str, str, str, str, bool]
 
 
 def main() -> None:
@@ -57,30 +61,19 @@ def measure(scenes: list[str], estimators: list[str]) -> list[dict[str, Any]]:
     ways: dict[Way, list[Scored]] = defaultdict(list)
     for scene_name in scenes:
         scene = make_scene(scene_name)
-        for codec in ("libx264", "mpeg4"):
-            row = score_motion_vectors(scene, codec)
-            ways[way(row)].append(row)
+        scored = [score_motion_vectors(scene, codec) for codec in ("libx264", "mpeg4")]
         for name in estimators:
-            scored = list(
-                score_estimator(scene, name, trackings=TRACKINGS, confidences=CONFIDENCES, fine=(False, True))
+            whole = score_estimator(
+                scene, name, trackings=TRACKINGS, confidences=CONFIDENCES, fine=(False, True)
             )
+            scored += [row for row in whole if row.way.confidence == "none" or is_plain(asdict(row.way), ())]
             if scene_name in MOVING_CAMERA:
-                scored += score_estimator(scene, name, camera="warp")
-            for row in scored:
-                if row.confidence == "none" or (row.tracking == "subpixel" and not row.fine):
-                    ways[way(row)].append(row)
+                for scheme in SCHEMES + (("prior",) if name == "farneback" else ()):
+                    scored += score_estimator(scene, name, camera="warp", scheme=scheme)
             print(scene_name, name, flush=True)
-    return [
-        {
-            **dict(zip(("estimator", "camera", "tracking", "confidence", "fine"), key, strict=True)),
-            **pooled(rows),
-        }
-        for key, rows in ways.items()
-    ]
-
-
-def way(row: Scored) -> Way:
-    return row.estimator, row.camera, row.tracking, row.confidence, row.fine
+        for row in scored:
+            ways[row.way].append(row)
+    return [{**asdict(way), **pooled(rows)} for way, rows in ways.items()]
 
 
 def filled(page: str, result: dict[str, Any]) -> str:
@@ -119,10 +112,11 @@ def camera_table(result: dict[str, Any]) -> str:
     rows = [row for row in result["rows"] if row["camera"] == "warp"]
     rows.sort(key=lambda row: row["residual_camera"])
     return markdown(
-        ["", "step 1", "step 6", "left of the camera's motion", "s"],
+        ["", "scheme", "step 1", "step 6", "left of the camera's motion", "s"],
         [
             [
                 row["estimator"],
+                row["scheme"],
                 f"{row['error'][0]:.2f}",
                 f"{row['error_visible']:.2f}",
                 f"{row['residual_camera']:.2f}",
@@ -154,9 +148,51 @@ def confidence_table(result: dict[str, Any]) -> str:
     )
 
 
-def is_plain(row: dict[str, Any]) -> bool:
-    wanted = {"camera": "none", "tracking": "subpixel", "confidence": "none", "fine": False}
-    return all(row[key] == value for key, value in wanted.items())
+def choice_table(result: dict[str, Any]) -> str:
+    """Each estimator on the scenes, on published pairs and against reference tracks, with its cost."""
+    elsewhere = json.loads(ACCURACY.read_text())
+    compensated = {
+        row["estimator"]: row
+        for row in result["rows"]
+        if (row["camera"], row["scheme"]) == ("warp", "one-pass")
+    }
+    rows = sorted(filter(is_plain, result["rows"]), key=lambda row: row["error_visible"])
+    return markdown(
+        ["", "step 6", "95th percentile", "wrong", "without the camera", "published pairs", "reference tracks", "s"],
+        [
+            [
+                row["estimator"],
+                f"{row['error_visible']:.2f}",
+                f"{row['error_p95']:.2f}",
+                f"{100 * row['wrong']:.1f} %",
+                f"{compensated[row['estimator']]['error_visible']:.2f}",
+                f"{published_error(elsewhere, row['estimator']):.2f}",
+                f"{reference_error(elsewhere, row['estimator']):.2f}",
+                f"{row['seconds_per_1000_frames']:.1f}",
+            ]
+            for row in rows
+            if row["estimator"] in compensated
+        ],
+    )  # fmt: skip
+
+
+def published_error(accuracy: dict[str, Any], name: str) -> float:
+    """The mean end-point error over the published pairs."""
+    errors = {row["on"]: row["epe"] for row in accuracy["flow"] if row["estimator"] == name}
+    return sum(errors[pair] for pair in PUBLISHED) / len(PUBLISHED)
+
+
+def reference_error(accuracy: dict[str, Any], name: str) -> float:
+    """The mean distance to the tracks of Dense Trajectories after 6 steps."""
+    wanted = {"flow": name, "tracking": "subpixel", "median": False}
+    (row,) = (row for row in accuracy["reference_tracks"] if row.items() >= wanted.items())
+    return float(row["mean_6"])
+
+
+def is_plain(way: dict[str, Any], keys: Iterable[str] = ("confidence",)) -> bool:
+    """Whether a way is the default one, but for its estimator and whatever is not among `keys`."""
+    wanted = {"camera": "none", "tracking": "subpixel", "fine": False, "confidence": "none"}
+    return all(way[key] == wanted[key] for key in ("camera", "tracking", "fine", *keys))
 
 
 def ratio(row: dict[str, Any], base: dict[str, Any], key: str) -> str:
@@ -178,6 +214,7 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 TABLES = {
+    "choice": choice_table,
     "ways": ways_table,
     "camera": camera_table,
     "confidence": confidence_table,

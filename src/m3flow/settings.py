@@ -61,7 +61,7 @@ class FlowSettings:
     short_side: the short side, in pixels, to which frames are resized before flow; 0 keeps their size.
     """
 
-    estimator: str = "farneback"
+    estimator: str = "dis"
     parameters: dict[str, Any] = field(default_factory=dict)
     camera: Camera = "warp"
     scheme: Scheme = "auto"

@@ -30,11 +30,11 @@ FLOW_EXAMPLES = """**Examples**
 
 `m3flow flow train.csv --root /data/ucf101 --output results` — every video of a list, on all cores or GPUs
 
-`m3flow flow clip.avi --output results --camera none --estimator dis` — one video, plain flow, fast
+`m3flow flow clip.avi --output results --camera none` — one video, plain flow
 
 `m3flow flow train.csv --root /data --output results --preset original` — what the original extractor does
 
-`m3flow flow train.csv --root /data --output results --set levels=3 --set window=15` — the estimator's parameters
+`m3flow flow train.csv --root /data --output results --estimator farneback --set levels=3` — an estimator's parameters
 """
 
 TRAJECTORY_EXAMPLES = """**Examples**
@@ -59,7 +59,7 @@ def flow(
     output: Output,
     root: Root = Path(),
     preset: Preset = "none",
-    estimator: Annotated[str, typer.Option(help="farneback, tvl1, brox or dis.")] = "farneback",
+    estimator: Annotated[str, typer.Option(help="dis, farneback, tvl1 or brox.")] = "dis",
     set_: Settings = None,
     backend: Annotated[
         str, typer.Option(help="auto, torch or opencv; auto is torch on a GPU where there is one.")

@@ -56,7 +56,7 @@ Columns = Annotated[int, typer.Option(min=1, max=12, help="Moments on the contac
 Start = Annotated[float, typer.Option(min=0, help="Where the film starts, in seconds.")]
 Seconds = Annotated[float, typer.Option(min=0.04, help="How long the film is at most, in seconds.")]
 Length = Annotated[int, typer.Option(min=1, max=999, help="Steps of a trajectory, L.")]
-EstimatorName = Annotated[str, typer.Option(help="For what is computed: farneback, tvl1, brox or dis.")]
+EstimatorName = Annotated[str, typer.Option(help="For what is computed: dis, farneback, tvl1 or brox.")]
 Camera = Annotated[str, typer.Option(help="For what is computed: warp or none.")]
 Backend = Annotated[str, typer.Option(help="For what is computed: auto, torch or opencv.")]
 Device = Annotated[str, typer.Option(help="For what is computed: auto, cpu, cuda or cuda:N.")]
@@ -76,7 +76,7 @@ def show(
     start: Start = 0.0,
     seconds: Seconds = 10.0,
     length: Length = 6,
-    estimator: EstimatorName = "farneback",
+    estimator: EstimatorName = "dis",
     camera: Camera = "warp",
     backend: Backend = "auto",
     device: Device = "auto",

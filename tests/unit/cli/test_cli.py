@@ -167,7 +167,7 @@ class TestStatuses:
             (["flow", "empty.csv"], "the list is empty"),
             (["flow", "bad.csv"], "bad.csv:2: duplicate video"),
             (["flow", "good.csv", "--estimator", "sift"], "choose from farneback, tvl1, dis, brox"),
-            (["flow", "good.csv", "--set", "levels=many"], "must be of type int"),
+            (["flow", "good.csv", "--estimator", "farneback", "--set", "levels=many"], "must be of type int"),
             (["flow", "good.csv", "--set", "levels"], "key=value"),
             (["flow", "good.csv", "--set", "depth=3"], "has no parameter 'depth'"),
             (["flow", "good.csv", "--camera", "moving"], "choose from warp, none"),
@@ -257,7 +257,18 @@ def test_sigterm_stops_and_the_next_run_finishes(tmp_path: Path) -> None:
     for name in names:
         write_video(tmp_path / name, frames)
     out = tmp_path / "out"
-    slow = ["--set", "iterations=50", "--camera", "none", "--backend", "opencv", "--workers", "1"]
+    slow = [
+        "--estimator",
+        "farneback",
+        "--set",
+        "iterations=50",
+        "--camera",
+        "none",
+        "--backend",
+        "opencv",
+        "--workers",
+        "1",
+    ]
     arguments = ["flow", list_of(tmp_path, *names), "--root", tmp_path, "--output", out, *slow]
     with subprocess.Popen([*PROGRAM, *map(str, arguments)], stderr=subprocess.PIPE, text=True) as process:
         for _ in until(lambda: len(list(out.rglob("y.mp4"))) > 0, process):

@@ -213,7 +213,7 @@ def test_a_calibration_of_other_settings_is_not_used(tmp_path: Path) -> None:
     settings = experiment(tmp_path, write_plain(tmp_path / "list.txt", names(3)))
     calibrated(settings).write(tmp_path / "calibration.json")
     assert plan_of(settings).pace
-    other = experiment(tmp_path, settings.videos.file, flow={"estimator": "dis"})
+    other = experiment(tmp_path, settings.videos.file, flow={"estimator": "farneback"})
     assert plan_of(other).pace == {}
     (tmp_path / "calibration.json").write_text("{}")
     with pytest.raises(UsageError, match="not a calibration"):

@@ -133,7 +133,7 @@ def test_flow_without_trajectories(results: Results) -> None:
 def test_other_settings_are_to_do(results: Results) -> None:
     results.done(*results.names)
     assert status(results).counts == counts(done=8)
-    other = status(results, flow={"estimator": "dis"})
+    other = status(results, flow={"estimator": "farneback"})
     assert other.counts == counts(outdated=8)
     assert other.to_do == 8
     assert status(results, trajectories={"tracking": "integer"}).counts == counts(outdated=8)

@@ -25,7 +25,7 @@ from m3flow.videos.videolist import Video
 from support.clips import clip, moving_texture, write_video
 
 FAST = FlowSettings(estimator="dis", parameters={"preset": "ultrafast"}, camera="none")
-SLOW = FlowSettings(parameters={"iterations": 200}, camera="none")
+SLOW = FlowSettings(estimator="farneback", parameters={"iterations": 200}, camera="none")
 
 
 def on_machine(monkeypatch: pytest.MonkeyPatch, cores: int, gpus: int) -> None:

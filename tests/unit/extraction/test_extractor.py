@@ -354,7 +354,9 @@ class TestStream:
         (tmp_path / "bad.mp4").write_text("no video")
         names = ["0.mkv", "1.mkv", "bad.mp4", "2.mkv", "wide.mkv", "3.mkv", "4.mkv", "5.mkv"]
         videos = [Video(str(tmp_path / name), name) for name in names]
-        flow = FlowSettings(parameters={"iterations": 2}, camera=camera, codec="h264-lossless")  # type: ignore[arg-type]
+        flow = FlowSettings(
+            estimator="farneback", parameters={"iterations": 2}, camera=camera, codec="h264-lossless"
+        )  # type: ignore[arg-type]
 
         def job(folder: str, batch: int) -> Work:
             settings = TrajectorySettings()

@@ -26,7 +26,7 @@ from m3flow.videos.videolist import Video
 from support.clips import clip
 
 LENGTHS = (12, 3, 20, 9)
-FLOW = FlowSettings(parameters={"iterations": 2}, camera="warp", codec="h264-lossless")
+FLOW = FlowSettings(estimator="farneback", parameters={"iterations": 2}, camera="warp", codec="h264-lossless")
 
 
 @pytest.fixture(scope="module")
