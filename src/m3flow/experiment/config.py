@@ -94,7 +94,11 @@ class RunSettings:
     gpus: int = number(0, least=0)
 
     def __post_init__(self) -> None:
-        refuse(problems_of(self))
+        problems = problems_of(self)
+        if not problems and 0 < self.workers < self.gpus:
+            text = f" is {self.workers}, fewer than gpus ({self.gpus}): each GPU needs a worker of its own"
+            problems.append(("workers", text))
+        refuse(problems)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,15 +20,15 @@ from m3flow.experiment.gpus import free_gpu
 from m3flow.experiment.remaining import Remaining
 from m3flow.experiment.shards import cut_list, plan_of, shard_name, shard_videos
 from m3flow.experiment.status import Status, status_of, tried
-from m3flow.extraction.dispatch import CORES_PER_GPU_WORKER, worker_config
+from m3flow.extraction.dispatch import CORES_PER_GPU_WORKER, devices_of
 from m3flow.extraction.run import ALL_DONE, FAILED, SOME_REJECTED, execute, execute_one
 from m3flow.extraction.work import Work
 from m3flow.results.records import STATUSES, Record, read_records
 from m3flow.system import available_cores
 from m3flow.videos.videolist import Video
 
-# More processes share a GPU to no gain: each has its own copy of the libraries in its memory.
-MOST_JOBS_A_GPU = 4
+# More processes gain nothing: they take turns on the GPU, and each has the libraries in its memory.
+MOST_JOBS_PER_GPU = 4
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,15 @@ def _is_due(kind: str, left: Remaining) -> bool:
 
 def threads_of_a_job(experiment: Experiment, kind: str, cores: int) -> int:
     """CPU threads of a job of one video, so that as many run at a time as the GPUs bear; 1 without GPUs."""
-    devices = worker_config(work_of(experiment, kind), 1).devices
+    devices = _devices(experiment, kind)
     if not devices[0].startswith("cuda"):
         return 1
-    jobs = len(devices) * max(1, min(MOST_JOBS_A_GPU, cores // CORES_PER_GPU_WORKER // len(devices)))
+    jobs = len(devices) * max(1, min(MOST_JOBS_PER_GPU, cores // CORES_PER_GPU_WORKER // len(devices)))
     return max(1, cores // jobs)
+
+
+def _devices(experiment: Experiment, kind: str) -> tuple[str, ...]:
+    return devices_of(work_of(experiment, kind), experiment.run.gpus if kind != "trajectories" else 0)
 
 
 def run_video(
@@ -106,8 +110,7 @@ def run_video(
         write_text(outcome, json.dumps({"status": "rejected"}) + "\n")
         return 0
     work = replace(work_of(experiment, kind), threads=threads)
-    devices = worker_config(work, 1).devices
-    with free_gpu(devices, MOST_JOBS_A_GPU) as device:
+    with free_gpu(_devices(experiment, kind), MOST_JOBS_PER_GPU) as device:
         status = execute_one(kind, video, replace(work, device=device), log_file)
     if status == FAILED:
         return 1

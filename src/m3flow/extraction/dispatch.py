@@ -49,21 +49,24 @@ class WorkerConfig:
 def worker_config(work: Work, videos: int, workers: int = 0, gpus: int = 0) -> WorkerConfig:
     """The processes for a run; 0 workers or GPUs means what the cores and GPUs given to this job suggest.
 
-    On a CPU a worker a core; on GPUs a worker for every two cores (it decodes and encodes), at least one for
-    each GPU. Never more workers than videos.
+    On a CPU a worker per core; on GPUs a worker for every two cores (it decodes and encodes), at least one per
+    GPU. Never more workers than videos, nor more GPUs than workers.
 
     Raises UsageError for more GPUs than there are, or GPUs for a device that is no GPU.
     """
     cores = available_cores()
-    devices = _devices(work, gpus)
+    devices = devices_of(work, gpus)
     if not workers:
         workers = max(len(devices), cores // CORES_PER_GPU_WORKER) if devices[0].startswith("cuda") else cores
     workers = max(1, min(workers, videos))
-    return WorkerConfig(workers, max(1, cores // workers), devices)
+    return WorkerConfig(workers, max(1, cores // workers), devices[:workers])
 
 
-def _devices(work: Work, gpus: int) -> tuple[str, ...]:
-    """The devices of a run: GPUs where they are asked for or, for flow, where there are any."""
+def devices_of(work: Work, gpus: int = 0) -> tuple[str, ...]:
+    """The devices of a run: GPUs where they are asked for or, for flow, where there are any; 0 GPUs means all.
+
+    Raises UsageError for more GPUs than there are, or GPUs for a device that is no GPU.
+    """
     if work.reads_codec:
         if gpus or work.device.startswith("cuda"):
             raise UsageError(

@@ -47,6 +47,8 @@ class TestWorkerConfig:
             (1, 0, 100, (4, 0), WorkerConfig(4, 1, ("auto",))),
             (16, 2, 100, (0, 0), WorkerConfig(8, 2, ("cuda:0", "cuda:1"))),
             (16, 4, 100, (0, 2), WorkerConfig(8, 2, ("cuda:0", "cuda:1"))),
+            (16, 4, 100, (2, 0), WorkerConfig(2, 8, ("cuda:0", "cuda:1"))),
+            (16, 4, 1, (0, 0), WorkerConfig(1, 16, ("cuda:0",))),
             (2, 4, 100, (0, 0), WorkerConfig(4, 1, ("cuda:0", "cuda:1", "cuda:2", "cuda:3"))),
         ],
     )

@@ -1,0 +1,70 @@
+"""Jobs of single videos on a machine with several GPUs, which are pretended: jobs only say which one they got."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from support.clips import write_list
+from support.paths import REPOSITORY
+
+GPUS, CORES, VIDEOS = 4, 16, 16
+# Imported by every Python of the run as it starts.
+PRETEND = f"""
+import json, os, time
+from pathlib import Path
+import m3flow.extraction.dispatch as dispatch
+import m3flow.experiment.jobs as jobs
+
+def execute_one(kind, video, work, log_file):
+    began = time.time()
+    time.sleep(2)  # the work
+    line = json.dumps([video.name, work.device, work.threads, began, time.time()])
+    Path(os.environ["JOBS_DONE"], video.name).write_text(line)
+    return 0
+
+dispatch.gpu_count = lambda: {GPUS}
+jobs.execute_one = execute_one
+"""
+
+
+def test_jobs_are_spread_over_all_gpus_and_limited_by_them(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(PRETEND)
+    (tmp_path / "done").mkdir()
+    names = [f"v{number:02d}.mkv" for number in range(VIDEOS)]
+    write_list(tmp_path / "list.txt", names)
+    command = [
+        *(
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--snakefile",
+            str(REPOSITORY / "Snakefile"),
+            "--cores",
+            str(CORES),
+        ),
+        *("--configfile", str(REPOSITORY / "config.yaml"), "--directory", str(tmp_path)),
+        *("--config", f"videos={tmp_path / 'list.txt'}", "output=out", "shard={one_pass: true}"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path)}
+    environment |= {"JOBS_DONE": str(tmp_path / "done")}
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^motion +16$", done.stdout + done.stderr, re.MULTILINE)
+
+    jobs = [json.loads(path.read_text()) for path in (tmp_path / "done").iterdir()]
+    assert {name for name, *_ in jobs} == set(names)
+    assert {threads for _, _, threads, _, _ in jobs} == {2}
+    # Two jobs at a time on each GPU, whenever one begins: 16 cores are 8 pairs.
+    for _, _, _, began, _ in jobs:
+        running = Counter(device for _, device, _, start, end in jobs if start <= began < end)
+        assert max(running.values()) <= 2
+    per_gpu = Counter(device for _, device, *_ in jobs)
+    assert set(per_gpu) == {f"cuda:{index}" for index in range(GPUS)}
+    assert sum(per_gpu.values()) == VIDEOS
