@@ -275,8 +275,9 @@ def _words(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
         if key in wanted and stored.get(key) != wanted[key]:
             return f"{stored.get(key, 'unknown')} → {wanted[key]}"
     words = []
-    for key, value in wanted.items():
-        before = stored.get(key)
+    for key in stored | wanted:
+        # A setting that adds an array is left out where it adds none.
+        before, value = stored.get(key, "none"), wanted.get(key, "none")
         if isinstance(value, dict) and isinstance(before, dict):
             words.append(_words(before, value))
         elif value != before:

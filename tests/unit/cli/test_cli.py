@@ -159,6 +159,8 @@ class TestStatuses:
         m3flow("flow", *second, *FAST)
         done = m3flow("verify", *places)
         assert "mixed settings: flow.bound: 10.0 in 1, 20.0 in 1 videos" in done.stderr
+        m3flow("trajectories", *second, "--confidence", "photometric")
+        assert "(confidence photometric → none), made" in m3flow("trajectories", *second).stderr
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
