@@ -82,7 +82,7 @@ class FlowSettings:
                 try:
                     ESTIMATORS[self.estimator].parameters.of(self.estimator, self.parameters)
                 except UsageError as error:
-                    problems.append(("parameters", f": {error}"))
+                    problems += [("parameters", f": {line}") for line in str(error).splitlines()]
         refuse(problems)
 
     def identity(self) -> dict[str, Any]:

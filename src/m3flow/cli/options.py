@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from m3flow.errors import UsageError
-from m3flow.experiment.config import keys_of
+from m3flow.experiment.config import typed_text
 from m3flow.layout import Outputs
 
 List = Annotated[
@@ -64,18 +64,13 @@ Exclude = Annotated[
 
 
 def limits(pairs: list[str] | None) -> dict[str, Any]:
-    """`name=value` texts as values of the keys `limits.<name>`."""
+    """`name=value` texts as values of the keys `limits.<name>`, unchecked."""
     values: dict[str, Any] = {}
-    names = keys_of("limits")
     for pair in pairs or []:
-        name, _, value = pair.partition("=")
-        if name not in names:
-            raise UsageError(f"--limit {pair!r}: write it as name=value with a name of {', '.join(names)}")
-        try:
-            values[f"limits.{name}"] = int(value) if name == "frames" else float(value)
-        except ValueError as error:
-            kind = "a whole number" if name == "frames" else "a number"
-            raise UsageError(f"--limit {pair!r}: {value!r} is not {kind}") from error
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise UsageError(f"--limit {pair!r}: write it as name=value, for example --limit seconds=60")
+        values[f"limits.{name}"] = typed_text(value)
     return values
 
 

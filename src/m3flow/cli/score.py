@@ -92,23 +92,27 @@ def score(
     displacements from there. `auroc` is the probability that a point within 2 px of the truth has more confidence than
     one farther off or hidden.
     """
+    problems = []
     if sum(map(bool, (tracks, render, estimator))) != 1:
-        raise UsageError("name files of tracks, or --estimator, or --render")
+        problems.append("name files of tracks, or --estimator, or --render")
     if bool(tracks) != bool(truth):
-        raise UsageError("files of tracks need --truth FILE, and it needs them")
+        problems.append("files of tracks need --truth FILE, and it needs them")
+    if problems:
+        raise UsageError("\n".join(problems))
     if render is not None:
         from m3flow.scoring.truth import write_scenes
 
         for video in write_scenes(render, names=_scenes(scene)):
             typer.echo(f"{video}  {video.with_suffix('.npz').name}")
-        return
-    if estimator:
+    elif estimator:
         flows = [FlowSettings(estimator=name, camera=camera, scheme=scheme) for name in estimator]  # type: ignore[arg-type]
         settings = TrajectorySettings(tracking=tracking, confidence=confidence)  # type: ignore[arg-type]
-        rows = _of_estimators(flows, settings, _scenes(scene), device)
-    else:
-        assert tracks is not None and truth is not None
-        rows = _of_files(tracks, truth, _size(size))
+        _hand_over(_of_estimators(flows, settings, _scenes(scene), device), json_file)
+    elif tracks and truth:
+        _hand_over(_of_files(tracks, truth, _size(size)), json_file)
+
+
+def _hand_over(rows: list[dict[str, Any]], json_file: Path | None) -> None:
     if json_file is not None:
         from m3flow.atomic import write_text
 

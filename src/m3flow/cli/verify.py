@@ -119,12 +119,7 @@ def verify(
     Exit status: 0 all is well, 3 something is wrong (named, with the reason), 2 wrong usage, 1 a failure of
     ours.
     """
-    if videos is None and config is None:
-        raise UsageError("name a list or a video, or a configuration with --config")
-    if input_ and (output is not None or repair):
-        raise UsageError("--input checks the videos; --output and --repair are for the results")
-    if not input_ and output is None and config is None:
-        raise UsageError("say what to check: --input, --output DIR or --config FILE")
+    _refuse_unclear(videos, config, output, input_, repair)
     options = {
         "videos": videos,
         "root": root,
@@ -151,6 +146,20 @@ def verify(
         raise typer.Exit(_input(chosen, table, workers, experiment.limits))
     given = None if config else configuration.given
     raise typer.Exit(_results(chosen, _wanted(experiment, given), workers, repair))
+
+
+def _refuse_unclear(
+    videos: str | None, config: Path | None, output: Path | None, input_: bool, repair: bool
+) -> None:
+    problems = []
+    if videos is None and config is None:
+        problems.append("name a list or a video, or a configuration with --config")
+    if input_ and (output is not None or repair):
+        problems.append("--input checks the videos; --output and --repair are for the results")
+    if not input_ and output is None and config is None:
+        problems.append("say what to check: --input, --output DIR or --config FILE")
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
 def _wanted(experiment: Experiment, given: set[str] | None) -> Wanted:

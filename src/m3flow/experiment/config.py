@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -30,11 +31,15 @@ def typed(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return {key: typed(inner) for key, inner in value.items()}
-    return _typed_text(value) if isinstance(value, str) else value
+    return typed_text(value) if isinstance(value, str) else value
 
 
-def _typed_text(text: str) -> Any:
-    value = yaml.safe_load(text)
+def typed_text(text: str) -> Any:
+    """A text as the number or boolean that it spells in YAML, else as it is."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
     return value if isinstance(value, int | float) else text
 
 
@@ -95,6 +100,8 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         problems = problems_of(self)
+        if isinstance(self.device, str) and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            problems.append(("device", f" is {shown(self.device)}; choose from auto, cpu, cuda, cuda:N"))
         if not problems and 0 < self.workers < self.gpus:
             text = f" is {self.workers}, fewer than gpus ({self.gpus}): each GPU needs a worker of its own"
             problems.append(("workers", text))

@@ -14,31 +14,36 @@ class Parameters:
 
     @classmethod
     def of(cls, estimator: str, values: dict[str, Any]) -> Parameters:
-        """The parameter set with `values` over the defaults; raises UsageError listing what is allowed."""
+        """The parameter set with `values` over the defaults.
+
+        Raises UsageError with a line for each name that does not exist and each value that is not allowed.
+        """
         hints = get_type_hints(cls)
         known = ", ".join(f"{f.name} ({f.default})" for f in fields(cls)) or "none"
+        problems = []
         for name, value in values.items():
             if name not in hints:
-                raise UsageError(f"estimator {estimator!r} has no parameter {name!r}; it has: {known}")
-            _check(estimator, name, value, hints[name])
+                problems.append(f"estimator {estimator!r} has no parameter {name!r}; it has: {known}")
+            elif allowed := _violated(value, hints[name]):
+                problems.append(f"estimator {estimator!r}: {name} is {value!r}; {allowed}")
+        if problems:
+            raise UsageError("\n".join(problems))
         return cls(**{name: _convert(value, hints[name]) for name, value in values.items()})
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def _check(estimator: str, name: str, value: Any, kind: Any) -> None:
+def _violated(value: Any, kind: Any) -> str:
+    """The rule that `value` breaks as a parameter of type `kind`; "" where it keeps all."""
     if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            allowed = ", ".join(map(str, get_args(kind)))
-            raise UsageError(f"estimator {estimator!r}: {name} is {value!r}; allowed: {allowed}")
-        return
+        return "" if value in get_args(kind) else f"allowed: {', '.join(map(str, get_args(kind)))}"
     accepted: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
-    allowed_types = accepted[kind]
-    if not isinstance(value, allowed_types) or (kind is not bool and isinstance(value, bool)):
-        raise UsageError(f"estimator {estimator!r}: {name} is {value!r}; it must be of type {kind.__name__}")
-    if kind is not bool and float(str(value)) < 0:
-        raise UsageError(f"estimator {estimator!r}: {name} is {value!r}; it must not be negative")
+    if not isinstance(value, accepted[kind]) or (kind is not bool and isinstance(value, bool)):
+        return f"it must be of type {kind.__name__}"
+    if kind is not bool and float(value) < 0:
+        return "it must not be negative"
+    return ""
 
 
 def _convert(value: Any, kind: Any) -> Any:

@@ -191,14 +191,17 @@ def _no_motion(
 
 
 def _check(flow: Array, job: str, tracking: str, homographies: Array | None) -> None:
+    problems = []
     if job not in FLOW_JOBS:
-        raise UsageError(f"job {job!r} does not follow flow; choose from {', '.join(FLOW_JOBS)}")
+        problems.append(f"job {job!r} does not follow flow; choose from {', '.join(FLOW_JOBS)}")
     if tracking not in TRACKINGS:
-        raise UsageError(f"unknown tracking {tracking!r}; choose from {', '.join(TRACKINGS)}")
+        problems.append(f"unknown tracking {tracking!r}; choose from {', '.join(TRACKINGS)}")
     if tracking == "integer" and homographies is not None:
-        raise UsageError(
+        problems.append(
             "tracking integer has no positions between pixels and cannot follow them; use subpixel"
         )
+    if problems:
+        raise UsageError("\n".join(problems))
     if flow.ndim != 4 or flow.shape[1] != 2:
         raise ValueError(f"flow must be [T, 2, H, W]; got {tuple(flow.shape)}")
 
