@@ -14,7 +14,7 @@ SOURCE = REPOSITORY / "src" / "m3flow"
 # From the ground up: a room imports rooms of lower floors, and its own.
 FLOORS = [
     {"errors", "version"},
-    {"atomic", "system", "text", "layout", "validation"},
+    {"atomic", "steps", "system", "text", "layout", "validation"},
     {"videos", "flow"},
     {"settings", "camera", "trajectories"},
     {"results"},

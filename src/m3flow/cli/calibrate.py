@@ -69,12 +69,15 @@ def calibrate(
     """
     from rich.console import Console
 
+    from m3flow.cli.step_display import StepDisplay
+
     options = {"videos": list_file, "root": root, "output": output, "layout.parts": parts}
     experiment = experiment_of(config, set_, options)
     if cluster == "local":
         from m3flow.experiment.calibrate import calibrate as measure
 
-        found = measure(experiment)
+        with StepDisplay("calibrate", Console(stderr=True)) as steps:
+            found = measure(experiment, on_step=steps)
     elif cluster == "slurm":
         asked = {
             "timeout_min": minutes,
@@ -109,9 +112,13 @@ def _on_slurm(experiment: Experiment, asked: dict[str, Any]) -> Calibration:
         job = executor.submit(measure, experiment, "slurm")
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         raise UsageError(f"Slurm does not take the job: {' '.join(str(error).split())[-500:]}") from error
+    said = ""
     while not job.paths.result_pickle.exists():
         time.sleep(POLL_SECONDS)
         state = _state(job.job_id)
+        if state != said:
+            typer.echo(f"job {job.job_id}: {state}", err=True)
+            said = state
         if state in ENDED and not job.paths.result_pickle.exists():
             # The file may be on its way over a network file system.
             time.sleep(5 * POLL_SECONDS)

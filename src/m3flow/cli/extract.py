@@ -213,6 +213,7 @@ def _run(kind: str, experiment: Experiment) -> None:
     from rich.console import Console
 
     from m3flow.experiment.jobs import work_of
+    from m3flow.experiment.preflight import require_flow, require_sources
     from m3flow.experiment.status import replaced, tried
     from m3flow.extraction.dispatch import worker_config
     from m3flow.extraction.run import execute
@@ -223,6 +224,10 @@ def _run(kind: str, experiment: Experiment) -> None:
     work = replace(work_of(experiment, kind), device=experiment.run.device)
     workers, gpus = experiment.run.workers, experiment.run.gpus
     worker_config(work, len(videos), workers, gpus)  # refused before any file is made
+    if kind == "trajectories" and experiment.wants_flow:
+        require_flow(videos, experiment.outputs)
+    else:
+        require_sources(videos, experiment.videos.root)
     outputs = checked_output(experiment.output)
     console = Console(stderr=True)
     for line in replaced(experiment, kind, videos):

@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    output: Annotated[Path, typer.Option(help="The folder that the results are in.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder that the results are in.", show_default=False)
+    ],
     videos: Annotated[
         str | None,
         typer.Argument(
@@ -48,6 +50,9 @@ def report(
 
     It stands alone, needs no network, and stays small however many videos there are.
     """
+    from rich.console import Console
+
+    from m3flow.cli.step_display import StepDisplay
     from m3flow.layout import Outputs
     from m3flow.report.page import described, write_report
     from m3flow.videos.videolist import VideoList
@@ -55,5 +60,6 @@ def report(
     outputs = Outputs(output)
     listed = VideoList(Path(videos), root, parts).read() if videos is not None else []
     path = to or outputs.report
-    table = write_report(path, outputs, listed, length=length, sheets=sheets)
+    with StepDisplay("report", Console(stderr=True)) as steps:
+        table = write_report(path, outputs, listed, length=length, sheets=sheets, on_step=steps)
     typer.echo(described(path, table), err=True)

@@ -26,7 +26,9 @@ EXAMPLES = """**Examples**
 
 `m3flow show clip.avi --mp4 --estimator dis` — a film: frame, flow and trajectories side by side
 """
-
+# The suffixes of the files that are written, with the format of each.
+PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+FILMS = {".mp4": "mp4", ".gif": "gif"}
 
 VideoArgument = Annotated[
     str,
@@ -39,6 +41,8 @@ VideoArgument = Annotated[
 Results = Annotated[
     Path | None,
     typer.Option(
+        "--output",
+        "-o",
         help="The folder that the results are in; without it, or without this video's results, "
         "they are computed for the picture.",
         show_default=False,
@@ -47,7 +51,8 @@ Results = Annotated[
 To = Annotated[
     Path | None,
     typer.Option(
-        help="The picture to write; by default the video's name with .png or .mp4, in this folder.",
+        help="The file to write: .png, .jpg or .webp for a contact sheet, .mp4 or .gif for a film; by default the "
+        "video's name with .png or .mp4, in this folder.",
         show_default=False,
     ),
 ]
@@ -87,6 +92,7 @@ def show(
     from m3flow.report.clip import stored_clip
     from m3flow.report.film import write_film
 
+    _check_name(to, mp4)
     options = {"videos": video, "flow.estimator": estimator, "flow.camera": camera}
     settings = Configuration().put(options).experiment().flow
     outputs = None if output is None else Outputs(output)
@@ -95,7 +101,7 @@ def show(
         one, settings, backend, device, length
     )
     path = to or Path(_file_name(one.name) + (".mp4" if mp4 else ".png"))
-    if mp4 or path.suffix.lower() == ".mp4":
+    if path.suffix.lower() in FILMS:
         write_film(path, clip, start=start, seconds=seconds)
     else:
         _write_contact_sheet(path, clip, columns)
@@ -103,11 +109,18 @@ def show(
     typer.echo(f"{path}: {one.name}, {made}", err=True)
 
 
+def _check_name(to: Path | None, mp4: bool) -> None:
+    """Refuse a file name whose suffix is not one that is written, before anything is computed."""
+    suffixes = FILMS if mp4 else {**PICTURES, **FILMS}
+    if to is not None and to.suffix.lower() not in suffixes:
+        raise UsageError(f"--to {to}: a file name ends in {', '.join(suffixes)}")
+
+
 def _write_contact_sheet(path: Path, clip: Clip, columns: int) -> None:
     from m3flow.atomic import complete_or_absent
     from m3flow.report.contact_sheet import contact_sheet, encoded
 
-    picture = encoded(contact_sheet(clip, columns))
+    picture = encoded(contact_sheet(clip, columns), PICTURES[path.suffix.lower()])
     with complete_or_absent(path) as (temporary,):
         temporary.write_bytes(picture)
 

@@ -26,6 +26,7 @@ from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
 from m3flow.results.records import Record
+from m3flow.steps import OnStep, StepCounter, no_display
 from m3flow.system import available_cores
 from m3flow.version import __version__
 from m3flow.videos.videolist import Video
@@ -44,27 +45,34 @@ WORKERS_PER_GPU = (1, 2, 4, 8)
 log = logging.getLogger("m3flow")
 
 
-def calibrate(experiment: Experiment, cluster: str = "local") -> Calibration:
+def calibrate(experiment: Experiment, cluster: str = "local", on_step: OnStep = no_display) -> Calibration:
     """Measure here, with the cores and GPUs that this process may use.
 
     A few videos of the list are worked on as they are, with different numbers of workers; a clip of theirs,
-    resized, tells how the time depends on the size of the frames. All in a temporary folder.
+    resized, shows how the time depends on the size of the frames. All in a temporary folder.
 
     Raises UsageError where no video of the list can be opened.
     """
     with tempfile.TemporaryDirectory(prefix="m3flow-calibrate-") as name:
         folder = Path(name)
+        steps = StepCounter(on_step)
+        steps.begin("choosing videos")
         sources = _sources(experiment, folder)
         seen = of_headers(headers(sources), experiment.flow.short_side)
         kind = "flow" if experiment.wants_flow else "trajectories"
         work = work_of(experiment, kind)
         config = dispatch.worker_config(work, 2**20, experiment.run.workers, experiment.run.gpus)
-        rates, start = _try_workers(work, config, sources, folder, experiment.run.workers)
+        fixed = experiment.run.workers
+        numbers = [fixed] if fixed else workers_to_try(config, available_cores())
+        sides = _sides(sources[0]) if experiment.wants_flow else []
+        steps.left = len(numbers) + 1 + len(sides)
+        rates, start = _try_workers(work, config, sources, folder, numbers, steps)
         best = max(rates, key=lambda workers: rates[workers])
+        steps.begin("one worker, stage by stage")
         own = _one_worker(experiment, sources, folder / "own", (round(seen.width), round(seen.height)))
         # The single worker measured warm against as many as are best: what a job gains by them.
         gain = rates[best] / rates[min(rates)]
-        sizes = [own, *_other_sizes(experiment, sources, own, folder)]
+        sizes = [own, *_other_sizes(experiment, sources, own, folder, sides, steps)]
         cores = available_cores()
         return Calibration(
             made={
@@ -122,7 +130,12 @@ def _pace(experiment: Experiment, clip: str, folder: Path) -> float:
 
 
 def _try_workers(
-    work: Work, config: dispatch.WorkerConfig, sources: Sequence[str], folder: Path, fixed: int
+    work: Work,
+    config: dispatch.WorkerConfig,
+    sources: Sequence[str],
+    folder: Path,
+    numbers: Sequence[int],
+    steps: StepCounter,
 ) -> tuple[dict[int, float], float]:
     """Frames per second by the number of workers, all of them busy; and the seconds until the first one begins.
 
@@ -132,7 +145,8 @@ def _try_workers(
     """
     rates: dict[int, float] = {}
     start = 0.0
-    for workers in [fixed] if fixed else workers_to_try(config, available_cores()):
+    for workers in numbers:
+        steps.begin(f"{workers} workers" if workers > 1 else "1 worker")
         one = replace(work, outputs=Outputs(folder / f"workers{workers}"))
         try:
             rates[workers], start = _rate(one, config.devices, workers, sources)
@@ -219,24 +233,33 @@ def _one_worker(
     )
 
 
+def _sides(source: str) -> list[int]:
+    """The short sides at which a clip of the video is measured: its own, then others that differ enough."""
+    own = min(_frames(source, 1).shape[1:])
+    return [own, *(side for side in SHORT_SIDES if abs(side / own - 1) >= 0.25)]
+
+
 def _other_sizes(
-    experiment: Experiment, sources: Sequence[str], own: Throughput, folder: Path
+    experiment: Experiment,
+    sources: Sequence[str],
+    own: Throughput,
+    folder: Path,
+    sides: Sequence[int],
+    steps: StepCounter,
 ) -> list[Throughput]:
     """The same at other frame sizes, in proportion to what the clip takes at its own size."""
-    if not experiment.wants_flow:
+    if not sides:
         return []
     frames = _frames(sources[0], CLIP_FRAMES)
-    short = min(frames.shape[1:])
-    measured: dict[int, Throughput] = {}
-    for side in (short, *SHORT_SIDES):
-        if side in measured or (side != short and abs(side / short - 1) < 0.25):
-            continue
-        clip = _resized(frames, side / short)
+    measured = []
+    for side in sides:
+        clip = _resized(frames, side / sides[0])
         height, width = clip.shape[1:]
+        steps.begin(f"frames of {width}x{height}")
         source = _write_clip(folder / f"clip{side}.mp4", clip)
-        measured[side] = _one_worker(experiment, [source], folder / f"side{side}", (width, height))
-    base = measured.pop(short)
-    return [_in_proportion(other, base, own) for other in measured.values()]
+        measured.append(_one_worker(experiment, [source], folder / f"side{side}", (width, height)))
+    base, *others = measured
+    return [_in_proportion(other, base, own) for other in others]
 
 
 def _in_proportion(other: Throughput, base: Throughput, own: Throughput) -> Throughput:

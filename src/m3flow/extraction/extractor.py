@@ -102,7 +102,7 @@ class Extractor:
         in_progress: deque[VideoTask] = deque()
         try:
             with Background() as background:
-                completion = _Completion(background, in_progress, on_record)
+                completion = _Completion(background, in_progress, on_record, self._on_frames)
                 batches = self._batches()
                 task = self._next(source, wait=True)
                 while task is not None:
@@ -174,7 +174,6 @@ class Extractor:
                         break
         elif isinstance(task, CodecTask):
             task.read(self._heartbeat)
-            self._on_frames(task.record.frames)
         return completion.complete(task)
 
     def _stored_pieces(self, task: StoredFlowTask) -> Iterator[Piece]:
@@ -247,6 +246,7 @@ class Extractor:
                 if time_taken is not None:
                     task.record.flow += share * time_taken.seconds()
                 task.store(stored)
+            task.reported += pairs
             self._on_frames(pairs)
 
         completion.background(store)
@@ -262,9 +262,14 @@ class _Completion:
     """Completes tasks in the storing thread, and delivers their records in the order of the videos."""
 
     def __init__(
-        self, background: Background, in_progress: deque[VideoTask], on_record: Callable[[Record], None]
+        self,
+        background: Background,
+        in_progress: deque[VideoTask],
+        on_record: Callable[[Record], None],
+        on_frames: Progress,
     ) -> None:
-        self.background, self._in_progress, self._on_record = background, in_progress, on_record
+        self.background, self._in_progress = background, in_progress
+        self._on_record, self._on_frames = on_record, on_frames
 
     def complete(self, task: VideoTask) -> None:
         """Complete a task once all of its motion is stored; it may have failed in several places."""
@@ -274,6 +279,9 @@ class _Completion:
 
     def _complete(self, task: VideoTask) -> None:
         task.complete()
+        # Motion is reported in pairs while it is made; a finished video counts its frames, a failed one none.
+        frames = task.record.frames if task.record.status == "done" else 0
+        self._on_frames(frames - task.reported)
         while self._in_progress and self._in_progress[0].finished:
             self._on_record(self._in_progress.popleft().record)
 

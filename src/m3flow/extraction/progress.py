@@ -1,9 +1,11 @@
-"""How far a run is: bars with an ETA on a terminal, a line a minute elsewhere."""
+"""Progress of a run: bars with an ETA on a terminal, a line every 30 s elsewhere."""
 
 from __future__ import annotations
 
 import math
+import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -11,11 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from m3flow.results.records import Record
-from m3flow.text import one_line
+from m3flow.text import one_line, reason_kind
 from m3flow.videos.identity import file_size
 from m3flow.videos.videolist import Video
 
-PLAIN_SECONDS = 60.0
+PLAIN_SECONDS = 30.0
+REASONS_SHOWN = 5
 FILES_LOOKED_AT = 2000
 
 
@@ -32,6 +35,7 @@ class WorkLeft:
         self._mean_bytes = sum(self._bytes.values()) / max(len(self._bytes), 1)
         self._bytes_left = self._mean_bytes * len(videos)
         self._bytes_done = 0.0
+        self._bytes_finished = 0.0
         self._frames_of_done = 0
         self.frames = 0
         self._began = time.monotonic()
@@ -42,6 +46,7 @@ class WorkLeft:
     def finished(self, record: Record) -> None:
         size = self._bytes.get(record.video, self._mean_bytes)
         self._bytes_left -= size
+        self._bytes_finished += size
         if record.status == "done":
             self._bytes_done += size
             self._frames_of_done += record.frames
@@ -61,21 +66,35 @@ class WorkLeft:
 
     @property
     def eta(self) -> str:
-        if self.total is None or not self.rate:
-            return "-:--:--"
-        return str(timedelta(seconds=round((self.total - self.frames) / self.rate)))
+        """The time left, as h:mm:ss: by frames where frames are reported, else by the bytes of the files."""
+        seconds = time.monotonic() - self._began
+        if self.total is not None and self.frames:
+            return _duration((self.total - self.frames) * seconds / self.frames)
+        if self._bytes_finished:
+            return _duration(self._bytes_left * seconds / self._bytes_finished)
+        return "-:--:--"
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(max(seconds, 0))))
 
 
 class Display:
-    """Shows a run on `console`; use as a context manager."""
+    """Shows a run on `console`; use as a context manager.
+
+    On a terminal: bars for videos and, once frames are reported, for frames. Elsewhere: a line every
+    `PLAIN_SECONDS`, from a thread of its own, so that a slow video does not look like a standstill.
+    """
 
     def __init__(self, title: str, videos: Sequence[Video], console: Console) -> None:
         self._console = console
         self._work = WorkLeft(videos)
         self._videos = len(videos)
         self._finished = 0
-        self._next_line = time.monotonic() + PLAIN_SECONDS
+        self._reasons: Counter[tuple[str, str]] = Counter()
         self._bars: Progress | None = None
+        self._ended = threading.Event()
+        self._lines = threading.Thread(target=self._print_lines, args=(title,), daemon=True)
         if console.is_terminal:
             self._bars = Progress(
                 TextColumn("{task.description:>8}"),
@@ -85,23 +104,29 @@ class Display:
                 console=console,
             )
             self._video_bar = self._bars.add_task("videos", total=self._videos, note=title)
-            self._frame_bar = self._bars.add_task("frames", total=None, note="")
+            self._frame_bar = self._bars.add_task("frames", total=None, note="", visible=False)
 
     def __enter__(self) -> Display:
         if self._bars is not None:
             self._bars.start()
+        else:
+            self._lines.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
         if self._bars is None:
-            return
-        if self._finished == self._videos:
-            # The total was an estimate; nothing is left now.
-            frames = self._work.frames
-            self._bars.update(
-                self._frame_bar, completed=frames, total=frames, note=f"{self._work.rate:.0f} frames/s"
-            )
-        self._bars.stop()
+            self._lines.join()
+        else:
+            if self._finished == self._videos:
+                # The total was an estimate; nothing is left now.
+                frames = self._work.frames
+                note = f"{self._work.rate:.0f} frames/s"
+                self._bars.update(self._frame_bar, completed=frames, total=frames, note=note)
+            self._bars.stop()
+        for (status, kind), count in self._reasons.items():
+            if count > REASONS_SHOWN:
+                self._print(f"{status}: {count - REASONS_SHOWN:,} more videos: {kind}")
 
     def on_frames(self, count: int) -> None:
         self._work.count(count)
@@ -111,18 +136,30 @@ class Display:
         self._finished += 1
         self._work.finished(record)
         if record.status in ("rejected", "failed"):
-            self._console.print(
-                f"{record.status}: {one_line(record.video)}: {record.reason}", markup=False, soft_wrap=True
-            )
+            kind = record.status, reason_kind(record.reason)
+            self._reasons[kind] += 1
+            if self._reasons[kind] <= REASONS_SHOWN:
+                self._print(f"{record.status}: {one_line(record.video)}: {record.reason}")
         self._show()
 
     def _show(self) -> None:
+        if self._bars is None:
+            return
+        frames = self._work.frames
+        self._bars.update(
+            self._video_bar, completed=self._finished, note="" if frames else f"ETA {self._work.eta}"
+        )
         note = f"{self._work.rate:.0f} frames/s, ETA {self._work.eta}"
-        if self._bars is not None:
-            self._bars.update(self._video_bar, completed=self._finished)
-            self._bars.update(self._frame_bar, completed=self._work.frames, total=self._work.total, note=note)
-        elif time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + PLAIN_SECONDS
-            self._console.print(
-                f"{self._finished}/{self._videos} videos, {self._work.frames} frames, {note}", soft_wrap=True
+        self._bars.update(
+            self._frame_bar, completed=frames, total=self._work.total, note=note, visible=frames > 0
+        )
+
+    def _print_lines(self, title: str) -> None:
+        while not self._ended.wait(PLAIN_SECONDS):
+            frames = (
+                f", {self._work.frames:,} frames, {self._work.rate:.0f} frames/s" if self._work.frames else ""
             )
+            self._print(f"{title}: {self._finished:,}/{self._videos:,} videos{frames}, ETA {self._work.eta}")
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -48,6 +48,7 @@ class VideoTask:
     ----------
     video, record: the video and its record.
     error: the error that ended this video alone.
+    reported: frames counted by the progress display so far.
     completing: whether its completion has been scheduled.
     finished: whether everything is done and the record is complete.
     """
@@ -56,6 +57,7 @@ class VideoTask:
         self.video = video
         self.record = Record(video=video.name, status="done", host=socket.gethostname(), device=device)
         self.error: Exception | None = None
+        self.reported = 0
         self.completing = self.finished = False
         self._began = time.perf_counter()
         self._sinks: list[Sink] = []

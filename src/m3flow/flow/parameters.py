@@ -41,7 +41,7 @@ def _violated(value: Any, kind: Any) -> str:
     accepted: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
     if not isinstance(value, accepted[kind]) or (kind is not bool and isinstance(value, bool)):
         return f"it must be of type {kind.__name__}"
-    if kind is not bool and float(value) < 0:
+    if kind is not bool and float(str(value)) < 0:
         return "it must not be negative"
     return ""
 

@@ -38,12 +38,16 @@ def contact_sheet(clip: Clip, columns: int = 4) -> np.ndarray:
 
 
 def encoded(picture: np.ndarray, kind: str = "png", quality: int = 80) -> bytes:
-    """A picture uint8 [H, W, 3] as the bytes of a PNG ("png") or WebP ("webp") file."""
+    """A picture uint8 [H, W, 3] as the bytes of a PNG ("png"), JPEG ("jpeg") or WebP ("webp") file."""
     from PIL import Image
 
     file = io.BytesIO()
-    options = {"optimize": True} if kind == "png" else {"quality": quality, "method": 5}
-    Image.fromarray(picture).save(file, kind, **options)
+    options: dict[str, dict[str, Any]] = {
+        "png": {"optimize": True},
+        "jpeg": {"quality": quality, "subsampling": 0},
+        "webp": {"quality": quality, "method": 5},
+    }
+    Image.fromarray(picture).save(file, kind, **options[kind])
     return file.getvalue()
 
 

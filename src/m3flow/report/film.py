@@ -20,13 +20,17 @@ from m3flow.report.contact_sheet import description, panel_size
 PANEL = (480, 480)
 SMALL_PANEL = (132, 176)
 ANIMATED, PER_SECOND = 20, 10  # frames of an animation
+GIF_FRAMES = 300
 MARGIN, GAP, HEADER, FOOTER, WHEEL = 24, 12, 108, 24, 56
 SAMPLES = 6  # moments that the scale of the colours is taken from
 QUALITY = "18"  # x264's constant rate factor: no visible loss
 
 
 def write_film(path: Path, clip: Clip, *, start: float = 0.0, seconds: float = 10.0) -> int:
-    """Write frames `start` to `start + seconds` of a clip as an H.264 mp4; returns how many there are.
+    """Write frames `start` to `start + seconds` of a clip; returns their number.
+
+    A path that ends in `.gif` becomes an animated GIF of at most `GIF_FRAMES` frames, at half size; any other
+    an H.264 mp4.
 
     Raises UsageError where the clip has ended by then.
     """
@@ -39,9 +43,29 @@ def write_film(path: Path, clip: Clip, *, start: float = 0.0, seconds: float = 1
         )
     samples = list(clip.moments(numbers[:: max(1, len(numbers) // SAMPLES)]))
     scales = _scales(samples)
+    gif = path.suffix.lower() == ".gif"
+    if gif:
+        numbers = numbers[:: max(1, round(float(clip.rate) / PER_SECOND))][:GIF_FRAMES]
+    pictures = _pictures(clip, samples[0], numbers, scales)
     with complete_or_absent(path) as (temporary,):
-        _encode(temporary, clip, _pictures(clip, samples[0], numbers, scales))
+        if gif:
+            temporary.write_bytes(_gif(pictures))
+        else:
+            _encode(temporary, clip, pictures)
     return len(numbers)
+
+
+def _gif(pictures: Iterator[np.ndarray]) -> bytes:
+    from PIL import Image
+
+    images: list[Image.Image] = []
+    for picture in pictures:
+        image = Image.fromarray(picture).reduce(2)
+        # One palette for all frames, so that the background does not flicker.
+        images.append(image.quantize(palette=images[0]) if images else image.quantize())
+    file = io.BytesIO()
+    images[0].save(file, "gif", save_all=True, append_images=images[1:], duration=1000 // PER_SECOND, loop=0)
+    return file.getvalue()
 
 
 def animation(clip: Clip) -> bytes:

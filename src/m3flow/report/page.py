@@ -20,7 +20,8 @@ from m3flow.layout import Outputs
 from m3flow.report import charts, numbers, records_table, selection, settings_used, summary
 from m3flow.report.canvas import printable
 from m3flow.report.measures import LISTED, MEASURES
-from m3flow.report.previews import chosen, previews
+from m3flow.report.previews import ANIMATIONS, chosen, previews
+from m3flow.steps import OnStep, StepCounter, no_display
 from m3flow.version import __version__
 from m3flow.videos.videolist import Video
 
@@ -28,7 +29,13 @@ from m3flow.videos.videolist import Video
 # Arrow's strings, which pandas takes where pyarrow is installed, cannot hold every file name.
 @pd.option_context("mode.string_storage", "python")
 def write_report(
-    path: Path, outputs: Outputs, videos: Sequence[Video] = (), *, length: int = 6, sheets: int = 6
+    path: Path,
+    outputs: Outputs,
+    videos: Sequence[Video] = (),
+    *,
+    length: int = 6,
+    sheets: int = 6,
+    on_step: OnStep = no_display,
 ) -> pd.DataFrame:
     """Write the report on what the records of an output folder hold.
 
@@ -39,6 +46,7 @@ def write_report(
         the page says how many videos were not begun.
     length: of the trajectories in the pictures.
     sheets: how many contact sheets, of outliers and of videos drawn at random (always the same ones).
+    on_step: see `m3flow.steps`.
 
     Returns
     -------
@@ -48,9 +56,12 @@ def write_report(
     ------
     UsageError: there are no records, or none on the videos of the list.
     """
+    steps = StepCounter(on_step, 3 + (sheets + ANIMATIONS if sheets else 0))
+    steps.begin("reading the records")
     lines = _lines(outputs, videos)
     table = records_table.videos_of(lines)
-    contents = _contents(outputs, lines, table, videos, length, sheets)
+    contents = _contents(outputs, lines, table, videos, length, sheets, steps)
+    steps.begin("writing the page")
     text = _environment().get_template("page.html").render(contents)
     # A name that is no text in any encoding is shown with marks in place of what cannot be written.
     write_text(path, text.encode("utf-8", "replace").decode())
@@ -64,13 +75,16 @@ def _contents(
     videos: Sequence[Video],
     length: int,
     sheets: int,
+    steps: StepCounter,
 ) -> dict[str, Any]:
     """What the template shows, section by section."""
     made = lines[lines["status"] == "done"]
     outliers = selection.outliers(table)
     names = chosen(table, outliers, sheets)
-    pictures, animations = previews(outputs, {v.name: v.source for v in videos}, names, length, sheets)
+    sources = {video.name: video.source for video in videos}
+    pictures, animations = previews(outputs, sources, names, length, sheets, steps.begin)
     reasons, reasons_left = selection.reasons(table)
+    steps.begin("settings in the files")
     groups = settings_used.groups(outputs, lines, table, length)
     rows = selection.rows(table, selection.classes(table.index.to_list(), videos))
     return {

@@ -52,9 +52,17 @@ def chosen(table: pd.DataFrame, outliers: Sequence[Found], count: int) -> list[t
 
 
 def previews(
-    outputs: Outputs, sources: dict[str, str], names: list[tuple[str, str]], length: int, count: int
+    outputs: Outputs,
+    sources: dict[str, str],
+    names: list[tuple[str, str]],
+    length: int,
+    count: int,
+    on_picture: Callable[[str], None],
 ) -> tuple[list[Preview], list[Preview]]:
-    """The contact sheets of up to `count` of these videos, and animations of the first few of those."""
+    """The contact sheets of up to `count` of these videos, and animations of the first few of those.
+
+    `on_picture` gets the name of each picture that begins: at most `count` + `ANIMATIONS` that can be read.
+    """
     from m3flow.report.contact_sheet import contact_sheet, encoded
     from m3flow.report.film import animation
 
@@ -66,7 +74,12 @@ def previews(
         return found
 
     def sheet(name: str) -> bytes:
+        on_picture(f"contact sheet of {name}")
         return encoded(contact_sheet(clip(name), columns=3), "webp")
+
+    def moving(name: str) -> bytes:
+        on_picture(f"animation of {name}")
+        return animation(clip(name))
 
     sheets = list(_readable(names, sheet, count, SHEETS_BYTES))
     shown = [(one.name, one.why) for one in sheets]
@@ -74,9 +87,7 @@ def previews(
         [pair for pair in shown if (pair[1] == AT_RANDOM) is random] for random in (True, False)
     )
     alternating = [pair for pair in chain.from_iterable(zip_longest(usual, unusual)) if pair]
-    animations = list(
-        _readable(alternating, lambda name: animation(clip(name)), ANIMATIONS, ANIMATIONS_BYTES)
-    )
+    animations = list(_readable(alternating, moving, ANIMATIONS, ANIMATIONS_BYTES))
     return sheets, animations
 
 
