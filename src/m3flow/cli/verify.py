@@ -156,7 +156,7 @@ def _refuse_unclear(
         problems.append("name a list or a video, or a configuration with --config")
     if input_ and (output is not None or repair):
         problems.append("--input checks the videos; --output and --repair are for the results")
-    if not input_ and output is None and config is None:
+    if videos is not None and not input_ and output is None and config is None:
         problems.append("say what to check: --input, --output DIR or --config FILE")
     if problems:
         raise UsageError("\n".join(problems))
