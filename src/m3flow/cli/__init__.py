@@ -60,7 +60,7 @@ def _options(
 def main() -> None:
     """The console script: runs a command and turns our errors into one line and the exit status."""
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False, prog_name="m3flow"))
     except WRONG_CALL as error:
         _complain(_wrong_call(error))
         sys.exit(2)

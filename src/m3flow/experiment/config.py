@@ -53,7 +53,10 @@ def read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{path}: cannot read the configuration: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else f"{path}"
+        problem = getattr(error, "problem", None) or error
+        raise UsageError(f"{where}: not YAML: {' '.join(str(problem).split())}") from error
     if not isinstance(config, dict):
         raise UsageError(f"{path}: the configuration must be a mapping of keys to values")
     return config
@@ -287,8 +290,14 @@ class _Reader:
 def nearest_key(key: str) -> str:
     """The key of config.yaml that resembles `key` most, or has its name in another section; "" for none."""
     keys = every_key()
-    near = difflib.get_close_matches(key, keys, 1)
-    near = near or [other for other in keys if other.rpartition(".")[2] == key.rpartition(".")[2]]
+    section, _, name = key.rpartition(".")
+    if section in SECTIONS:
+        # By the name alone: the section's would make everything in it alike.
+        near = [f"{section}.{one}" for one in difflib.get_close_matches(name, keys_of(section), 1)]
+        near = [one.removeprefix(".") for one in near]
+    else:
+        near = difflib.get_close_matches(key, keys, 1)
+    near = near or [other for other in keys if other.rpartition(".")[2] == name]
     return near[0] if near else ""
 
 

@@ -281,7 +281,10 @@ def _header_problem(first: str) -> str:
         columns = _columns(first, separator)
         if len(columns) > 1 and not any(mark in first for mark in "./ "):
             return f"the header {first!r} has no column {' or '.join(HEADER_NAMES)}"
-        if len(columns) == 2 and separator != "\t" and " " not in first and columns[1].isdecimal():
+        is_row = len(columns) > 1 and (
+            (len(columns) == 2 and columns[1].isdecimal()) or columns[0].lower().endswith(_VIDEO_ENDINGS)
+        )
+        if is_row and separator != "\t" and " " not in first:
             return (
                 f"{first!r} is separated by a {name} but there is no header; "
                 f"add a first line 'path{separator}label'"

@@ -33,6 +33,6 @@ def test_a_wrong_root_is_asked_for(tmp_path: Path) -> None:
 
 def test_trajectories_before_flow(tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match="no video of the list has flow .*: no flow file .*make the flow first"
+        UsageError, match=r"no video of the list has flow .*: no flow file .*make the flow first"
     ):
         require_flow(listed(tmp_path, 3), Outputs(tmp_path / "out"))
