@@ -14,6 +14,7 @@ from m3flow.extraction.dispatch import WorkerConfig
 from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
 from m3flow.results.records import Record
+from m3flow.steps import StepCounter, no_display
 
 ONE_GPU = ("cuda:0",)
 
@@ -50,12 +51,18 @@ def a_machine(monkeypatch: pytest.MonkeyPatch, room: int) -> list[int]:
     return tried
 
 
+def try_workers(work: Work, folder: Path) -> tuple[dict[int, float], float]:
+    config = WorkerConfig(8, 2, ONE_GPU)
+    numbers = workers_to_try(config, 16)
+    return calibrate._try_workers(work, config, ["a.mp4"], folder, numbers, StepCounter(no_display))
+
+
 def test_too_many_workers_for_the_memory_are_not_the_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tried = a_machine(monkeypatch, room=2)
     work = Work(outputs=Outputs(tmp_path))
-    rates, _ = calibrate._try_workers(work, WorkerConfig(8, 2, ONE_GPU), ["a.mp4"], tmp_path, 0)
+    rates, _ = try_workers(work, tmp_path)
     assert tried == [1, 2, 4] and sorted(rates) == [1, 2]
 
 
@@ -63,4 +70,4 @@ def test_a_video_that_fails_with_one_worker_is(monkeypatch: pytest.MonkeyPatch, 
     a_machine(monkeypatch, room=0)
     work = Work(outputs=Outputs(tmp_path))
     with pytest.raises(BadInput, match="TooLarge"):
-        calibrate._try_workers(work, WorkerConfig(8, 2, ONE_GPU), ["a.mp4"], tmp_path, 0)
+        try_workers(work, tmp_path)
