@@ -285,7 +285,7 @@ class TestTrajectories:
         assert found is not None and len(found[0]) == 1999
 
     def test_flow_of_other_programs(self, source: Path, out: Path) -> None:
-        from test_flowfile import opencv_video, soft_levels
+        from tests.support.flow_files import opencv_video, soft_levels
 
         levels = soft_levels(48, 64, 9)
         for channel, name in enumerate(("x.mp4", "y.mp4")):

@@ -76,7 +76,7 @@ def test_kernels_compile_for_gpus_that_are_not_here(target):
 @pytest.mark.skipif(torch.cuda.device_count() == 0, reason="torch sees no GPU")
 @pytest.mark.parametrize("iteration", ["eager", "compiled", "triton"])
 def test_a_gpu_gives_the_cpus_numbers(iteration):
-    from test_flow_farneback import assert_agrees, difference, textured_pair
+    from test_farneback import assert_agrees, difference, textured_pair
 
     pair = textured_pair(240, 320)
     on_gpu = Farneback(FarnebackParameters(), device="cuda:0", iteration=iteration)(*pair)

@@ -15,6 +15,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from tests.support.flow_files import opencv_video, soft_levels
 
 from m3flow import load_flow
 from m3flow.errors import BadInput, UsageError
@@ -27,7 +28,6 @@ from m3flow.results.flowfile import (
     read_provenance,
 )
 from m3flow.results.quantisation import quantise, restore
-from m3flow.scoring.scenes import make_scene
 
 SIZES = [(48, 64), (241, 321), (17, 33), (33, 17)]  # height, width
 PROVENANCE: dict[str, Any] = {"settings": {"bound": 20.0, "step": 1}, "source": {"bytes": 5, "sha256": "ab"}}
@@ -36,12 +36,6 @@ PROVENANCE: dict[str, Any] = {"settings": {"bound": 20.0, "step": 1}, "source": 
 def all_levels(height: int, width: int, frames: int = 5) -> np.ndarray:
     """Every level beside every other, in x and differently in y: uint8 [F, 2, H, W]."""
     return np.random.default_rng(0).integers(0, 256, (frames, 2, height, width), np.uint8)
-
-
-def soft_levels(height: int, width: int, frames: int = 6) -> np.ndarray:
-    """Levels of a real kind of motion: smooth, with edges."""
-    flow = make_scene("object_moving_camera", frames=frames + 1, height=height, width=width).flow
-    return quantise(flow, 20.0)
 
 
 def write(
@@ -192,17 +186,6 @@ class TestRoundTrip:
         pieces = list(read_level_pairs(folder, 4))
         assert [len(piece) for piece in pieces] == [4, 4, 3]
         assert np.array_equal(np.concatenate(pieces), levels)
-
-
-def opencv_video(path: Path, frames: np.ndarray) -> Path:
-    """What the original extractor writes: OpenCV's own writer with mp4v."""
-    height, width = frames.shape[1:]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (width, height))
-    for frame in frames:
-        writer.write(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR))
-    writer.release()
-    return path
 
 
 class TestProvenance:
