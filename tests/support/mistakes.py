@@ -127,6 +127,7 @@ WORKFLOW = """
 videos=none.csv
 videos=
 videos=twice.csv
+videos=one.csv root=elsewhere
 videos=one.csv flow=dis
 videos=one.csv flow='{estimator: farnback}'
 videos=one.csv flow='{step: two, bound: 0}'
@@ -222,7 +223,9 @@ def tried_in_workflow(folder: Path) -> Iterator[Outcome]:
 def _said(text: str) -> list[str]:
     """The lines of a run of Snakemake about its error: without its own frame around our message."""
     lines = text.splitlines()
-    starts = [number for number, line in enumerate(lines) if line.startswith("WorkflowError")]
+    starts = [
+        number for number, line in enumerate(lines) if line.startswith(("WorkflowError", "Building DAG"))
+    ]
     if not starts:
         return lines
     return [line for line in lines[starts[0] + 1 :] if line and not line.startswith("  File ")]

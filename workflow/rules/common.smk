@@ -94,14 +94,19 @@ def due():
     """What this run has to do; looked for once, and not again in the processes of its jobs."""
     from m3flow.experiment.cost import hours_of_starts
     from m3flow.experiment.jobs import due
+    from m3flow.experiment.preflight import LOOKED_AT, require_sources
     from m3flow.experiment.status import MANY_VIDEOS
 
     try:
         if granularity() == "video":
             videos()
         found = due(experiment, granularity())
-    except UsageError as error:
-        raise WorkflowError(str(error))
+        if found.units.get("flow") or found.units.get("motion"):
+            require_sources(experiment.videos.sample(LOOKED_AT), experiment.videos.root)
+    except (UsageError, WorkflowError) as error:
+        # Raised from here, in an input function, an exception would come with a traceback.
+        logger.error(str(error))
+        raise SystemExit(1)
     say(found.status)
     if granularity() == "video" and found.videos > MANY_VIDEOS:
         hours = hours_of_starts(experiment, found.videos, workflow.cores)

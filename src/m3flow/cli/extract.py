@@ -227,7 +227,7 @@ def _run(kind: str, experiment: Experiment) -> None:
     if kind == "trajectories" and experiment.wants_flow:
         require_flow(videos, experiment.outputs)
     else:
-        require_sources(videos, experiment.videos.root)
+        require_sources([video.source for video in videos], experiment.videos.root)
     outputs = checked_output(experiment.output)
     console = Console(stderr=True)
     for line in replaced(experiment, kind, videos):

@@ -14,14 +14,17 @@ from m3flow.videos.videolist import Video
 LOOKED_AT = 20
 
 
-def require_sources(videos: Sequence[Video], root: Path) -> None:
-    """Raise UsageError where none of the first videos of the list exists: the root is wrong, most likely."""
-    first = videos[:LOOKED_AT]
-    if any(_exists(video) for video in first):
+def require_sources(sources: Sequence[str], root: Path) -> None:
+    """Raise UsageError where none of the first sources of the list exists: most likely the root is wrong.
+
+    `sources` are the paths of the videos; at most `LOOKED_AT` are looked for.
+    """
+    first = sources[:LOOKED_AT]
+    if any(_exists(source) for source in first):
         return
     raise UsageError(
-        f"{_none_of(first, videos)} exists; the first was looked for at {first[0].source!r}: "
-        f"is the root ({root}) right?"
+        f"no video of the list is where it should be ({len(first)} looked for); the first is missing at "
+        f"{first[0]!r}: is the root ({root}) right?"
     )
 
 
@@ -36,19 +39,13 @@ def require_flow(videos: Sequence[Video], outputs: Outputs) -> None:
             reasons.append(str(error))
         else:
             return
-    raise UsageError(f"{_none_of(first, videos)} has flow to make trajectories from: {reasons[0]}")
+    raise UsageError(
+        f"no video of the list has flow to make trajectories from ({len(first)} looked for): {reasons[0]}"
+    )
 
 
-def _exists(video: Video) -> bool:
+def _exists(source: str) -> bool:
     try:
-        return Path(video.source).exists()
+        return Path(source).exists()
     except (OSError, ValueError):
         return False
-
-
-def _none_of(first: Sequence[Video], videos: Sequence[Video]) -> str:
-    return (
-        f"none of the first {len(first)} videos of the list"
-        if len(first) < len(videos)
-        else "no video of the list"
-    )
