@@ -53,10 +53,11 @@ def status(
         Path | None, typer.Option("--json", metavar="FILE", help="Write it as JSON too.", show_default=False)
     ] = None,
 ) -> None:
-    """Count the videos that are done, rejected, failed, outdated or missing, with the reasons.
+    """Count the videos that are done, partial, rejected, failed, outdated or missing, with the reasons.
 
-    Outdated are results of other settings or of another video; a run makes them again, as it does what is failed
-    or missing. Rejected videos are tried again when they change.
+    Partial are videos with flow and no trajectories yet, or the other way round; outdated are results of other
+    settings or of another video. A run makes both whole, as it does what is failed or missing. Rejected videos are
+    tried again when they change.
 
     Takes seconds for hundreds of thousands of videos. Whether the files are whole: `m3flow verify`.
     """

@@ -17,11 +17,12 @@ from m3flow.experiment.remaining import (
     differences,
     remaining,
 )
+from m3flow.text import reason_kind
 from m3flow.videos.videolist import Video
 
-State = Literal["done", "rejected", "failed", "outdated", "missing"]
-STATES: tuple[State, ...] = ("done", "rejected", "failed", "outdated", "missing")
-TO_DO: tuple[State, ...] = ("failed", "outdated", "missing")
+State = Literal["done", "partial", "rejected", "failed", "outdated", "missing"]
+STATES: tuple[State, ...] = ("done", "partial", "rejected", "failed", "outdated", "missing")
+TO_DO: tuple[State, ...] = ("partial", "failed", "outdated", "missing")
 REASONS_SHOWN = 10
 MANY_VIDEOS = 2000
 NOT_BEGUN = "not begun"
@@ -37,8 +38,9 @@ class Status:
 
     Attributes
     ----------
-    states: by the video's name: "done"; "rejected" (and not tried again unless it changes); "failed",
-        "outdated" (made with other settings or from another video) and "missing", which the next run makes.
+    states: by the video's name: "done"; "rejected" (and not tried again unless it changes); "partial" (one of flow
+        and trajectories is there), "failed", "outdated" (made with other settings or from another video) and
+        "missing", which the next run makes.
     reasons: of the videos that are not done.
     remaining: the outputs still to be made, by the name of the video.
     frames: of the videos that the records know, by name.
@@ -62,10 +64,14 @@ class Status:
         """(state, reason, number of videos, the first such video), the most frequent first."""
         groups: dict[tuple[State, str], list[str]] = {}
         for name, reason in self.reasons.items():
-            # Without the path of the one video, so that equal reasons are one.
-            groups.setdefault((self.states[name], re.sub(r":? '[^']*/[^']*'", "", reason)), []).append(name)
+            groups.setdefault((self.states[name], reason_kind(reason)), []).append(name)
         order = sorted(groups.items(), key=lambda group: (STATES.index(group[0][0]), -len(group[1])))
-        return [(state, reason, len(names), names[0]) for (state, reason), names in order]
+        return [(state, self._reason(kind, names), len(names), names[0]) for (state, kind), names in order]
+
+    def _reason(self, kind: str, names: list[str]) -> str:
+        """The reason of a group without paths, where it is the same for all; else also without numbers."""
+        without_paths = {re.sub(r":? '[^']*/[^']*'", "", self.reasons[name]) for name in names}
+        return without_paths.pop() if len(without_paths) == 1 else kind
 
 
 def wanted_by(experiment: Experiment) -> Wanted:
@@ -164,8 +170,10 @@ def _why_not(left: Remaining, past: Past, other: str) -> tuple[State, str]:
     if past.trajectories.made is not None and left.trajectories:
         return "missing", GONE
     if left.flow and not left.trajectories:
-        return "missing", NO_FLOW
-    return "missing", NOT_BEGUN if left.flow or past.flow.made is None else NO_TRAJECTORIES
+        return "partial", NO_FLOW
+    if left.flow or past.flow.made is None:
+        return "missing", NOT_BEGUN
+    return "partial", NO_TRAJECTORIES
 
 
 def summary(experiment: Experiment, status: Status) -> list[str]:

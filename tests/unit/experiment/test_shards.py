@@ -250,7 +250,15 @@ def test_the_forecast_adds_up(tmp_path: Path) -> None:
             trajectories.parent.mkdir(parents=True, exist_ok=True)
             trajectories.touch()
     found = forecast(settings)
-    assert found.videos == {"done": 6, "rejected": 0, "failed": 0, "outdated": 0, "missing": 19, "all": 25}
+    assert found.videos == {
+        "done": 6,
+        "partial": 0,
+        "rejected": 0,
+        "failed": 0,
+        "outdated": 0,
+        "missing": 19,
+        "all": 25,
+    }
     assert found.frames == 6 * 12 + 19 * 9
     assert found.frames_left == 19 * 9
     assert (found.shards, found.open) == (3, 3)

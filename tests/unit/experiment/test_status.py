@@ -75,7 +75,7 @@ def status(results: Results, **config: object) -> Any:
 
 
 def counts(**given: int) -> dict[str, int]:
-    return {"done": 0, "rejected": 0, "failed": 0, "outdated": 0, "missing": 0, **given}
+    return {"done": 0, "partial": 0, "rejected": 0, "failed": 0, "outdated": 0, "missing": 0, **given}
 
 
 def test_nothing_yet(results: Results) -> None:
@@ -103,7 +103,7 @@ def test_every_state_and_its_reason(results: Results) -> None:
         Record(video=names[3], status="rejected", reason="no flow file", time="2026-01-02"),
     )
     found = status(results)
-    assert found.counts == counts(done=1, rejected=1, failed=1, missing=5)
+    assert found.counts == counts(done=1, partial=1, rejected=1, failed=1, missing=4)
     assert found.reasons == {
         names[1]: GONE,
         names[2]: NO_FLOW,
@@ -118,7 +118,7 @@ def test_every_state_and_its_reason(results: Results) -> None:
     }
     assert found.frames == dict.fromkeys((names[0], names[1], names[2], names[5]), 30)
     text = summary(results.experiment(), found)
-    assert text[0] == "m3flow: 1 done, 1 rejected, 1 failed, 5 missing of 8 videos"
+    assert text[0] == "m3flow: 1 done, 1 partial, 1 rejected, 1 failed, 4 missing of 8 videos"
     assert "  1 rejected: no such file (such as set/c1/v3)" in text
     assert "  2 missing: was made, but its files are gone (such as set/c1/v1)" in text
 
