@@ -28,10 +28,12 @@ import numpy as np
 import torch
 
 import machine
+import tables
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.flow import ESTIMATORS, estimator
-from m3flow.results.flowfile import FlowWriter, load_flow
+from m3flow.results.forms.mp4 import Mp4Writer
 from m3flow.results.quantisation import quantise
+from m3flow.results.stored_flow import load_flow
 from m3flow.scoring.estimators import encode
 from m3flow.scoring.judge import LENGTH, Judge, rounded
 from m3flow.scoring.scenes import SCENES, Scene, make_scene
@@ -74,7 +76,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=list(SCENES))
-    parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS))
+    parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(tables.ESTIMATORS))
     parser.add_argument("--no-experiments", action="store_true", help="only the tables, no variants")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where to write the JSON")
     return parser.parse_args()
@@ -140,7 +142,7 @@ def stored(flow: np.ndarray, codec: str) -> np.ndarray:
     """The flow as it comes back from x.mp4 and y.mp4."""
     height, width = flow.shape[2:]
     with tempfile.TemporaryDirectory() as folder:
-        with FlowWriter(Path(folder), codec=codec, rate=Fraction(25), width=width, height=height) as writer:
+        with Mp4Writer(Path(folder), codec=codec, rate=Fraction(25), width=width, height=height) as writer:
             writer.write(quantise(flow.copy(), BOUND))
             writer.close({"settings": {"bound": BOUND}})
         return load_flow(folder)

@@ -86,7 +86,7 @@ def encode_alone(clips: list[Path], folder: Path) -> dict[str, float]:
     from fractions import Fraction
 
     from m3flow.flow import estimator
-    from m3flow.results.flowfile import FlowWriter
+    from m3flow.results.forms.mp4 import Mp4Writer
     from m3flow.results.quantisation import quantise
     from m3flow.videos.frames import Frames
 
@@ -97,7 +97,7 @@ def encode_alone(clips: list[Path], folder: Path) -> dict[str, float]:
         for index, levels in enumerate(videos):
             height, width = levels.shape[2:]
             target = folder / str(index)
-            with FlowWriter(target, codec="mpeg4", rate=Fraction(25), width=width, height=height) as writer:
+            with Mp4Writer(target, codec="mpeg4", rate=Fraction(25), width=width, height=height) as writer:
                 writer.write(levels)
                 writer.close({})
         return sum(len(levels) for levels in videos)
@@ -167,10 +167,10 @@ def first_record(clips: list[Path], folder: Path) -> dict[str, float]:
 
 
 def read_flow(clips: list[Path], folder: Path) -> dict[str, float]:
-    from m3flow.results.flowfile import read_level_pairs
+    from m3flow.results.forms import FORMS
 
     folders = [folder / "flows" / str(index) / clip.name for index, clip in enumerate(clips)]
-    return measured(lambda: sum(len(piece) for one in folders for piece in read_level_pairs(one)))
+    return measured(lambda: sum(len(piece) for one in folders for piece in FORMS["mp4"].read(one)))
 
 
 def compress(clips: list[Path], folder: Path) -> dict[str, float]:

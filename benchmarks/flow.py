@@ -32,6 +32,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 import machine
+import tables
 from m3flow.flow import ESTIMATORS, Estimator, estimator
 from m3flow.flow.farneback import level_scales
 
@@ -71,7 +72,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", help="torch device; default: the first GPU, else cpu")
-    parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS))
+    parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(tables.ESTIMATORS))
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--batches", nargs="+", type=int, help="pairs at a time on the torch backend")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long to repeat each measurement")

@@ -23,6 +23,7 @@ import cv2
 import torch
 
 import machine
+import tables
 from m3flow.flow import ESTIMATORS
 from m3flow.scoring.estimators import LENGTH, Scored, Way, pooled, score_estimator, score_motion_vectors
 from m3flow.scoring.scenes import SCENES, make_scene
@@ -43,7 +44,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=list(SCENES))
-    parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS))
+    parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(tables.ESTIMATORS))
     parser.add_argument("--page", action="store_true", help="make the page from the stored numbers")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where to write the JSON")
     options = parser.parse_args()

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from m3flow.extraction.run import execute
     from m3flow.extraction.work import Work
     from m3flow.layout import Outputs
-    from m3flow.results.flowfile import load_flow, read_provenance
     from m3flow.results.homographies import homographies_of
     from m3flow.results.quantisation import quantise, restore
     from m3flow.results.records import Record, read_records
+    from m3flow.results.stored_flow import load_flow, read_provenance
     from m3flow.results.trajectoryfile import Trajectories, load_trajectories, read_made
     from m3flow.settings import FlowSettings, TrajectorySettings
     from m3flow.videos.videolist import Video, VideoList
@@ -29,7 +29,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "extraction.run": ["execute"],
         "extraction.work": ["Work"],
         "layout": ["Outputs"],
-        "results.flowfile": ["load_flow", "read_provenance"],
+        "results.stored_flow": ["load_flow", "read_provenance"],
         "results.homographies": ["homographies_of"],
         "results.quantisation": ["quantise", "restore"],
         "results.records": ["Record", "read_records"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +20,8 @@ def complete_or_absent(*finals: Path) -> Iterator[list[Path]]:
     If the block succeeds, they replace the final files. Otherwise they are removed and the final files
     stay untouched. Missing folders are created.
     """
-    temporaries = [_temporary(final) for final in finals]
+    temporaries = [temporary_for(final) for final in finals]
     try:
-        for final in finals:
-            final.parent.mkdir(parents=True, exist_ok=True)
         yield temporaries
         for temporary in temporaries:
             _flush_to_disk(temporary)
@@ -33,13 +32,38 @@ def complete_or_absent(*finals: Path) -> Iterator[list[Path]]:
             temporary.unlink(missing_ok=True)
 
 
+def replace_file(temporary: Path, final: Path) -> None:
+    """Make a whole file final: one at `temporary_for(final)` takes the place of the one at `final`, if any."""
+    _flush_to_disk(temporary)
+    temporary.replace(final)
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Make a whole folder final: one at `temporary_for(final)` takes the place of the one at `final`, if any."""
+    earlier = temporary_for(final)
+    if final.is_dir():
+        final.rename(earlier)
+    temporary.rename(final)
+    remove(earlier)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def write_text(final: Path, text: str) -> None:
     """Write a text file atomically."""
     with complete_or_absent(final) as (temporary,):
         temporary.write_text(text, encoding="utf-8")
 
 
-def _temporary(final: Path) -> Path:
+def temporary_for(final: Path) -> Path:
+    """A temporary path beside the final one; a missing folder is created."""
+    final.parent.mkdir(parents=True, exist_ok=True)
     # Host and process ID identify the owner of a leftover; the random part separates threads. The video's
     # name is left out, because the whole could exceed the length limit of a file name.
     owner = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(6)}"

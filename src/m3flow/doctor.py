@@ -182,16 +182,17 @@ def torch_build_for(capability: tuple[int, int]) -> str:
 
 def _encoders() -> Iterator[Finding]:
     """Write flow with each codec and read it back."""
-    from m3flow.results.flowfile import CODECS, FlowWriter, read_level_pairs
+    from m3flow.results.forms import FORMS
+    from m3flow.results.forms.mp4 import CODECS, Mp4Writer
 
     levels = np.random.default_rng(0).integers(0, 256, (4, 2, 24, 33), np.uint8)
     for codec in CODECS:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                with FlowWriter(Path(folder), codec=codec, rate=Fraction(25), width=33, height=24) as writer:
+                with Mp4Writer(Path(folder), codec=codec, rate=Fraction(25), width=33, height=24) as writer:
                     writer.write(levels)
                     writer.close({})
-                back = np.concatenate(list(read_level_pairs(folder)))
+                back = np.concatenate(list(FORMS["mp4"].read(Path(folder))))
             except Exception as error:  # whatever it is, it is the finding
                 advice = "install the wheel of av (pip install av); a build of one's own needs libx264"
                 yield Finding("wrong", f"codec {codec}", f"{type(error).__name__}: {error}", advice)

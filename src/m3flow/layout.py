@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-COMPONENTS = ("x.mp4", "y.mp4")
+# The files that stand for the flow in a video's folder, by the form in which it is stored. Of a folder of images it is
+# the file that is written last.
+FLOW_FILES: dict[str, tuple[str, ...]] = {
+    "mp4": ("x.mp4", "y.mp4"),
+    "jpg": ("jpg/made.json",),
+    "jpg.zip": ("jpg.zip",),
+    "png": ("png/made.json",),
+    "png.zip": ("png.zip",),
+    "flo": ("flo/made.json",),
+    "flo.zip": ("flo.zip",),
+    "npz": ("flow.npz",),
+    "h5": ("flow.h5",),
+}
 # Nearly all file systems limit a name to 255 bytes; our longest suffix is "_<length>.gz".
 LONGEST_NAME = 255 - len("_999.gz")
 SHORT_NAME = LONGEST_NAME // 4
 # Parts of a name that look like one of our output files.
-LIKE_AN_OUTPUT = re.compile(r"(?:^|/)[xy]\.mp4(?:/|$)|_\d{1,3}\.gz/")
+IN_A_FLOW_FOLDER = {names.partition("/")[0] for form in FLOW_FILES.values() for names in form}
+LIKE_AN_OUTPUT = re.compile(
+    rf"(?:^|/)(?:{'|'.join(map(re.escape, IN_A_FLOW_FOLDER))})(?:/|$)|_\d{{1,3}}\.gz/"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """The output folder of a run and the path of every file in it.
 
-    The layout: `flows/<name>/x.mp4` and `y.mp4`, `trajs/<name>_<length>.gz`, `records/`, `logs/`,
-    `report.html`, `summary.csv`, and `shards/<list>/` for runs in shards.
+    The layout: `flows/<name>/x.mp4` and `y.mp4` (or the flow in another form), `trajs/<name>_<length>.gz`,
+    `records/`, `logs/`, `report.html`, `summary.csv`, and `shards/<list>/` for runs in shards.
     """
 
     folder: Path
@@ -35,12 +51,12 @@ class Outputs:
         return self.folder / "trajs"
 
     def flow(self, name: str) -> Path:
-        """The folder of a video's two flow files."""
+        """The folder of a video's flow."""
         return self.flows / name
 
-    def flow_files(self, name: str) -> tuple[Path, Path]:
-        """A video's x.mp4 and y.mp4."""
-        return flow_files(self.flow(name))
+    def flow_files(self, name: str, form: str = "mp4") -> tuple[Path, ...]:
+        """The files that stand for a video's flow: x.mp4 and y.mp4, or those of another form."""
+        return flow_files(self.flow(name), form)
 
     def trajectories(self, name: str, length: int) -> Path:
         return self.trajs / f"{name}{trajectory_suffix(length)}"
@@ -91,10 +107,14 @@ def is_output_folder(names: Collection[str]) -> bool:
     return "records" in names and ("flows" in names or "trajs" in names)
 
 
-def flow_files(folder: Path | str) -> tuple[Path, Path]:
-    """The x.mp4 and y.mp4 of a video's flow folder."""
-    x, y = (Path(folder) / component for component in COMPONENTS)
-    return x, y
+def flow_files(folder: Path | str, form: str = "mp4") -> tuple[Path, ...]:
+    """The files that stand for the flow in a video's flow folder: x.mp4 and y.mp4, or those of another form."""
+    return tuple(Path(folder, name) for name in FLOW_FILES[form])
+
+
+def flow_form(settings: Mapping[str, Any]) -> str:
+    """The form that flow with these settings (`FlowSettings.identity`) is stored in, a key of `FLOW_FILES`."""
+    return settings.get("store", "mp4") + (".zip" if settings.get("zip") else "")
 
 
 def trajectory_suffix(length: int) -> str:
@@ -129,7 +149,7 @@ def conflicting_names(name: str) -> Iterator[str]:
     parts = name.split("/")
     for end, part in enumerate(parts):
         folder = "/".join(parts[:end])
-        if part in COMPONENTS:
+        if part in IN_A_FLOW_FOLDER:
             yield folder
         elif end < len(parts) - 1 and (match := re.fullmatch(r"(.+)_\d{1,3}\.gz", part)):
             yield f"{folder}/{match[1]}".lstrip("/")

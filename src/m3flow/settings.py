@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from m3flow.errors import UsageError
@@ -14,6 +15,8 @@ FLOW_VERSION, TRAJECTORY_VERSION = 1, 1
 
 Camera = Literal["warp", "none"]
 Scheme = Literal["auto", "one-pass", "prior", "pyramid-prior", "two-pass"]
+Store = Literal["mp4", "jpg", "png", "npz", "h5", "flo"]
+Values = Literal["float16", "uint8"]
 Codec = Literal["mpeg4", "fine", "h264", "h264-lossless"]
 Job = Literal["trajs_dense", "trajs", "mvs"]
 Tracking = Literal["subpixel", "integer"]
@@ -39,6 +42,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """Settings that one name stands for."""
 
+IMAGE_STORES = ("jpg", "png", "flo")
+
 FLOW_BACK_NOT_STORED = (
     "confidence forward-backward needs the flow back, which is not stored: make flow and trajectories in one "
     "pass (shard.one_pass), or use photometric"
@@ -58,6 +63,9 @@ class FlowSettings:
     step: the flow goes from frame t to frame t + step.
     codec: "mpeg4" (small, quickly written), "fine" (levels that are closer together where motion is slow), "h264"
         (read alike by every program) or "h264-lossless" (levels are restored exactly).
+    store: the form in which flow is stored (see `m3flow.results.forms`); `codec` applies to mp4 alone.
+    zip: jpg, png and flo in one zip archive per video instead of a folder.
+    values: of npz and h5: "float16" pixels or "uint8" levels.
     short_side: the short side, in pixels, to which frames are resized before flow; 0 keeps their size.
     """
 
@@ -67,7 +75,10 @@ class FlowSettings:
     scheme: Scheme = "auto"
     bound: float = number(20.0, above=0)
     step: int = number(1, least=1)
+    store: Store = "mp4"
     codec: Codec = "mpeg4"
+    zip: bool = False
+    values: Values = "float16"
     short_side: int = number(0, least=16, zero=True)
 
     def __post_init__(self) -> None:
@@ -83,10 +94,17 @@ class FlowSettings:
                     ESTIMATORS[self.estimator].parameters.of(self.estimator, self.parameters)
                 except UsageError as error:
                     problems += [("parameters", f": {line}") for line in str(error).splitlines()]
+        if self.zip is True and self.store not in IMAGE_STORES:
+            problems.append(("zip", f" is true, which needs store jpg, png or flo, not {self.store}"))
+        if self.store == "h5" and find_spec("h5py") is None:
+            problems.append(("store", " is h5, which needs h5py: pip install m3flow[h5]"))
         refuse(problems)
 
     def identity(self) -> dict[str, Any]:
-        """Everything that determines the content of the flow files, as JSON values; equal for equal results."""
+        """Everything that determines the content of the flow files, as JSON values; equal for equal results.
+
+        Settings without effect are left out: files made before these settings existed stay current.
+        """
         from m3flow.flow import ESTIMATORS
 
         values = asdict(self)
@@ -96,6 +114,11 @@ class FlowSettings:
         values["bound"] = float(self.bound)
         if self.camera == "none":
             values["scheme"] = ""
+        del values["store" if self.store == "mp4" else "codec"]
+        if not self.zip:
+            del values["zip"]
+        if self.store not in ("npz", "h5"):
+            del values["values"]
         return {**values, "version": FLOW_VERSION}
 
 

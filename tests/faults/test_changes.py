@@ -16,9 +16,9 @@ import pytest
 from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
-from m3flow.results.flowfile import read_provenance
 from m3flow.results.provenance import same_source
 from m3flow.results.records import read_records
+from m3flow.results.stored_flow import read_provenance
 from m3flow.settings import FlowSettings
 from m3flow.videos.identity import identity
 from m3flow.videos.videolist import Video

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m3flow.results.flowfile import FlowWriter
+from m3flow.results.forms.mp4 import Mp4Writer
 from m3flow.results.trajectoryfile import TrajectoryWriter
 from support.fault_cases import (
     QUICK,
@@ -144,7 +144,7 @@ def test_a_disk_that_fills_at_any_byte_leaves_whole_files_or_none(small_disk: Pa
     for room in range(16):
         _fill(small_disk, room * page)
         try:
-            with FlowWriter(
+            with Mp4Writer(
                 small_disk / "flows/v", codec="h264-lossless", rate=Fraction(25), width=32, height=32
             ) as writer:
                 writer.write(levels)

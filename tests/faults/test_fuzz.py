@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m3flow.errors import BadInput, UsageError
-from m3flow.results.flowfile import FlowWriter, load_flow, packet_digest, read_provenance
+from m3flow.results.forms.mp4 import Mp4Writer, packet_digest
 from m3flow.results.records import read_records
+from m3flow.results.stored_flow import load_flow, read_provenance
 from m3flow.results.trajectoryfile import TrajectoryWriter, load_trajectories, read_made
 from m3flow.videos.videolist import VideoList
 from support.fault_cases import QUICK, encode, run, statuses, temporaries, unfinished
@@ -121,7 +122,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     levels = np.random.default_rng(0).integers(100, 150, (9, 2, 24, 32), np.uint8)
     features = np.random.default_rng(0).integers(-20, 20, (12, 4, 3, 4), np.int8)
-    with FlowWriter(folder, codec="mpeg4", rate=Fraction(25), width=32, height=24) as writer:
+    with Mp4Writer(folder, codec="mpeg4", rate=Fraction(25), width=32, height=24) as writer:
         writer.write(levels)
         writer.close({"m3flow": "test", "settings": {"bound": 20.0}})
     with TrajectoryWriter(folder / "v_6.gz", length=6, rows=3, columns=4) as trajectories:

@@ -24,7 +24,8 @@ from m3flow.atomic import TEMPORARY_SUFFIX
 from m3flow.cli import main
 from m3flow.errors import BadInput
 from m3flow.layout import Outputs
-from m3flow.results.flowfile import packet_digest, read_provenance
+from m3flow.results.forms.mp4 import packet_digest
+from m3flow.results.stored_flow import read_provenance
 from m3flow.results.trajectoryfile import load_trajectories
 from m3flow.results.verify import Wanted, verify_all
 from m3flow.videos.videolist import VideoList

@@ -18,8 +18,9 @@ from m3flow.data.sampling import Window, cut, read_frames
 from m3flow.data.trajectory_clips import confidence_of, windows_of
 from m3flow.errors import BadInput, UsageError
 from m3flow.layout import Outputs
-from m3flow.results.flowfile import FlowWriter, load_flow
+from m3flow.results.forms.mp4 import Mp4Writer
 from m3flow.results.quantisation import quantise
+from m3flow.results.stored_flow import load_flow
 from m3flow.results.trajectoryfile import Trajectories, TrajectoryWriter
 from m3flow.scoring.scenes import Scene, make_scene
 from m3flow.trajectories.tracking import track
@@ -328,7 +329,7 @@ def flow_folder(request: pytest.FixtureRequest, folder: Path, scene: Scene) -> P
     output = folder / request.param
     for name in ("data/a/clip.avi", "data/b/images"):
         path = output / "flows" / name
-        with FlowWriter(path, codec=request.param, rate=Fraction(25), width=WIDTH, height=HEIGHT) as writer:
+        with Mp4Writer(path, codec=request.param, rate=Fraction(25), width=WIDTH, height=HEIGHT) as writer:
             writer.write(quantise(scene.flow, 8))
             writer.close({"settings": {"bound": 8.0}, "source": {"width": WIDTH, "height": HEIGHT}})
     return output

@@ -14,7 +14,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.work import Work
 from m3flow.flow import ESTIMATORS
 from m3flow.layout import Outputs
-from m3flow.results.flowfile import read_provenance
 from m3flow.results.records import COLUMNS as RECORD_COLUMNS
+from m3flow.results.stored_flow import read_provenance
 from m3flow.results.trajectoryfile import read_made
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.inspection import COLUMNS as INVENTORY_COLUMNS
@@ -45,10 +44,17 @@ BLOCK = re.compile(
 )
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
-# Options of Snakemake, Slurm and the original extractor that the pages name.
+# Options of Snakemake, Slurm, the original extractor and denseflow that the pages name.
 OTHER_PROGRAMS = {"--profile", "--config", "--signal", "--report", "--gres", "--gpus"} | {
     f"--{name}"
     for name in ("ds_base", "dump_base", "num_process", "gpu_num", "traj_len", "job_type", "traj_max_len")
+}
+OTHER_PROGRAMS |= {
+    f"--{name}"
+    for name in (
+        *("outputDir", "algorithm", "newShort", "newWidth", "newHeight", "classFolder", "inputFrames"),
+        *("saveType", "force", "verbose", "deviceId"),
+    )
 }
 
 
@@ -65,15 +71,6 @@ def runnable(page: Path) -> list[tuple[str, str, str]]:
         for match in BLOCK.finditer(text_of(page))
         if match[0].startswith("<!-- run")
     ]
-
-
-@pytest.fixture(autouse=True)
-def _own_estimators() -> Iterator[None]:
-    """Take out again what a page adds to the table of estimators."""
-    before = dict(ESTIMATORS)
-    yield
-    ESTIMATORS.clear()
-    ESTIMATORS.update(before)
 
 
 @pytest.fixture
@@ -93,7 +90,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (bin_folder / "m3flow").write_text(
         f"#!{sys.executable}\nfrom m3flow.cli import main\nif __name__ == '__main__':\n    main()\n"
     )
-    (bin_folder / "m3flow").chmod(0o755)
+    (bin_folder / "pip").write_text(f'#!/bin/sh\nexec {sys.executable} -m pip "$@"\n')
+    for program in bin_folder.iterdir():
+        program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_folder}{os.pathsep}{os.environ['PATH']}")
     return tmp_path
 
@@ -114,6 +113,7 @@ def test_code_blocks_run(page: Path, folder: Path) -> None:
     names: dict[str, Any] = {"__name__": "page"}
     for file, language, code in runnable(page):
         if file:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_text(code, encoding="utf-8")
         elif language == "python":
             exec(compile(code, f"{page.name}", "exec"), names)
@@ -343,8 +343,9 @@ def test_estimators_and_their_parameters_are_described() -> None:
     page = text_of(DOCS / "estimators.md")
     section = page[page.index("## Parameters") : page.index("## The camera")]
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.MULTILINE))
-    assert set(rows) == set(ESTIMATORS)
-    for name, entry in ESTIMATORS.items():
+    assert set(rows) == set(ESTIMATORS.own)
+    for name in ESTIMATORS.own:
+        entry = ESTIMATORS[name]
         described = dict(re.findall(r"`(\w+)` ([\w.]+)", rows[name]))
         defaults = entry.parameters.of(name, {}).as_dict()
         assert described.keys() == defaults.keys()

@@ -18,7 +18,8 @@ PUBLIC = {
         read_provenance read_records restore
     """,
     "m3flow.flow": """
-        BroxParameters DISParameters ESTIMATORS Estimator FarnebackParameters TVL1Parameters estimator
+        BroxParameters DISParameters ESTIMATORS Entry Estimator FarnebackParameters RAFTParameters TVL1Parameters
+        estimator
     """,
     "m3flow.camera": "Motion MotionEstimator camera_flow camera_motion put_camera_back remove_camera",
     "m3flow.trajectories": """

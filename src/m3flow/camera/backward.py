@@ -31,7 +31,7 @@ def backward_flow(estimator: Estimator, frames: Array, step: int, homographies: 
     previous, current = frames[:-step], frames[step:]
     if homographies is not None:
         current = _resampled(current, homographies, previous)
-    height, width = (int(side) for side in frames.shape[1:])
+    height, width = (int(side) for side in frames.shape[1:3])
     if min(height, width) < SHORT_SIDE:
         return estimator(current, previous)
     half = (height + 1) // 2, (width + 1) // 2
@@ -39,14 +39,17 @@ def backward_flow(estimator: Estimator, frames: Array, step: int, homographies: 
 
 
 def _shrunk(frames: Array, height: int, width: int) -> Array:
-    """Frames uint8 [F, H, W] at a smaller size: each pixel the mean over its area, rounded."""
+    """Frames uint8 [F, H, W] or [F, H, W, 3] at a smaller size: each pixel the mean over its area, rounded."""
     if is_tensor(frames):
         import torch
 
         from m3flow.flow.image_ops import resize_area
 
-        means = resize_area(torch.as_tensor(frames).to(torch.float32), height, width)
-        return means.round().to(torch.uint8)
+        images = torch.as_tensor(frames).to(torch.float32)
+        if images.ndim == 3:
+            return resize_area(images, height, width).round().to(torch.uint8)
+        channels = [resize_area(channel, height, width) for channel in images.unbind(-1)]
+        return torch.stack(channels, -1).round().to(torch.uint8)
     return np.stack(
         [cv2.resize(np.asarray(frame), (width, height), interpolation=cv2.INTER_AREA) for frame in frames]
     )
@@ -81,7 +84,7 @@ def _resampled(current: Array, homographies: Array, previous: Array) -> Array:
         matrices = torch.as_tensor(homographies, device=current.device)
         moving = (matrices != torch.eye(3, device=current.device)).flatten(1).any(1)
         resampled = compensation_torch.resample(torch.as_tensor(current), matrices, torch.as_tensor(previous))
-        return torch.where(moving[:, None, None], resampled, torch.as_tensor(current))
+        return compensation_torch.chosen(moving, resampled, torch.as_tensor(current))
     from m3flow.camera.compensation_opencv import resample
 
     return np.stack(

@@ -9,7 +9,7 @@ import numpy as np
 
 from m3flow.camera import thresholds
 from m3flow.errors import UsageError
-from m3flow.flow.base import Estimator, is_tensor
+from m3flow.flow.base import Estimator, in_colour, is_tensor
 
 if TYPE_CHECKING:
     from m3flow.flow.base import Array
@@ -86,9 +86,13 @@ class MotionEstimator:
     def __call__(self, frames: Array, step: int = 1) -> Motion:
         """The motion from frame t to frame t + step for all t: uint8 [F, H, W] -> F - step pairs.
 
+        Frames are [F, H, W, 3], RGB, for an estimator of colour frames; grey ones are taken too.
+
         A pair's result depends on its two frames alone, not on the others.
         """
-        if frames.ndim != 3 or not 1 <= step < len(frames):
+        if self.estimator.colour:
+            frames = in_colour(frames)
+        if frames.ndim != 3 + self.estimator.colour or not 1 <= step < len(frames):
             raise ValueError(
                 f"frames must be [F, H, W] with F > step >= 1; got {tuple(frames.shape)}, step {step}"
             )

@@ -21,7 +21,7 @@ import numpy as np
 from m3flow.camera import thresholds
 from m3flow.camera.geometry import remove_camera
 from m3flow.camera.homography_opencv import find_homography
-from m3flow.flow.base import Estimator
+from m3flow.flow.base import Estimator, in_grey
 from m3flow.flow.opencv import Farneback
 
 # As many pixels around each as Farneback's default window sees.
@@ -38,8 +38,8 @@ def compensated(
     """
     if np.array_equal(previous, current):
         # No motion, and exactly none: Farneback sees up to 0.8 px at the right and lower edge.
-        return np.zeros((2, *previous.shape), np.float32), np.eye(3), True, "still"
-    homography, accepted = find_homography(previous, current)
+        return np.zeros((2, *previous.shape[:2]), np.float32), np.eye(3), True, "still"
+    homography, accepted = find_homography(*np.asarray(in_grey(np.stack([previous, current]))))
     if not accepted or (homography == np.eye(3)).all():
         return _flow(estimator, previous, current), homography, accepted, "still" if accepted else ""
     resampled = resample(current, homography, previous)
@@ -55,12 +55,12 @@ def compensated(
 
 
 def resample(current: np.ndarray, homography: np.ndarray, previous: np.ndarray) -> np.ndarray:
-    """The current frame seen from where the previous frame was filmed: uint8 [H, W].
+    """The current frame seen from where the previous frame was filmed: uint8 [H, W] or [H, W, 3].
 
     Filled from the previous frame where the current one does not show the place, or only its outermost
     5 px: no motion is seen there.
     """
-    height, width = previous.shape
+    height, width = previous.shape[:2]
     inverse_map = cv2.WARP_INVERSE_MAP  # the homography says where to read
     resampled = cv2.warpPerspective(
         current,
@@ -72,7 +72,8 @@ def resample(current: np.ndarray, homography: np.ndarray, previous: np.ndarray) 
     shown = cv2.warpPerspective(
         _trusted(height, width), homography, (width, height), flags=cv2.INTER_NEAREST | inverse_map
     )
-    return np.where(shown > 0, resampled, previous)
+    there = shown > 0
+    return np.where(there if previous.ndim == 2 else there[..., None], resampled, previous)
 
 
 @lru_cache(maxsize=8)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from m3flow.camera import thresholds
 from m3flow.camera.homography_torch import find_homographies
-from m3flow.flow.base import Estimator
+from m3flow.flow.base import Estimator, in_grey
 from m3flow.flow.farneback import Farneback
 from m3flow.flow.farneback_iteration import box_sum
 from m3flow.flow.image_ops import pixel_grid, sample
@@ -48,7 +48,7 @@ def compensated(
     assert isinstance(estimator, TorchEstimator)
     images = estimator.bring(frames)
     previous, current = images[:-step], images[step:]
-    homographies, accepted = find_homographies(previous, current, seed=seed)
+    homographies, accepted = find_homographies(in_grey(previous), in_grey(current), seed=seed)
     identical = (previous == current).flatten(1).all(1)
     identity = torch.eye(3, device=images.device)
     homographies = torch.where(identical[:, None, None], identity, homographies)
@@ -59,7 +59,7 @@ def compensated(
         result = _tensor(estimator.sequence(images, step))
     elif scheme == "one-pass":
         resampled = resample(current, homographies, previous)
-        result = _flow(estimator, previous, torch.where(moving[:, None, None], resampled, current))
+        result = _flow(estimator, previous, chosen(moving, resampled, current))
     else:
         result = _tensor(estimator.sequence(images, step))
         one, two, h = previous[moving], current[moving], homographies[moving]
@@ -163,14 +163,22 @@ def _trusted(x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
 
 
 def resample(current: Tensor, homographies: Tensor, previous: Tensor) -> Tensor:
-    """The current frames seen from where the previous frames were filmed: uint8 [B, H, W].
+    """The current frames seen from where the previous frames were filmed: uint8 [B, H, W] or [B, H, W, 3].
 
     Filled from the previous frame where the current one does not show the place, or only its outermost
     5 px: no motion is seen there.
     """
-    height, width = current.shape[1:]
+    height, width = current.shape[1:3]
     grid_x, grid_y = pixel_grid(height, width, current.device)
     motion = camera_flow(homographies, height, width)
     x, y = grid_x + motion[:, 0], grid_y + motion[:, 1]
-    moved = sample(current[:, None].float(), x, y)[:, 0].round().clamp(0, 255).to(torch.uint8)
-    return torch.where(_trusted(x, y, height, width), moved, previous)
+    channels = current[:, None] if current.ndim == 3 else current.permute(0, 3, 1, 2)
+    moved = sample(channels.float(), x, y).round().clamp(0, 255).to(torch.uint8)
+    moved = moved[:, 0] if current.ndim == 3 else moved.permute(0, 2, 3, 1)
+    shown_there = _trusted(x, y, height, width)
+    return torch.where(shown_there if current.ndim == 3 else shown_there[..., None], moved, previous)
+
+
+def chosen(which: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Of each pair the first where `which` [B], else the second: [B, ...]."""
+    return torch.where(which.reshape(-1, *(1 for _ in one.shape[1:])), one, other)

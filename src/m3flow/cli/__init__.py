@@ -8,7 +8,20 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from m3flow.cli import calibrate, doctor, extract, init, plan, report, score, select, show, status, verify
+from m3flow.cli import (
+    calibrate,
+    doctor,
+    estimators,
+    extract,
+    init,
+    plan,
+    report,
+    score,
+    select,
+    show,
+    status,
+    verify,
+)
 from m3flow.errors import BadInput, Interrupted, UsageError
 from m3flow.version import __version__
 
@@ -36,6 +49,7 @@ status.register(app)
 verify.register(app)
 doctor.register(app)
 init.register(app)
+estimators.register(app)
 report.register(app)
 show.register(app)
 score.register(app)

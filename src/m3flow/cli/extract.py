@@ -74,10 +74,22 @@ def flow(
     ] = "auto",
     bound: Annotated[float, typer.Option(help="The largest displacement stored, in pixels.")] = 20.0,
     step: Annotated[int, typer.Option(help="Flow from frame t to frame t + step.")] = 1,
+    store: Annotated[
+        str,
+        typer.Option(help="Store flow as mp4, jpg, png, npz, h5 or flo."),
+    ] = "mp4",
     codec: Annotated[
         str,
-        typer.Option(help="mpeg4 (small), fine (keeps slow motion), h264 or h264-lossless (exact levels)."),
+        typer.Option(
+            help="Of mp4: mpeg4 (small), fine (keeps slow motion), h264 or h264-lossless (exact levels)."
+        ),
     ] = "mpeg4",
+    zipped: Annotated[
+        bool, typer.Option("--zip", help="One zip archive a video for jpg, png and flo, not a folder.")
+    ] = False,
+    values: Annotated[
+        str, typer.Option(help="Of npz and h5: float16 (pixels) or uint8 (levels).")
+    ] = "float16",
     short_side: Annotated[
         int, typer.Option(help="Resize frames to this short side in pixels first; 0 keeps their size.")
     ] = 0,
@@ -90,7 +102,7 @@ def flow(
         int, typer.Option(min=0, help="Frame pairs computed at a time; 0 chooses by the device's memory.")
     ] = 0,
 ) -> None:
-    """Make the optical flow of every video: `flows/<video>/x.mp4` and `y.mp4` in the output folder.
+    """Make the optical flow of every video: `flows/<video>/x.mp4` and `y.mp4` in the output folder, or another form.
 
     What is already there, made with the same settings from the same source, is kept.
     """
@@ -106,7 +118,10 @@ def flow(
         "flow.scheme": scheme,
         "flow.bound": bound,
         "flow.step": step,
+        "flow.store": store,
         "flow.codec": codec,
+        "flow.zip": zipped,
+        "flow.values": values,
         "flow.short_side": short_side,
         "run.backend": backend,
         "run.device": device,
@@ -151,6 +166,19 @@ def trajectories(
         ),
     ] = "none",
     fine: Annotated[bool, typer.Option(help="Add the displacements in 1/16 px.")] = False,
+    flow_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Follow the flow in this folder, which another program wrote, not that of `m3flow flow`."
+        ),
+    ] = None,
+    form: Annotated[
+        str, typer.Option(help="How that flow is stored: images (jpg or png), flo, h5 or npz.")
+    ] = "images",
+    bound: Annotated[
+        float, typer.Option(help="Its bound in pixels, where it is 8-bit levels that do not state one.")
+    ] = 20.0,
+    step: Annotated[int, typer.Option(help="Its step, where its names do not state one.")] = 1,
     parts: Parts = 3,
     exclude: Exclude = None,
     limit: LimitPairs = None,
@@ -175,6 +203,10 @@ def trajectories(
         "output": output,
         "exclude": exclude,
         "layout.parts": parts,
+        "flow.existing": str(flow_from or ""),
+        "flow.form": form,
+        "flow.bound": bound,
+        "flow.step": step,
         "trajectories.length": length,
         "trajectories.job": job,
         "trajectories.tracking": tracking,

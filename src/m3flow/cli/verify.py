@@ -261,8 +261,10 @@ def _kind(found: Verified) -> str:
 
 
 def _remove(paths: Sequence[Path], console: Console) -> None:
+    from m3flow.atomic import remove
+
     for path in paths:
-        path.unlink(missing_ok=True)
+        remove(path)
         _say(console, f"removed: {path}")
 
 

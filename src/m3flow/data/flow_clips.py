@@ -14,7 +14,7 @@ from m3flow.data.labelled_videos import LabelledVideos
 from m3flow.data.sampling import Sampling, Window, cut, read_frames
 from m3flow.errors import BadInput
 from m3flow.layout import Outputs
-from m3flow.results.flowfile import flow_frame_count, quantisation_of, read_level_pairs, read_provenance
+from m3flow.results.forms import form_in, quantisation_of
 from m3flow.results.quantisation import Quantisation
 from m3flow.videos.videolist import Video, VideoList
 
@@ -103,8 +103,9 @@ class FlowClips(LabelledVideos):
 
     def item(self, video: Video) -> dict[str, Any]:
         folder = self.result(video)
-        made = read_provenance(self._outputs.flow_files(video.name)[0])
-        count = flow_frame_count(folder)
+        form = form_in(folder)
+        made = form.made(form.files(folder)[0])
+        count = form.frames(folder)
         if count < 1:
             raise BadInput(f"{folder}: the flow files hold no frames")
         size = frame_size(made, folder)
@@ -125,7 +126,7 @@ def frame_size(made: dict[str, Any], folder: Path) -> tuple[int, int]:
     source = made.get("source", {})
     if source.get("width") and source.get("height"):
         return source["height"], source["width"]
-    height, width = next(read_level_pairs(folder, 1)).shape[2:]
+    height, width = next(form_in(folder).read(folder, 0, 1)).shape[2:]
     return height, width
 
 
@@ -142,5 +143,5 @@ def _levels(folder: Path, numbers: list[int], count: int) -> np.ndarray:
     """The levels uint8 [T, 2, H, W] at these frames; the last one stands in for those beyond the end."""
     existing = [min(number, count - 1) for number in numbers]
     first = existing[0]
-    part = np.concatenate(list(read_level_pairs(folder, start=first, stop=existing[-1] + 1)))
+    part = np.concatenate(list(form_in(folder).read(folder, first, existing[-1] + 1)))
     return part[[number - first for number in existing]]

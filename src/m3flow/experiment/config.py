@@ -13,6 +13,7 @@ import yaml
 
 from m3flow.errors import UsageError
 from m3flow.layout import Outputs
+from m3flow.results.stored_flow import ExistingFlow
 from m3flow.settings import FLOW_BACK_NOT_STORED, PRESETS, FlowSettings, Preset, TrajectorySettings
 from m3flow.validation import SettingsError, number, problems_of, refuse, shown
 from m3flow.videos.decoder import Limits
@@ -146,11 +147,22 @@ class Keep:
         refuse(problems_of(self))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Existing:
+    """`existing`: the folder of flow that other programs wrote; "" to compute flow. `form`: how it is stored."""
+
+    existing: str = ""
+    form: Literal["images", "flo", "h5", "npz"] = "images"
+
+    def __post_init__(self) -> None:
+        refuse(problems_of(self))
+
+
 # What the keys of each section set; "" are the keys outside the sections.
 SECTIONS: dict[str, tuple[type, ...]] = {
     "": (General,),
     "layout": (Layout,),
-    "flow": (FlowSettings, Keep),
+    "flow": (FlowSettings, Keep, Existing),
     "trajectories": (TrajectorySettings,),
     "shard": (ShardSettings,),
     "limits": (Limits,),
@@ -182,6 +194,7 @@ class Experiment:
     skip_rejected: bool = False
     flow: FlowSettings = field(default_factory=FlowSettings)
     keep_flow: bool = True
+    existing: ExistingFlow | None = None
     trajectories: TrajectorySettings = field(default_factory=TrajectorySettings)
     shard: ShardSettings = field(default_factory=ShardSettings)
     limits: Limits = field(default_factory=Limits)
@@ -221,6 +234,7 @@ class Experiment:
             granularity=general.granularity,
             flow=sections[FlowSettings],
             keep_flow=sections[Keep].keep,
+            existing=_existing(sections[Existing], sections[FlowSettings]),
             trajectories=sections[TrajectorySettings],
             shard=sections[ShardSettings],
             limits=sections[Limits],
@@ -233,8 +247,14 @@ class Experiment:
 
     @property
     def wants_flow(self) -> bool:
-        """Whether flow is computed at all: motion vectors of the codec need none."""
-        return self.trajectories.job != "mvs"
+        """Whether flow is computed at all: motion vectors of the codec and existing flow need none."""
+        return self.trajectories.job != "mvs" and self.existing is None
+
+
+def _existing(existing: Existing, flow: FlowSettings) -> ExistingFlow | None:
+    if not existing.existing:
+        return None
+    return ExistingFlow(root=Path(existing.existing), form=existing.form, bound=flow.bound, step=flow.step)
 
 
 def with_preset(config: Mapping[str, Any], kept: Collection[str] = ()) -> dict[str, Any]:

@@ -152,7 +152,10 @@ def work_of(experiment: Experiment, kind: str) -> Work:
     run = experiment.run
     if kind == "trajectories":
         return Work(
-            outputs=experiment.outputs, trajectories=experiment.trajectories, limits=experiment.limits
+            outputs=experiment.outputs,
+            trajectories=experiment.trajectories,
+            existing=experiment.existing,
+            limits=experiment.limits,
         )
     if kind not in ("flow", "motion"):
         raise UsageError(f"unknown kind of shard job {kind!r}; choose from flow, trajectories, motion")

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 from m3flow.errors import BadInput
 from m3flow.experiment.history import Attempt, History
-from m3flow.layout import Outputs, trajectory_suffix
-from m3flow.results.flowfile import read_provenance
+from m3flow.layout import Outputs, flow_form, trajectory_suffix
+from m3flow.results.forms import form_in
 from m3flow.results.provenance import settings_digest, source_text, trajectory_digest
+from m3flow.results.stored_flow import ExistingFlow, read_provenance
 from m3flow.results.trajectoryfile import read_made
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.decoder import Limits
@@ -62,7 +63,8 @@ class Wanted:
     ----------
     outputs: the output folder.
     flow: settings of the stored flow; None for none.
-    tracked: settings of the flow that the trajectories are of; None for motion vectors of the codec.
+    tracked: settings of the flow that the trajectories are of, or where flow of other programs lies; None for
+        motion vectors of the codec.
     of_stored_flow: the trajectories are of the flow that is stored, whatever its settings, in place of `tracked`.
     trajectories: settings of the trajectories; None for none.
     limits: limits of decoding, which decide whether a rejected video is tried again.
@@ -71,7 +73,7 @@ class Wanted:
 
     outputs: Outputs
     flow: FlowSettings | None = None
-    tracked: FlowSettings | None = None
+    tracked: FlowSettings | ExistingFlow | None = None
     of_stored_flow: bool = False
     trajectories: TrajectorySettings | None = None
     limits: Limits = field(default_factory=Limits)
@@ -102,6 +104,7 @@ class _Check:
         self._sources: dict[str, os.stat_result] = {}
         self._limits = settings_digest(asdict(wanted.limits))
         self._flow = settings_digest(wanted.flow.identity()) if wanted.flow else ""
+        self._form = flow_form(wanted.flow.identity()) if wanted.flow else ""
         if wanted.trajectories is not None:
             tracked = wanted.tracked.identity() if wanted.tracked else {}
             self._tracked = trajectory_digest(wanted.trajectories.identity(), settings_digest(tracked))
@@ -131,11 +134,13 @@ class _Check:
         return Remaining(flow, trajectories)
 
     def _flow_due(self, video: Video, made: Attempt | None) -> str:
-        paths = self._wanted.outputs.flow_files(video.name)
+        folder = self._wanted.outputs.flow(video.name)
+        paths = self._wanted.outputs.flow_files(video.name, self._form)
         if not self._there(self._flows, video.name, paths):
-            return MISSING
+            in_another_form = video.name in self._flows and form_in(folder).name != self._form
+            return OTHER_SETTINGS if in_another_form and _flow_file(folder) else MISSING
         if made is None or not made.settings:
-            made = _flow_file(paths[0])
+            made = _flow_file(folder)
         if made is None or made.settings != self._flow:
             return OTHER_SETTINGS if made else MISSING
         return OTHER_VIDEO if self._replaced(video, made) else ""
@@ -150,6 +155,9 @@ class _Check:
             return OTHER_SETTINGS if made else MISSING
         if flow is not None and flow.source:
             return OTHER_VIDEO if made.source != flow.source else ""
+        if isinstance(self._wanted.tracked, ExistingFlow):
+            changed = self._every_file and self._wanted.tracked.source(video.name) != made.source
+            return OTHER_VIDEO if changed else ""
         return OTHER_VIDEO if self._replaced(video, made) else ""
 
     def _trajectory_digest(self, video: Video) -> str:
@@ -157,7 +165,7 @@ class _Check:
             return self._tracked
         flow = self._history[video.name].flow.made
         if flow is None or not flow.settings:
-            flow = _flow_file(self._wanted.outputs.flow_files(video.name)[0])
+            flow = _flow_file(self._wanted.outputs.flow(video.name))
         settings = flow.settings if flow else ""
         if settings not in self._by_flow:
             self._by_flow[settings] = trajectory_digest(self._wanted.trajectories.identity(), settings)
@@ -207,10 +215,10 @@ def _look_at(videos: Iterable[Video]) -> dict[str, os.stat_result]:
     return found
 
 
-def _flow_file(path: Path) -> Attempt | None:
-    """What a flow file says of itself; None where it cannot be read."""
+def _flow_file(folder: Path) -> Attempt | None:
+    """What the flow in a folder says of itself; None where it cannot be read."""
     try:
-        made = read_provenance(path)
+        made = read_provenance(folder)
     except BadInput:
         return None
     return _made(settings_digest(made.get("settings", {})), made)
@@ -254,13 +262,13 @@ def differences(
 def _difference(wanted: Wanted, name: str, *, of_flow: bool) -> str:
     try:
         if of_flow and wanted.flow is not None:
-            made = read_provenance(wanted.outputs.flow_files(name)[0])
+            made = read_provenance(wanted.outputs.flow(name))
             return _words(made.get("settings", {}), wanted.flow.identity())
         if wanted.trajectories is not None:
             made = read_made(wanted.outputs.trajectories(name, wanted.trajectories.length))
             flow = wanted.tracked.identity() if wanted.tracked else {}
             if wanted.of_stored_flow:
-                flow = read_provenance(wanted.outputs.flow_files(name)[0]).get("settings", {})
+                flow = read_provenance(wanted.outputs.flow(name)).get("settings", {})
             return _words(made.get("settings", {}), wanted.trajectories.identity()) or _words(
                 made.get("flow", {}), flow
             )

@@ -80,7 +80,7 @@ def wanted_by(experiment: Experiment) -> Wanted:
     return Wanted(
         outputs=experiment.outputs,
         flow=flow if experiment.keep_flow else None,
-        tracked=flow,
+        tracked=experiment.existing or flow,
         trajectories=experiment.trajectories,
         limits=experiment.limits,
         retry=not experiment.skip_rejected,
@@ -141,6 +141,7 @@ def replaced(experiment: Experiment, kind: str, videos: Sequence[Video]) -> list
         wanted = Wanted(
             outputs=experiment.outputs,
             trajectories=experiment.trajectories,
+            tracked=experiment.existing,
             of_stored_flow=experiment.wants_flow,
         )
     history = History.of(experiment.outputs.records, experiment.trajectories.length)

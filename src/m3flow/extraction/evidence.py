@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from m3flow.errors import BadInput
-from m3flow.flow.base import is_tensor
+from m3flow.flow.base import in_grey, is_tensor
 from m3flow.results.quantisation import Piece
 from m3flow.trajectories.confidence import Evidence, round_trip
 
@@ -39,7 +39,7 @@ def evidence_of(
 
         back = backward_flow(motion.estimator, frames, step, found.homographies)
         trips = round_trip(found.flow, back)
-    return Evidence(frames, step, found.homographies, trips)
+    return Evidence(in_grey(frames), step, found.homographies, trips)
 
 
 def with_frames(pieces: Iterator[Piece], blocks: Iterator[np.ndarray], step: int) -> Iterator[Piece]:

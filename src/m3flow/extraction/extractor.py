@@ -19,7 +19,7 @@ from m3flow.extraction.resume import Planner
 from m3flow.extraction.sinks import clock
 from m3flow.extraction.tasks import CodecTask, FrameTask, StoredFlowTask, VideoTask
 from m3flow.extraction.work import Work, motion_estimator, tracking_device
-from m3flow.results.flowfile import quantisation_of
+from m3flow.results.forms import quantisation_of
 from m3flow.results.quantisation import Piece, Quantisation
 from m3flow.results.records import Record
 from m3flow.settings import FlowSettings
@@ -71,6 +71,7 @@ class Extractor:
             keep_freed_memory()
             self._motion = motion_estimator(work)
             self._quantisation = quantisation_of(work.flow.identity())
+        self._colour = self._motion is not None and self._motion.estimator.colour
         self.device = self._motion.estimator.device if self._motion else tracking_device(work)
         self._downloads = downloads_from(self.device)
         self._confidence = work.trajectories.confidence if work.trajectories else "none"
@@ -159,7 +160,7 @@ class Extractor:
             return None
         task = self._planner.task(video)
         if isinstance(task, FrameTask):
-            self._decoder.expect(video.source, task.flow.short_side)
+            self._decoder.expect(video.source, task.flow.short_side, colour=self._colour)
         return task
 
     def _do(self, task: VideoTask, batches: Batches[FrameTask, _Computed], completion: _Completion) -> None:
@@ -190,7 +191,7 @@ class Extractor:
     ) -> None:
         """The motion of a video from its frames; that of a short one may come with that of the next."""
         with task.attributed():
-            decoded = self._decoder.open(task.video.source, task.flow.short_side)
+            decoded = self._decoder.open(task.video.source, task.flow.short_side, colour=self._colour)
             task.open(decoded)
             info = decoded.info
             batch = self._batch_size(info.height, info.width)
@@ -210,9 +211,10 @@ class Extractor:
         motion, work = self._motion, self.work
         assert motion is not None
         used = motion.estimator.bytes_per_pixel + (CAMERA_BYTES_PER_PIXEL if motion.camera != "none" else 0)
-        return batch_size(
+        size = batch_size(
             self.device, height, width, bytes_per_pixel=used, sharing=work.sharing, setting=work.batch or None
         )
+        return min(size, motion.estimator.largest_batch or size)
 
     def _store_parts(self, parts: Iterable[Part[FrameTask, _Computed]], completion: _Completion) -> None:
         """Hand computed motion to the storing thread."""

@@ -31,10 +31,13 @@ class FrameBuffer:
     @property
     def frame_size(self) -> tuple[int, int]:
         """Height and width of the frames, (0, 0) before the first."""
-        return (0, 0) if self._array is None else tuple(self._array.shape[1:])
+        return (0, 0) if self._array is None else tuple(self._array.shape[1:3])
 
     def append(self, frames: np.ndarray, room: int = 0) -> None:
-        """Add frames uint8 [n, H, W], of the size of those held; `room`: how many will be held at a time."""
+        """Add frames uint8 [n, H, W] or [n, H, W, 3], of the size of those held.
+
+        room: how many will be held at a time.
+        """
         self._make_room(frames, room)
         target = self._array[self._end : self._end + len(frames)]
         if self._device is None:
@@ -64,7 +67,7 @@ class FrameBuffer:
         held = len(self)
         if held == 0:
             self._start = self._end = 0
-            if self.frame_size != frames.shape[1:]:
+            if self._array is not None and self._array.shape[1:] != frames.shape[1:]:
                 self._array = None
         needed = held + len(frames)
         if self._array is not None and self._end + len(frames) <= len(self._array):

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from m3flow.errors import BadInput
 from m3flow.extraction.tasks import CodecTask, FrameTask, StoredFlowTask, VideoTask
 from m3flow.extraction.work import Work
-from m3flow.layout import flow_files
-from m3flow.results.flowfile import read_provenance
+from m3flow.results.forms import form_of
 from m3flow.results.provenance import same_source, settings_digest, source_text, trajectory_digest
 from m3flow.results.stored_flow import stored_flow
 from m3flow.results.trajectoryfile import read_made
@@ -96,7 +95,8 @@ class Planner:
     def _from_stored_flow(self, video: Video, settings: TrajectorySettings) -> VideoTask:
         """Trajectories from the flow files."""
         path = self._work.outputs.trajectories(video.name, settings.length)
-        flow = stored_flow(self._work.outputs.flow(video.name))
+        existing = self._work.existing
+        flow = existing.of(video.name) if existing else stored_flow(self._work.outputs.flow(video.name))
         task: VideoTask
         if trajectories_are_current(path, settings, flow.settings, flow.source):
             task = self._kept(video, {"source": flow.source})
@@ -140,15 +140,17 @@ def _digests(work: Work) -> dict[str, str]:
 
 
 def flow_is_current(folder: Path, settings: FlowSettings, source: dict[str, Any]) -> bool:
-    """Whether both flow files are there, made with these settings from this source."""
-    for path in flow_files(folder):
+    """Whether the flow files are there, made with these settings from this source."""
+    wanted = settings.identity()
+    form = form_of(wanted)
+    for path in form.files(folder):
         if not path.is_file():
             return False
         try:
-            made = read_provenance(path)
+            made = form.made(path)
         except BadInput:
             return False
-        if made.get("settings") != settings.identity() or not same_source(made, source):
+        if made.get("settings") != wanted or not same_source(made, source):
             return False
     return True
 

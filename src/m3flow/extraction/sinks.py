@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from m3flow.results.flowfile import FlowWriter
+from m3flow.results.forms import Stream, form_of
 from m3flow.results.quantisation import Piece, Quantisation
 from m3flow.results.records import Record
 from m3flow.results.trajectoryfile import TrajectoryWriter
@@ -44,14 +44,13 @@ class Sink:
 
 
 class FlowSink(Sink):
-    """The flow files of a video."""
+    """The stored flow of a video."""
 
     def __init__(self, folder: Path, flow: FlowSettings, decoded: Decoded, record: Record) -> None:
-        info = decoded.info
+        info, settings = decoded.info, flow.identity()
         self._record = record
-        self._writer = FlowWriter(
-            folder, codec=flow.codec, rate=info.rate, width=info.width, height=info.height
-        )
+        stream = Stream(width=info.width, height=info.height, rate=info.rate, step=flow.step)
+        self._writer = form_of(settings).writer(folder, settings, stream)
 
     def __exit__(self, *_: object) -> None:
         self._writer.__exit__()

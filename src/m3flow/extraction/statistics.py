@@ -15,12 +15,15 @@ class MotionStatistics:
     """Mean and 95th percentile of the speed, the share of pixels at the bound and of still ones."""
 
     def __init__(self, quantisation: Quantisation) -> None:
-        self._quantisation = quantisation
+        # Of floats, the linear levels are counted.
+        self._quantisation = Quantisation(quantisation.bound) if quantisation.table is None else quantisation
         # How often each pair (level of x, level of y) occurs: all the rest follows from it.
         self._counts = np.zeros(LEVELS * LEVELS, np.int64)
 
     def add(self, sample: np.ndarray) -> None:
-        """Count frames in: uint8 [T, 2, h, w] levels, all or as `m3flow.results.quantisation.sampled` takes them."""
+        """Count frames in: stored values [T, 2, h, w], all or as `m3flow.results.quantisation.sampled` takes them."""
+        if sample.dtype != np.uint8:
+            sample = np.asarray(self._quantisation.stored(sample.astype(np.float32)))
         sample = sample.astype(np.intp)
         pairs = sample[:, 0] * LEVELS + sample[:, 1]
         self._counts += np.bincount(pairs.ravel(), minlength=len(self._counts))

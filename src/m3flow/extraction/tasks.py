@@ -20,7 +20,7 @@ from m3flow.extraction.frame_buffer import to_device
 from m3flow.extraction.sinks import FlowSink, Sink, TrajectoryOutput, TrajectorySink, clock
 from m3flow.extraction.statistics import MotionStatistics
 from m3flow.flow.base import is_tensor
-from m3flow.results.flowfile import quantisation_of
+from m3flow.results.forms import quantisation_of
 from m3flow.results.homographies import Camera
 from m3flow.results.provenance import made_by
 from m3flow.results.quantisation import Piece, sampled

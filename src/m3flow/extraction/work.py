@@ -10,6 +10,7 @@ import cv2
 
 from m3flow.errors import UsageError
 from m3flow.layout import Outputs
+from m3flow.results.stored_flow import ExistingFlow
 from m3flow.settings import FLOW_BACK_NOT_STORED, FlowSettings, TrajectorySettings
 from m3flow.videos.decoder import Limits
 
@@ -29,6 +30,7 @@ class Work:
     keep_flow: whether the flow is stored.
     backend, device: see `m3flow.flow.estimator`.
     batch: frame pairs computed at a time; 0 chooses by the device's memory.
+    existing: flow of other programs, from which trajectories are made; None for our own.
     limits: what decoding a video may cost.
     threads: CPU threads of one worker.
     sharing: workers that share this worker's device.
@@ -38,6 +40,7 @@ class Work:
     flow: FlowSettings | None = None
     trajectories: TrajectorySettings | None = None
     keep_flow: bool = True
+    existing: ExistingFlow | None = None
     backend: str = "auto"
     device: str = "auto"
     batch: int = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -13,41 +12,44 @@ from m3flow.flow.parameters import (
     BroxParameters,
     DISParameters,
     FarnebackParameters,
-    Parameters,
+    RAFTParameters,
     TVL1Parameters,
 )
+from m3flow.flow.registry import Entry, Registry
 
 __all__ = [
     "ESTIMATORS",
     "BroxParameters",
     "DISParameters",
+    "Entry",
     "Estimator",
     "FarnebackParameters",
+    "RAFTParameters",
     "TVL1Parameters",
     "estimator",
 ]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """The parameters of an estimator and its class on each backend, as "module:Class"."""
-
-    parameters: type[Parameters]
-    backends: dict[str, str]
-
-
-ESTIMATORS: dict[str, Entry] = {
-    "farneback": Entry(
-        FarnebackParameters,
-        {"opencv": "m3flow.flow.opencv:Farneback", "torch": "m3flow.flow.farneback:Farneback"},
-    ),
-    "tvl1": Entry(
-        TVL1Parameters,
-        {"opencv": "m3flow.flow.opencv:TVL1", "torch": "m3flow.flow.tvl1:TVL1"},
-    ),
-    "dis": Entry(DISParameters, {"opencv": "m3flow.flow.opencv:DIS", "torch": "m3flow.flow.dis:DIS"}),
-    "brox": Entry(BroxParameters, {"torch": "m3flow.flow.brox:Brox"}),
-}
+ESTIMATORS = Registry(
+    {
+        "farneback": Entry(
+            FarnebackParameters,
+            {"opencv": "m3flow.flow.opencv:Farneback", "torch": "m3flow.flow.farneback:Farneback"},
+        ),
+        "tvl1": Entry(
+            TVL1Parameters,
+            {"opencv": "m3flow.flow.opencv:TVL1", "torch": "m3flow.flow.tvl1:TVL1"},
+        ),
+        "dis": Entry(DISParameters, {"opencv": "m3flow.flow.opencv:DIS", "torch": "m3flow.flow.dis:DIS"}),
+        "brox": Entry(BroxParameters, {"torch": "m3flow.flow.brox:Brox"}),
+        "raft_large": Entry(
+            RAFTParameters, {"torch": "m3flow.flow.raft:RAFTLarge"}, colour=True, largest_batch=32
+        ),
+        "raft_small": Entry(
+            RAFTParameters, {"torch": "m3flow.flow.raft:RAFTSmall"}, colour=True, largest_batch=64
+        ),
+    }
+)
 
 
 def estimator(name: str, *, backend: str = "auto", device: str = "auto", **parameters: Any) -> Estimator:
@@ -70,6 +72,15 @@ def estimator(name: str, *, backend: str = "auto", device: str = "auto", **param
     entry = ESTIMATORS[name]
     values = entry.parameters.of(name, parameters)
     backend, device = choose(name, tuple(entry.backends), backend, device)
-    module, _, class_name = entry.backends[backend].partition(":")
-    implementation = getattr(import_module(module), class_name)
-    return implementation(values) if backend == "opencv" else implementation(values, device=device)
+    implementation = implementation_of(name, backend)
+    built: Estimator = (
+        implementation(values) if backend == "opencv" else implementation(values, device=device)
+    )
+    built.colour, built.largest_batch = entry.colour, entry.largest_batch
+    return built
+
+
+def implementation_of(name: str, backend: str) -> Any:
+    """The class of an estimator on a backend that it has."""
+    module, _, class_name = ESTIMATORS[name].backends[backend].partition(":")
+    return getattr(import_module(module), class_name)

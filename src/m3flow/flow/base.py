@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Estimator(ABC):
-    """Dense optical flow between grey frames.
+    """Dense optical flow between frames, grey or in colour.
 
     Convention
     ----------
@@ -32,6 +32,8 @@ class Estimator(ABC):
     device: the device it computes on, in torch's notation ("cpu", "cuda:0").
     parameters: every parameter, defaults included.
     bytes_per_pixel: peak memory of a batch, frames and flow included, per pixel of each pair.
+    colour: whether frames are RGB, [B, H, W, 3] where [B, H, W] is written here; the registry's entry says so.
+    largest_batch: the most pairs at a time; 0 for as many as the memory holds.
     """
 
     name: str
@@ -39,20 +41,25 @@ class Estimator(ABC):
     device: str
     parameters: Parameters
     bytes_per_pixel: int
+    colour: bool = False
+    largest_batch: int = 0
 
     def __call__(self, previous: Array, current: Array) -> Array:
         """The flow of each pair: uint8 [B, H, W] twice -> float32 [B, 2, H, W] in pixels.
 
         Takes NumPy arrays or torch tensors and returns the kind of `previous`; a returned tensor is on
-        the estimator's device. Raises ValueError for other shapes or dtypes.
+        the estimator's device. An estimator of colour frames takes grey ones too. Raises ValueError for other
+        shapes or dtypes.
         """
-        if previous.shape != current.shape or previous.ndim != 3:
+        if previous.shape != current.shape:
             raise ValueError(
                 "previous and current must both be [B, H, W]; "
                 f"got {tuple(previous.shape)} and {tuple(current.shape)}"
             )
-        check_frames(previous)
-        check_frames(current)
+        if self.colour:
+            previous, current = in_colour(previous), in_colour(current)
+        check_frames(previous, colour=self.colour)
+        check_frames(current, colour=self.colour)
         return self._pairs(previous, current)
 
     @abstractmethod
@@ -82,7 +89,34 @@ def is_tensor(array: Any) -> bool:
     return torch is not None and isinstance(array, torch.Tensor)
 
 
-def check_frames(frames: Array) -> None:
-    """Raises ValueError unless `frames` are uint8 [F, H, W]."""
-    if frames.ndim != 3 or str(frames.dtype).removeprefix("torch.") != "uint8":
-        raise ValueError(f"frames must be uint8 [F, H, W], not {frames.dtype} {list(frames.shape)}")
+def check_frames(frames: Array, *, colour: bool = False) -> None:
+    """Raises ValueError unless `frames` are uint8 [F, H, W], or [F, H, W, 3] for colour."""
+    meant = "[F, H, W, 3]" if colour else "[F, H, W]"
+    is_shape = frames.ndim == 4 and frames.shape[3] == 3 if colour else frames.ndim == 3
+    if not is_shape or str(frames.dtype).removeprefix("torch.") != "uint8":
+        raise ValueError(f"frames must be uint8 {meant}, not {frames.dtype} {list(frames.shape)}")
+
+
+def in_colour(frames: Array) -> Array:
+    """Grey frames [F, H, W] as RGB [F, H, W, 3]; colour frames as they are."""
+    if frames.ndim != 3:
+        return frames
+    if is_tensor(frames):
+        return frames[..., None].expand(*frames.shape, 3)  # type: ignore[union-attr]
+    return np.repeat(np.asarray(frames)[..., None], 3, axis=-1)
+
+
+def in_grey(frames: Any) -> Any:
+    """RGB frames [F, H, W, 3] as grey [F, H, W], as OpenCV converts them, to the bit; grey frames as they are.
+
+    NumPy or a tensor, as given.
+    """
+    if frames.ndim != 4:
+        return frames
+    if is_tensor(frames):
+        import torch
+
+        red, green, blue = frames.to(torch.int32).unbind(-1)
+        return ((9798 * red + 19235 * green + 3735 * blue + 16384) >> 15).to(torch.uint8)
+    red, green, blue = np.moveaxis(frames.astype(np.int32), -1, 0)
+    return ((9798 * red + 19235 * green + 3735 * blue + 16384) >> 15).astype(np.uint8)

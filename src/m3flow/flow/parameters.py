@@ -38,10 +38,10 @@ def _violated(value: Any, kind: Any) -> str:
     """The rule that `value` breaks as a parameter of type `kind`; "" where it keeps all."""
     if get_origin(kind) is Literal:
         return "" if value in get_args(kind) else f"allowed: {', '.join(map(str, get_args(kind)))}"
-    accepted: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
+    accepted: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
     if not isinstance(value, accepted[kind]) or (kind is not bool and isinstance(value, bool)):
         return f"it must be of type {kind.__name__}"
-    if kind is not bool and float(str(value)) < 0:
+    if kind in (int, float) and float(str(value)) < 0:
         return "it must not be negative"
     return ""
 
@@ -96,3 +96,16 @@ class BroxParameters(Parameters):
     inner: int = 10
     outer: int = 77
     solver: int = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class RAFTParameters(Parameters):
+    """Teed and Deng 2020, recurrent all-pairs field transforms, by torchvision; needs weights.
+
+    `updates`: refinements of the flow. `weights`: a file of a state dict, or those that `m3flow weights`
+    fetched. `precision`: of the convolutions; "auto" is bfloat16 on a GPU that has it, else float32.
+    """
+
+    updates: int = 12
+    weights: str = "fetched"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"

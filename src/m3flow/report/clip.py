@@ -15,7 +15,7 @@ from m3flow.camera import camera_flow
 from m3flow.errors import BadInput
 from m3flow.flow.base import is_tensor
 from m3flow.layout import Outputs
-from m3flow.results.flowfile import quantisation_of
+from m3flow.results.forms import form_in, quantisation_of
 from m3flow.results.homographies import homographies_of
 from m3flow.results.stored_flow import StoredFlow, stored_flow
 from m3flow.results.trajectoryfile import Trajectories, load_trajectories
@@ -176,7 +176,7 @@ class StoredClip(Clip):
     def pairs(self, numbers: Collection[int]) -> Iterator[Pair]:
         camera = homographies_of(self._folder)
         number = min(numbers, default=0)
-        for piece in self._flow.levels(number, max(numbers, default=0) + 1):
+        for piece in self._flow.values(number, max(numbers, default=0) + 1):
             for levels in piece:
                 if number in numbers:
                     flow = self._flow.quantisation.pixels(levels)
@@ -235,7 +235,9 @@ class ComputedClip(Clip):
     def pairs(self, numbers: Collection[int]) -> Iterator[Pair]:
         flow = self._flow_settings
         earlier: deque[np.ndarray] = deque(maxlen=flow.step + 1)
-        for last, frame in enumerate(Frames(self.video.source, flow.short_side)):
+        for last, frame in enumerate(
+            Frames(self.video.source, flow.short_side, colour=self._motion.estimator.colour)
+        ):
             earlier.append(frame)
             number = last - flow.step
             if number not in numbers:
@@ -256,7 +258,8 @@ def stored_clip(video: Video, outputs: Outputs, length: int) -> Clip | None:
 
     Raises BadInput where it cannot be read.
     """
-    if outputs.flow_files(video.name)[0].is_file():
+    folder = outputs.flow(video.name)
+    if form_in(folder).files(folder)[0].is_file():
         return StoredClip(video, outputs, length)
     if outputs.trajectories(video.name, length).is_file():
         return TrajectoriesAlone(video, outputs, length)
@@ -271,4 +274,4 @@ def _of_size(window: Trajectories, height: int, width: int) -> Trajectories:
 def _flow_frames(flow: StoredFlow) -> int:
     if "frames" in flow.source:
         return int(flow.source["frames"]) - flow.step
-    return sum(len(piece) for piece in flow.levels())
+    return sum(len(piece) for piece in flow.values())

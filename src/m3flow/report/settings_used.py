@@ -12,7 +12,7 @@ import pandas as pd
 
 from m3flow.errors import BadInput
 from m3flow.layout import Outputs
-from m3flow.results.flowfile import read_provenance
+from m3flow.results.forms import form_in
 from m3flow.results.trajectoryfile import read_made
 
 FILES_READ = 100
@@ -87,9 +87,10 @@ def _sample(lines: pd.DataFrame, table: pd.DataFrame) -> list[str]:
 
 def _made(outputs: Outputs, name: str, length: int) -> dict[str, Any]:
     """The settings and versions that a video's files name; {} where there is no file."""
-    flow, tracked = outputs.flow_files(name)[0], outputs.trajectories(name, length)
+    form = form_in(outputs.flow(name))
+    flow, tracked = form.files(outputs.flow(name))[0], outputs.trajectories(name, length)
     try:
-        made = read_provenance(flow) if flow.is_file() else {}
+        made = form.made(flow) if flow.is_file() else {}
         about = read_made(tracked) if tracked.is_file() else {}
     except BadInput:
         return {}  # for `m3flow verify` to report

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from m3flow.layout import flow_files
-from m3flow.results.flowfile import read_provenance
+from m3flow.results.forms import form_in
 from m3flow.results.quantisation import Piece
 
 
@@ -64,8 +63,13 @@ def homographies_of(folder: Path | str) -> tuple[np.ndarray, np.ndarray] | None:
         identity where none was accepted. `m3flow.camera.put_camera_back` puts the motion back.
     accepted: bool [T].
     """
-    x, _ = flow_files(folder)
-    camera = read_provenance(x).get("camera")
+    form = form_in(folder)
+    return homographies_from(form.made(form.files(folder)[0]))
+
+
+def homographies_from(made: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """`homographies_of`, from the flow's provenance."""
+    camera = made.get("camera")
     if not camera:
         return None
     data = np.frombuffer(base64.b64decode(camera["homographies"]), "<f4").reshape(-1, 3, 3)

@@ -30,8 +30,8 @@ def leftovers(outputs: Outputs) -> Iterator[Leftover]:
     """The temporary files in the folders of the results."""
     now = _time_there(outputs.folder)
     for folder in (outputs.flows, outputs.trajs):
-        for where, _, names in os.walk(folder):
-            for name in names:
+        for where, folders, names in os.walk(folder):
+            for name in (*folders, *names):
                 if name.endswith(TEMPORARY_SUFFIX):
                     path = Path(where, name)
                     yield Leftover(path, _abandoned(path, now))

@@ -1,4 +1,4 @@
-"""A video's flow as it is stored: provenance, levels and homographies, ready to be read."""
+"""A video's flow as it is stored, in any form: provenance, values and homographies, ready to be read."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from m3flow.errors import BadInput
-from m3flow.layout import flow_files
-from m3flow.results.flowfile import quantisation_of, read_level_pairs, read_provenance
-from m3flow.results.homographies import homographies_of
-from m3flow.results.provenance import same_source
-from m3flow.results.quantisation import Piece, Quantisation
+from m3flow.errors import BadInput, UsageError
+from m3flow.layout import FLOW_FILES
+from m3flow.results.forms import FORMS, form_in, quantisation_of
+from m3flow.results.forms.base import FlowReader
+from m3flow.results.forms.existing import existing, fingerprint
+from m3flow.results.homographies import homographies_from
+from m3flow.results.provenance import same_source, source_text
+from m3flow.results.quantisation import DEFAULT_BOUND, Piece, Quantisation
+from m3flow.version import __version__
 from m3flow.videos.identity import identity
 
 
 @dataclass(frozen=True)
 class StoredFlow:
-    """The flow files of a folder, with their provenance."""
+    """The flow that is stored in a folder, with its form and its provenance."""
 
     folder: Path
+    form: FlowReader
     made: dict[str, Any]
 
     @property
@@ -35,41 +39,145 @@ class StoredFlow:
 
     @property
     def quantisation(self) -> Quantisation:
-        return quantisation_of(self.settings)
+        bound = self._stated("bound", DEFAULT_BOUND)
+        return Quantisation(float(bound), self.form.scale(self.settings))
 
     @property
     def step(self) -> int:
-        return int(self.settings.get("step", 1))
+        return int(self._stated("step", 1))
 
     @property
     def short_side(self) -> int:
         return int(self.settings.get("short_side", 0))
 
-    def levels(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """uint8 [n, 2, H, W] levels, in pieces; of the frames from `start` on and before `stop`."""
-        return read_level_pairs(self.folder, start=start, stop=stop)
+    def _stated(self, key: str, default: float) -> float:
+        """A setting; of existing flow, what its files state goes before what was given."""
+        return self.made.get("used", {}).get(key, self.settings.get(key, default))
+
+    def frames(self) -> int:
+        """How many flow frames are stored."""
+        return self.form.frames(self.folder)
+
+    def values(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """The stored values [n, 2, H, W], in pieces; of the frames from `start` on and before `stop`."""
+        return self.form.read(self.folder, start, stop)
 
     def pieces(self) -> Iterator[Piece]:
-        """The levels with the camera's homographies, in pieces."""
-        camera = homographies_of(self.folder)
+        """The values with the camera's homographies, in pieces."""
+        camera = homographies_from(self.made)
         done = 0
-        for levels in self.levels():
-            end = done + len(levels)
-            yield Piece(levels=levels, homographies=camera[0][done:end] if camera else None)
+        for values in self.values():
+            end = done + len(values)
+            yield Piece(levels=values, homographies=camera[0][done:end] if camera else None)
             done = end
 
 
-def stored_flow(folder: Path) -> StoredFlow:
-    """The flow files of a folder; raises BadInput where they are missing, unreadable or do not belong together.
+def stored_flow(folder: Path | str) -> StoredFlow:
+    """The flow that is stored in a folder; raises BadInput where it is missing or unreadable.
 
     Files that say nothing of themselves (another program's) are taken with the default bound; the flow file
     itself then stands for the source.
     """
-    paths = flow_files(folder)
+    folder = Path(folder)
+    form = form_in(folder)
+    paths = form.files(folder)
     for path in paths:
         if not path.is_file():
             raise BadInput(f"no flow file {path}; make the flow first")
-    x, y = (read_provenance(path) for path in paths)
-    if x.get("settings") != y.get("settings") or not same_source(x, y.get("source", {})):
-        raise BadInput(f"{folder}: x.mp4 and y.mp4 were not made together; make the flow again")
-    return StoredFlow(folder, {"settings": {}, "source": identity(paths[0]), **x})
+    made, *others = (form.made(path) for path in paths)
+    for other in others:
+        if made.get("settings") != other.get("settings") or not same_source(made, other.get("source", {})):
+            raise BadInput(f"{folder}: x.mp4 and y.mp4 were not made together; make the flow again")
+    return StoredFlow(folder, form, {"settings": {}, "source": identity(paths[0]), **made})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExistingFlow:
+    """Where flow lies that other programs wrote.
+
+    Attributes
+    ----------
+    root: the folder; each video's flow lies in it under the video's name, with or without its suffix.
+    form: "images", "flo", "h5" or "npz", see `m3flow.results.forms.existing`.
+    bound: of levels, in pixels, where the files do not state it.
+    step: of the flow, where the files' names do not state it.
+    """
+
+    root: Path
+    form: str = "images"
+    bound: float = DEFAULT_BOUND
+    step: int = 1
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that trajectories from it state of their flow, as JSON values."""
+        return {"existing": self.form, "bound": float(self.bound), "step": self.step}
+
+    def of(self, name: str) -> StoredFlow:
+        """The existing flow of a video; raises BadInput where there is none, or where it has gaps."""
+        reader = existing(self.root, self.form, name)
+        found = reader.found
+        stated = {"bound": found.bound, "step": found.step}
+        used = {key: value for key, value in stated.items() if value is not None}
+        height, width = next(reader.read(reader.place, 0, 1)).shape[2:]
+        frames = found.count + abs(used.get("step", self.step))
+        about = {"frames": frames, "width": width, "height": height}
+        made = {
+            "m3flow": __version__,
+            "settings": self.identity(),
+            "source": {**fingerprint(reader.place), **about},
+            "used": used,
+        }
+        return StoredFlow(reader.place, reader, made)
+
+    def source(self, name: str) -> str:
+        """The content fingerprint of a video's existing flow, as the records hold it; "" where there is none."""
+        try:
+            return source_text(fingerprint(existing(self.root, self.form, name).place))
+        except BadInput:
+            return ""
+
+
+def load_flow(folder: Path | str, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """The flow of a video, or a part of it, from the folder that it is stored in, in any form.
+
+    Parameters
+    ----------
+    folder: `<output>/flows/<video>`.
+    start, stop: read the frames from `start` on and before `stop`, as a slice does.
+
+    Returns
+    -------
+    float32 [T, 2, H, W] in pixels, channel 0 = x (right), channel 1 = y (down), exactly 0 where a pixel was
+    still. Frame t holds the motion of the pixels of video frame start + t (see `m3flow.flow.base.Estimator`).
+
+    Raises
+    ------
+    UsageError: a negative `start`, or no frame from `start` on and before `stop`.
+    BadInput: a file is missing or damaged.
+    """
+    if start < 0 or (stop is not None and stop <= start):
+        raise UsageError(f"{folder}: no frames from {start} to {stop}; start is 0 or more, stop is larger")
+    folder = Path(folder)
+    form = form_in(folder)
+    pieces = list(form.read(folder, start, stop))
+    if not pieces and start:
+        raise UsageError(f"{folder}: no frame {start}; the flow has {form.frames(folder)} frames")
+    if not pieces:
+        raise BadInput(f"{folder}: the flow files hold no frames")
+    made = [form.made(path) for path in form.files(folder)]
+    return quantisation_of(made[0].get("settings", {})).pixels(np.concatenate(pieces))
+
+
+def read_provenance(path: Path | str) -> dict[str, Any]:
+    """What a file of stored flow, such as `x.mp4` or `flow.npz`, says of itself; {} for one that we did not write.
+
+    A folder stands for the flow that is stored in it. Nothing is decoded.
+
+    Raises BadInput if it cannot be read, or is cut off.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = form_in(path).files(path)[0]
+    ends = {name: form for form, names in FLOW_FILES.items() for name in names}
+    form = next((form for name, form in ends.items() if path.as_posix().endswith(f"/{name}")), "mp4")
+    return FORMS[form].made(path)

@@ -12,7 +12,7 @@ import numpy as np
 
 from m3flow.errors import BadInput
 from m3flow.layout import Outputs
-from m3flow.results.flowfile import packet_digest, read_provenance
+from m3flow.results.forms import Form, form_in, form_of
 from m3flow.results.provenance import same_source
 from m3flow.results.records import read_records, record_files
 from m3flow.results.trajectoryfile import Trajectories, load_trajectories
@@ -149,9 +149,11 @@ def _missing(found: Verified, path: Path) -> None:
 
 
 def _verify_flow(decoder: Decoder, wanted: Wanted, source: dict[str, Any], found: Verified) -> dict[str, Any]:
-    """Check x.mp4 and y.mp4; returns what they say of how they were made."""
+    """Check the stored flow; returns what it says of how it was made."""
     folder = wanted.outputs.flow(found.video)
-    paths = wanted.outputs.flow_files(found.video)
+    says = wanted.flow_settings
+    form = form_of(says) if "codec" in says or "store" in says else form_in(folder)
+    paths = form.files(folder)
     there = [path for path in paths if path.is_file()]
     for path in paths:
         if path not in there:
@@ -159,7 +161,7 @@ def _verify_flow(decoder: Decoder, wanted: Wanted, source: dict[str, Any], found
     made: list[dict[str, Any]] = []
     for path in there:
         try:
-            made.append(_readable_flow(decoder, path))
+            made.append(_readable_flow(decoder, form, path))
         except BadInput as error:
             found.wrong(str(error), *there)
     if len(made) < len(paths):
@@ -167,33 +169,27 @@ def _verify_flow(decoder: Decoder, wanted: Wanted, source: dict[str, Any], found
             # One without the other is of no use, and would be taken for the rest of a run.
             found.remove += there
         return {}
-    x, y = made
-    found.settings["flow"] = x.get("settings", {})
-    if x.get("settings") != y.get("settings") or not same_source(x, y.get("source", {})):
-        found.wrong(f"{folder}: x.mp4 and y.mp4 were not made together", *there)
-    for problem in _differences(x, wanted.flow_settings, source):
+    first, *others = made
+    found.settings["flow"] = first.get("settings", {})
+    for other in others:
+        if first.get("settings") != other.get("settings") or not same_source(first, other.get("source", {})):
+            found.wrong(f"{folder}: x.mp4 and y.mp4 were not made together", *there)
+    for problem in _differences(first, wanted.flow_settings, source):
         found.wrong(f"{folder}: {problem}", *there)
-    return x
+    return first
 
 
-def _readable_flow(decoder: Decoder, path: Path) -> dict[str, Any]:
+def _readable_flow(decoder: Decoder, form: Form, path: Path) -> dict[str, Any]:
     """What a flow file says of itself; raises BadInput unless it holds all that it says."""
-    made = read_provenance(path)
+    made = form.made(path)
     if not made:
         raise BadInput(f"{path}: does not say how it was made")
     about, settings = made.get("source", {}), made.get("settings", {})
-    if "packets" in made and made["packets"] != packet_digest(path):
-        raise BadInput(f"{path}: damaged (its content is not what was written)")
-    try:
-        decoded = decoder.open(str(path.absolute()))
-        for _ in decoded.blocks:
-            pass
-    except BadInput as error:
-        raise BadInput(f"{path}: damaged ({error})") from error
+    contents = form.check(path, made, decoder)
     expected = about.get("frames", 0) - settings.get("step", 1)
-    if decoded.frames != expected:
-        raise BadInput(f"{path}: damaged ({decoded.frames} of {expected} frames decode)")
-    size, stated = (decoded.info.width, decoded.info.height), (about.get("width"), about.get("height"))
+    if contents.frames != expected:
+        raise BadInput(f"{path}: damaged ({contents.frames} of {expected} frames decode)")
+    size, stated = (contents.width, contents.height), (about.get("width"), about.get("height"))
     if size != stated:
         raise BadInput(f"{path}: frames of {size[0]}x{size[1]} where the video has {stated[0]}x{stated[1]}")
     return made
@@ -216,8 +212,10 @@ def _verify_trajectories(
         found.wrong(f"{path}: does not say how it was made", path)
         return
     found.settings["trajectories"] = made.get("settings", {})
-    problems = _differences(made, wanted.trajectory_settings, source)
-    if made.get("flow"):
+    problems = _differences(
+        made, wanted.trajectory_settings, {} if "existing" in made.get("flow", {}) else source
+    )
+    if made.get("flow") and "existing" not in made["flow"]:
         problems += _differences({"settings": made["flow"], "source": source}, wanted.flow_settings, source)
     if flow_made and made.get("flow"):
         if made["flow"] != flow_made.get("settings"):
@@ -254,11 +252,16 @@ def _arrays_missing(trajectories: Trajectories) -> list[str]:
 def _expected_shape(made: dict[str, Any]) -> tuple[int, int, int, int]:
     """The shape of traj_feat by what the file says of its settings and its video."""
     settings, about = made.get("settings", {}), made.get("source", {})
-    length, step = settings.get("length", 0), made.get("flow", {}).get("step", 1)
+    length, step = settings.get("length", 0), _step(made)
     # The codec's motion vectors have a window at every frame, as trajs_dense has.
     job = "trajs" if settings.get("job") == "trajs" else "trajs_dense"
     windows = len(window_starts(about.get("frames", 0) - step, length, job, step))
     return 2 * length, windows, about.get("height", 0) // GRID, about.get("width", 0) // GRID
+
+
+def _step(made: dict[str, Any]) -> int:
+    """The step of the flow that trajectories were made from; the names of existing flow may state another."""
+    return int(made.get("used", {}).get("step", made.get("flow", {}).get("step", 1)))
 
 
 def _differences(made: dict[str, Any], wanted: dict[str, Any], source: dict[str, Any]) -> list[str]:

@@ -275,7 +275,7 @@ class _Field:
     def _take(self, index: Array, shift: int) -> Array:
         values = self._xp.take(self._flat[shift:], index)
         if self._table is None:
-            return values
+            return self._xp.asarray(values, dtype=self._xp.float32)
         if is_tensor(values):
             return self._xp.take(self._table, self._xp.asarray(values, dtype=self._xp.int64))
         # OpenCV looks values up three times as fast as NumPy.

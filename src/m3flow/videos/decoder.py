@@ -50,8 +50,8 @@ class Limits:
         refuse(problems_of(self))
 
 
-def _request(path: str, short_side: int) -> bytes:
-    return json.dumps({"path": path, "short_side": short_side}).encode() + b"\n"
+def _request(path: str, short_side: int, colour: bool) -> bytes:
+    return json.dumps({"path": path, "short_side": short_side, "colour": colour}).encode() + b"\n"
 
 
 def shortfall(frames: int, claimed: int) -> str:
@@ -71,11 +71,14 @@ class Decoded:
     Attributes
     ----------
     info: see `m3flow.videos.frames.VideoInfo`.
-    blocks: uint8 [n, H, W], in order; raises BadInput if the video exceeds a limit or crashes the decoder.
+    colour: whether the frames are RGB.
+    blocks: uint8 [n, H, W] or [n, H, W, 3], in order; raises BadInput if the video exceeds a limit or crashes the
+        decoder.
     frames, seconds: the number of frames and the time spent decoding them; complete after the last block.
     """
 
     info: VideoInfo
+    colour: bool = False
     blocks: Generator[np.ndarray] = field(init=False)
     frames: int = 0
     seconds: float = 0.0
@@ -138,23 +141,24 @@ class Decoder:
             # A larger pipe lets the decoder run ahead; if the system refuses it, the default size works too.
             fcntl.fcntl(self._pipe(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
-    def expect(self, path: str, short_side: int = 0) -> None:
+    def expect(self, path: str, short_side: int = 0, *, colour: bool = False) -> None:
         """Prefetch a video: the process decodes it after the ones before; `open` it next."""
         self.start()
         with suppress(BrokenPipeError):  # `open` reports it
-            self._send_request(path, short_side)
+            self._send_request(_request(path, short_side, colour))
 
-    def open(self, path: str, short_side: int = 0) -> Decoded:
+    def open(self, path: str, short_side: int = 0, *, colour: bool = False) -> Decoded:
         """Start decoding a video; see `m3flow.videos.frames.Frames` for the frames and the errors.
 
         A previous video that was not read to its end is abandoned.
         """
-        if self._is_decoding or (self._requested and self._requested[0] != _request(path, short_side)):
+        request = _request(path, short_side, colour)
+        if self._is_decoding or (self._requested and self._requested[0] != request):
             self.close()
         self.start()
         try:
             if not self._requested:
-                self._send_request(path, short_side)
+                self._send_request(request)
             self._requested.popleft()
             answer = self._message()
         except BrokenPipeError:
@@ -169,18 +173,17 @@ class Decoder:
                 f"({self.limits.megapixels:g}) allows"
             )
         self._is_decoding = True
-        decoded = Decoded(info)
+        decoded = Decoded(info, colour)
         decoded.blocks = self._blocks(decoded)
         return decoded
 
-    def _send_request(self, path: str, short_side: int) -> None:
+    def _send_request(self, request: bytes) -> None:
         assert self._child is not None and self._child.stdin is not None
-        request = _request(path, short_side)
         self._child.stdin.write(request)
         self._requested.append(request)
 
     def _blocks(self, decoded: Decoded) -> Generator[np.ndarray]:
-        shape = (decoded.info.height, decoded.info.width)
+        shape = (decoded.info.height, decoded.info.width, *((3,) if decoded.colour else ()))
         child = self._child
         ended = False
         try:

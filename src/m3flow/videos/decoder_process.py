@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def answer(request: dict[str, Any], out: int) -> None:
-    """Decode the video of a request (`path`, `short_side`) into the open file `out`."""
+    """Decode the video of a request (`path`, `short_side`, `colour`) into the open file `out`."""
     import cv2
 
     from m3flow.videos.frames import Frames
@@ -69,7 +69,7 @@ def answer(request: dict[str, Any], out: int) -> None:
     unusable = (BadInput, cv2.error, MemoryError, OSError)
     began = time.perf_counter()
     try:
-        frames = Frames(request["path"], request["short_side"])
+        frames = Frames(request["path"], request["short_side"], colour=request["colour"])
     except unusable as error:
         return _send_message(out, {"rejected": _reason(error)})
     _send_message(out, {"info": asdict(frames.info) | {"rate": str(frames.info.rate)}})
@@ -91,7 +91,7 @@ def answer(request: dict[str, Any], out: int) -> None:
 
 
 def _blocks(frames: Frames) -> Iterator[tuple[np.ndarray, float]]:
-    """(uint8 [up to BLOCK_FRAMES, H, W], seconds spent decoding them)."""
+    """(uint8 [up to BLOCK_FRAMES, H, W] or [..., 3], seconds spent decoding them)."""
     iterator = iter(frames)
     # The first block is a single frame, so that the timeout covers one frame and not a whole block.
     size = 1

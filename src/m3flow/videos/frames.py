@@ -42,7 +42,7 @@ class VideoInfo:
 
 
 class Frames:
-    """The grey frames of a video, in order: iterate for uint8 [H, W].
+    """The frames of a video, in order: iterate for uint8 [H, W], or [H, W, 3] RGB with `colour`.
 
     The number of frames is the number that decodes; the header's number is `info.claimed`.
 
@@ -51,14 +51,14 @@ class Frames:
     BadInput: the file is missing, is not a video, or none of its frames decodes (when opened).
     """
 
-    def __init__(self, path: str | Path, short_side: int = 0) -> None:
+    def __init__(self, path: str | Path, short_side: int = 0, *, colour: bool = False) -> None:
         path = os.fspath(path)
         _refuse_missing(path)
         self._short_side = short_side
         if Path(path).is_dir():
-            frames, rate, claimed, codec, rotation = _image_folder(Path(path))
+            frames, rate, claimed, codec, rotation = _image_folder(Path(path), colour)
         else:
-            frames, rate, claimed, codec, rotation = _video_file(path)
+            frames, rate, claimed, codec, rotation = _video_file(path, colour)
         self._first = next(frames, None)
         if self._first is None:
             raise BadInput(
@@ -126,11 +126,11 @@ def _resized(width: int, height: int, short_side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _video_file(path: str) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
+def _video_file(path: str, colour: bool) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
     capture = _opened(path)
     claimed = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     return (
-        _grey_frames(capture),
+        _frames(capture, colour),
         _rate(capture.get(cv2.CAP_PROP_FPS)),
         int(claimed) if math.isfinite(claimed) and claimed > 0 else 0,
         _fourcc(int(capture.get(cv2.CAP_PROP_FOURCC))),
@@ -154,13 +154,16 @@ def _opened(path: str, options: Sequence[int] = ()) -> cv2.VideoCapture:
     return capture
 
 
-def _grey_frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+def _frames(capture: cv2.VideoCapture, colour: bool) -> Iterator[np.ndarray]:
     try:
         while True:
             ok, frame = capture.read()
             if not ok:
                 return
-            yield frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+            if colour:
+                yield _rgb(frame)
+            else:
+                yield frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
     finally:
         capture.release()
 
@@ -176,14 +179,22 @@ def _chosen_frames(path: str, numbers: list[int]) -> Iterator[np.ndarray]:
                     return
                 position += 1
             frame = capture.retrieve()[1]
-            yield cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB if frame.ndim == 2 else cv2.COLOR_BGR2RGB)
+            yield _rgb(frame)
     finally:
         capture.release()
 
 
-def _image_folder(folder: Path) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
+def _rgb(frame: np.ndarray) -> np.ndarray:
+    """A frame as OpenCV decodes it, grey or BGR, in RGB."""
+    return cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB if frame.ndim == 2 else cv2.COLOR_BGR2RGB)
+
+
+def _image_folder(folder: Path, colour: bool) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
     names = _image_names(folder)
-    images = (_image(folder / name, cv2.IMREAD_GRAYSCALE) for name in names)
+    if colour:
+        images = (_rgb(_image(folder / name, cv2.IMREAD_COLOR)) for name in names)
+    else:
+        images = (_image(folder / name, cv2.IMREAD_GRAYSCALE) for name in names)
     return images, DEFAULT_RATE, len(names), "images", 0
 
 

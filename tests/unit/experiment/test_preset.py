@@ -12,7 +12,7 @@ from m3flow.cli import app
 from m3flow.errors import UsageError
 from m3flow.experiment.config import Experiment
 from m3flow.flow import ESTIMATORS
-from m3flow.results.flowfile import read_provenance
+from m3flow.results.stored_flow import read_provenance
 from m3flow.results.trajectoryfile import load_trajectories
 from support.clips import clip
 

@@ -18,16 +18,16 @@ from m3flow.errors import BadInput, Interrupted
 from m3flow.extraction.extractor import Extractor, Queue
 from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
-from m3flow.results.flowfile import read_provenance
 from m3flow.results.homographies import homographies_of
 from m3flow.results.records import Record
-from m3flow.results.stored_flow import stored_flow
+from m3flow.results.stored_flow import read_provenance, stored_flow
 from m3flow.scoring.scenes import make_scene
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectories.tracking import track
 from m3flow.videos.decoder import Limits
 from m3flow.videos.videolist import Video
 from support.clips import clip, image_folder, moving_texture, write_video
+from support.flow_files import opencv_video, soft_levels
 
 NAME = "set/class/a.mkv"
 FAST = FlowSettings(estimator="dis", parameters={"preset": "ultrafast"}, camera="none", codec="h264-lossless")
@@ -285,8 +285,6 @@ class TestTrajectories:
         assert found is not None and len(found[0]) == 1999
 
     def test_flow_of_other_programs(self, source: Path, out: Path) -> None:
-        from tests.support.flow_files import opencv_video, soft_levels
-
         levels = soft_levels(48, 64, 9)
         for channel, name in enumerate(("x.mp4", "y.mp4")):
             opencv_video(out / "flows" / NAME / name, levels[:, channel])

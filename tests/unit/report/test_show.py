@@ -24,7 +24,7 @@ from m3flow.report.canvas import Canvas
 from m3flow.report.clip import ComputedClip, Moment, StoredClip, TrajectoriesAlone
 from m3flow.report.contact_sheet import contact_sheet, description, encoded
 from m3flow.report.film import write_film
-from m3flow.results.flowfile import load_flow
+from m3flow.results.stored_flow import load_flow
 from m3flow.results.trajectoryfile import TrajectoryWriter, load_trajectories
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.videolist import Video

@@ -15,19 +15,14 @@ import av
 import cv2
 import numpy as np
 import pytest
-from tests.support.flow_files import opencv_video, soft_levels
 
 from m3flow import load_flow
 from m3flow.errors import BadInput, UsageError
-from m3flow.results.flowfile import (
-    CODECS,
-    FlowWriter,
-    quantisation_of,
-    read_level_pairs,
-    read_levels,
-    read_provenance,
-)
+from m3flow.results.forms import FORMS, quantisation_of
+from m3flow.results.forms.mp4 import CODECS, Mp4Writer, read_levels
 from m3flow.results.quantisation import quantise, restore
+from m3flow.results.stored_flow import read_provenance
+from support.flow_files import opencv_video, soft_levels
 
 SIZES = [(48, 64), (241, 321), (17, 33), (33, 17)]  # height, width
 PROVENANCE: dict[str, Any] = {"settings": {"bound": 20.0, "step": 1}, "source": {"bytes": 5, "sha256": "ab"}}
@@ -42,7 +37,7 @@ def write(
     folder: Path, levels: np.ndarray, codec: str, rate: Fraction | int = 25, made: Any = PROVENANCE
 ) -> Path:
     height, width = levels.shape[2:]
-    with FlowWriter(folder, codec=codec, rate=Fraction(rate), width=width, height=height) as writer:
+    with Mp4Writer(folder, codec=codec, rate=Fraction(rate), width=width, height=height) as writer:
         for start in range(0, len(levels), 2):
             writer.write(levels[start : start + 2])
         writer.close(made)
@@ -180,11 +175,11 @@ class TestRoundTrip:
     def test_one_frame(self, tmp_path: Path, codec: str) -> None:
         assert load_flow(write(tmp_path / "flow", soft_levels(48, 64, 1), codec)).shape == (1, 2, 48, 64)
 
-    def test_pieces_are_as_long_as_asked(self, tmp_path: Path) -> None:
-        levels = all_levels(16, 24, 11)
+    def test_it_is_read_in_pieces(self, tmp_path: Path) -> None:
+        levels = all_levels(16, 24, 35)
         folder = write(tmp_path / "flow", levels, "h264-lossless")
-        pieces = list(read_level_pairs(folder, 4))
-        assert [len(piece) for piece in pieces] == [4, 4, 3]
+        pieces = list(FORMS["mp4"].read(folder))
+        assert [len(piece) for piece in pieces] == [32, 3]
         assert np.array_equal(np.concatenate(pieces), levels)
 
 
@@ -213,7 +208,7 @@ class TestForeignFiles:
         levels = soft_levels(48, 64)
         for channel, name in enumerate(("x.mp4", "y.mp4")):
             opencv_video(tmp_path / name, levels[:, channel])
-        read = np.concatenate(list(read_level_pairs(tmp_path)))
+        read = np.concatenate(list(FORMS["mp4"].read(tmp_path)))
         for channel, name in enumerate(("x.mp4", "y.mp4")):
             theirs = by_opencv(tmp_path / name).astype(int)
             assert np.abs(read[:, channel] - theirs).max() <= 2  # two roundings of one conversion
@@ -272,7 +267,7 @@ class TestNothingIsLeftBehind:
     def test_by_an_error(self, tmp_path: Path) -> None:
         with (
             pytest.raises(ZeroDivisionError),
-            FlowWriter(tmp_path / "f", codec="mpeg4", rate=Fraction(25), width=64, height=48) as writer,
+            Mp4Writer(tmp_path / "f", codec="mpeg4", rate=Fraction(25), width=64, height=48) as writer,
         ):
             writer.write(all_levels(48, 64))
             raise ZeroDivisionError
@@ -283,7 +278,7 @@ class TestNothingIsLeftBehind:
         contents = {path.name: path.read_bytes() for path in before.iterdir()}
         with (
             pytest.raises(TypeError),
-            FlowWriter(before, codec="mpeg4", rate=Fraction(25), width=24, height=16) as writer,
+            Mp4Writer(before, codec="mpeg4", rate=Fraction(25), width=24, height=16) as writer,
         ):
             writer.write(all_levels(16, 24))
             writer.close({"cannot be stored": object()})
@@ -293,4 +288,4 @@ class TestNothingIsLeftBehind:
         with pytest.raises(
             UsageError, match=r"unknown codec 'vp9'; choose from mpeg4, fine, h264, h264-lossless"
         ):
-            FlowWriter(tmp_path, codec="vp9", rate=Fraction(25), width=64, height=48)
+            Mp4Writer(tmp_path, codec="vp9", rate=Fraction(25), width=64, height=48)

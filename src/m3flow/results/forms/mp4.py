@@ -1,4 +1,4 @@
-"""The flow of a video as x.mp4 and y.mp4: writing, reading, and what the files say of themselves."""
+"""Flow as two videos, x.mp4 and y.mp4: writing, reading, and what the files say of themselves."""
 
 from __future__ import annotations
 
@@ -18,14 +18,25 @@ import numpy as np
 
 from m3flow.atomic import complete_or_absent
 from m3flow.errors import BadInput, UsageError
-from m3flow.layout import COMPONENTS, flow_files
-from m3flow.results.quantisation import DEFAULT_BOUND, Quantisation, Scale
+from m3flow.layout import flow_files
+from m3flow.results.forms.base import (
+    PIECE_FRAMES,
+    Contents,
+    FlowWriter,
+    Form,
+    Stream,
+    no_such_file,
+    remove_other_forms,
+)
+from m3flow.results.quantisation import Scale
 
 # PyAV is imported where a file is opened, so that runs without flow files do without it.
 if TYPE_CHECKING:
     import av
 
-PIECE_FRAMES = 32
+    from m3flow.videos.decoder import Decoder
+
+COMPONENTS = ("x", "y")
 # Packets wait here until the file's tags are known; a long film spills to the disk.
 SPOOL_BYTES = 4 * 2**20
 
@@ -67,11 +78,57 @@ CODECS: dict[str, Codec] = {
 }
 
 
-class FlowWriter:
-    """Writes the two files of a video's flow; they appear under their names when `close` has succeeded.
+class Mp4(Form):
+    """x.mp4 and y.mp4."""
 
-    Use as a context manager. Leaving it by an exception, or without `close`, leaves nothing behind.
-    """
+    def scale(self, settings: dict[str, Any]) -> Scale:
+        codec = CODECS.get(settings.get("codec", ""))
+        return codec.scale if codec else "linear"
+
+    def writer(self, folder: Path, settings: dict[str, Any], stream: Stream) -> FlowWriter:
+        return Mp4Writer(
+            folder, codec=settings["codec"], rate=stream.rate, width=stream.width, height=stream.height
+        )
+
+    def made(self, path: Path) -> dict[str, Any]:
+        return read_comment(path)
+
+    def frames(self, folder: Path) -> int:
+        import av
+
+        path, _ = self.files(folder)
+        try:
+            with av.open(_location(path), metadata_errors="replace") as container:
+                return container.streams.video[0].frames
+        except (av.FFmpegError, OSError, IndexError) as error:
+            raise BadInput(f"{path}: not a readable flow file ({error})") from error
+
+    def read(self, folder: Path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        x, y = self.files(folder)
+        for path in (x, y):
+            if not path.is_file():
+                raise no_such_file(path)
+        pairs = zip(read_levels(x, start, stop), read_levels(y, start, stop), strict=True)
+        try:
+            while piece := list(islice(pairs, PIECE_FRAMES)):
+                yield np.asarray(piece)
+        except ValueError as error:
+            raise BadInput(f"{folder}: x.mp4 and y.mp4 do not hold the same frames") from error
+
+    def check(self, path: Path, made: dict[str, Any], decoder: Decoder) -> Contents:
+        if "packets" in made and made["packets"] != packet_digest(path):
+            raise BadInput(f"{path}: damaged (its content is not what was written)")
+        try:
+            decoded = decoder.open(str(path.absolute()))
+            for _ in decoded.blocks:
+                pass
+        except BadInput as error:
+            raise BadInput(f"{path}: damaged ({error})") from error
+        return Contents(decoded.frames, decoded.info.width, decoded.info.height)
+
+
+class Mp4Writer(FlowWriter):
+    """Writes x.mp4 and y.mp4, both or neither."""
 
     def __init__(self, folder: Path, *, codec: str, rate: Fraction, width: int, height: int) -> None:
         if codec not in CODECS:
@@ -79,27 +136,23 @@ class FlowWriter:
         self.folder = folder
         self._encoders = [_Encoder(codec, rate, width, height) for _ in COMPONENTS]
 
-    def __enter__(self) -> FlowWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def discard(self) -> None:
         for encoder in self._encoders:
             encoder.discard()
 
-    def write(self, levels: np.ndarray) -> None:
-        """Append frames: uint8 [T, 2, H, W], channel 0 = x."""
-        for frame in levels:
+    def write(self, values: np.ndarray) -> None:
+        for frame in values:
             for encoder, plane in zip(self._encoders, frame, strict=True):
                 encoder.write(plane)
 
     def close(self, provenance: dict[str, Any]) -> None:
-        """Complete both files, with `provenance` (plain JSON values) in each one's comment tag."""
         for encoder in self._encoders:
             encoder.finish()
         with complete_or_absent(*flow_files(self.folder)) as temporaries:
             for encoder, temporary, name in zip(self._encoders, temporaries, COMPONENTS, strict=True):
-                about = {"component": name[0], **provenance, "packets": encoder.digest()}
+                about = {"component": name, **provenance, "packets": encoder.digest()}
                 encoder.save(temporary, json.dumps(about, separators=(",", ":")))
+            remove_other_forms(self.folder, "mp4")
 
 
 class _Encoder:
@@ -267,7 +320,7 @@ def _luma(frame: av.VideoFrame) -> np.ndarray:
     return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : frame.width]
 
 
-def read_provenance(path: Path | str) -> dict[str, Any]:
+def read_comment(path: Path | str) -> dict[str, Any]:
     """What a flow file says of itself, without decoding it; {} for a file that we did not write.
 
     Raises BadInput if the file cannot be opened as a video, or is cut off.
@@ -306,73 +359,3 @@ def _refuse_cut_off(path: Path | str) -> None:
             box += length
     if box > size:
         raise BadInput(f"{path}: the file is cut off")
-
-
-def read_level_pairs(
-    folder: Path | str, frames: int = PIECE_FRAMES, start: int = 0, stop: int | None = None
-) -> Iterator[np.ndarray]:
-    """The levels of both components in pieces: uint8 [up to `frames`, 2, H, W]; of a part, see `read_levels`.
-
-    Raises BadInput where a file is missing or damaged, or the two do not have the same frames.
-    """
-    x, y = flow_files(folder)
-    for path in (x, y):
-        if not path.is_file():
-            raise BadInput(f"{path}: no such flow file")
-    pairs = zip(read_levels(x, start, stop), read_levels(y, start, stop), strict=True)
-    try:
-        while piece := list(islice(pairs, frames)):
-            yield np.asarray(piece)
-    except ValueError as error:
-        raise BadInput(f"{folder}: x.mp4 and y.mp4 do not hold the same frames") from error
-
-
-def load_flow(folder: Path | str, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """The flow of a video, or a part of it, from its folder of x.mp4 and y.mp4.
-
-    Parameters
-    ----------
-    folder: `<output>/flows/<video>`.
-    start, stop: read the frames from `start` on and before `stop`, as a slice does; only these and those since the
-        key frame before them are decoded.
-
-    Returns
-    -------
-    float32 [T, 2, H, W] in pixels, channel 0 = x (right), channel 1 = y (down), exactly 0 where a pixel was
-    still. Frame t holds the motion of the pixels of video frame start + t (see `m3flow.flow.base.Estimator`).
-
-    Raises
-    ------
-    UsageError: a negative `start`, or no frame from `start` on and before `stop`.
-    BadInput: a file is missing or damaged.
-    """
-    if start < 0 or (stop is not None and stop <= start):
-        raise UsageError(f"{folder}: no frames from {start} to {stop}; start is 0 or more, stop is larger")
-    pieces = list(read_level_pairs(folder, start=start, stop=stop))
-    if not pieces and start:
-        raise UsageError(f"{folder}: no frame {start}; the flow has {flow_frame_count(folder)} frames")
-    if not pieces:
-        raise BadInput(f"{folder}: the flow files hold no frames")
-    made, _ = (read_provenance(path) for path in flow_files(folder))
-    return quantisation_of(made.get("settings", {})).pixels(np.concatenate(pieces))
-
-
-def quantisation_of(settings: dict[str, Any]) -> Quantisation:
-    """How the levels of a flow file are to be read, by the settings that it states; {} for another program's file."""
-    codec = CODECS.get(settings.get("codec", ""))
-    return Quantisation(float(settings.get("bound", DEFAULT_BOUND)), codec.scale if codec else "linear")
-
-
-def flow_frame_count(folder: Path | str) -> int:
-    """How many frames the flow of a video has, from the header of its x.mp4.
-
-    Raises BadInput if the file cannot be opened as a video.
-    """
-    import av
-
-    path, _ = flow_files(folder)
-    try:
-        with av.open(_location(path), metadata_errors="replace") as container:
-            return container.streams.video[0].frames
-    except (av.FFmpegError, OSError, IndexError) as error:
-        raise BadInput(f"{path}: not a readable flow file ({error})") from error

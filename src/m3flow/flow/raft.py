@@ -1,0 +1,140 @@
+"""RAFT (Teed and Deng, ECCV 2020) as torchvision has it: its networks, its weights, and its call to the bit.
+
+Frames are padded to multiples of 8, and to 128 px at least, by repeating their right and lower edge; the flow of the
+padding is cut off.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from m3flow.errors import UsageError
+from m3flow.flow.parameters import RAFTParameters
+from m3flow.flow.torch_base import TorchEstimator
+
+MULTIPLE, SMALLEST = 8, 128
+
+
+class RAFT(TorchEstimator):
+    """Base class of the two sizes."""
+
+    parameters: RAFTParameters
+    # Frames and features; the volume of all correlations, which grows with the square of the size, is beside it.
+    bytes_per_pixel = 1500
+
+    def __init__(self, parameters: RAFTParameters, *, device: str) -> None:
+        super().__init__(parameters, device=device)
+        network = getattr(torchvision_flow(), self.name)()
+        network.load_state_dict(_state(self.name, parameters.weights))
+        self._network = network.to(device).eval()
+        self._bfloat16 = parameters.precision == "bfloat16" or (
+            parameters.precision == "auto" and device.startswith("cuda") and torch.cuda.is_bf16_supported()
+        )
+
+    def flow(self, previous: Tensor, current: Tensor) -> Tensor:
+        height, width = previous.shape[1:3]
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._bfloat16):
+            flows = self._network(
+                _prepared(previous), _prepared(current), num_flow_updates=max(1, self.parameters.updates)
+            )
+        return flows[-1][:, :, :height, :width].float().contiguous()
+
+    @classmethod
+    def fetch(cls) -> Path:
+        """Fetch the weights that are taken where none are named; returns their file.
+
+        Raises UsageError where they cannot be had.
+        """
+        path = weights_file(cls.name)
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            url = _weights(cls.name).url
+            try:
+                # The name ends with the beginning of the content's hash, which is compared.
+                torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
+            except (OSError, RuntimeError) as error:
+                raise UsageError(
+                    f"the weights of {cls.name} cannot be fetched from {url}: {error}"
+                ) from error
+        return path
+
+
+class RAFTLarge(RAFT):
+    name = "raft_large"
+
+
+class RAFTSmall(RAFT):
+    name = "raft_small"
+
+
+def _prepared(frames: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H', W'] from -1 to 1, as torchvision's transforms do."""
+    values = (frames.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    height, width = values.shape[2:]
+    right, below = (max(SMALLEST, -(-size // MULTIPLE) * MULTIPLE) - size for size in (width, height))
+    return functional.pad(values, (0, right, 0, below), mode="replicate").contiguous()
+
+
+def weights_file(name: str) -> Path:
+    """Where the fetched weights of an estimator lie: below $XDG_CACHE_HOME, by default ~/.cache."""
+    cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache_folder / "m3flow" / "weights" / _weights(name).url.rpartition("/")[2]
+
+
+def _weights(name: str) -> Any:
+    models = torchvision_flow()
+    return {"raft_large": models.Raft_Large_Weights, "raft_small": models.Raft_Small_Weights}[name].DEFAULT
+
+
+def _state(name: str, weights: str) -> dict[str, Tensor]:
+    fetched = weights == "fetched"
+    path = weights_file(name) if fetched else Path(weights)
+    if not path.is_file():
+        how = f"fetch them with `m3flow weights {name}`" if fetched else "the parameter weights names a file"
+        raise UsageError(f"no weights of {name} at {path}; {how}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UsageError(f"{path}: not weights of {name} ({' '.join(str(error).split())[:200]})") from error
+
+
+@cache
+def torchvision_flow() -> Any:
+    """The module `torchvision.models.optical_flow`.
+
+    A torchvision whose compiled part is for another build of torch cannot be imported, for want of two operators of
+    object detection. They are declared without a body then; flow needs neither.
+
+    Raises UsageError where torchvision is not installed or cannot be imported.
+    """
+    try:
+        return _imported()
+    except ImportError as error:
+        raise UsageError(f"RAFT needs torchvision: pip install m3flow[raft] ({error})") from error
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise UsageError(f"torchvision does not fit torch {torch.__version__}: {error}") from error
+    for module in [module for module in sys.modules if module.partition(".")[0] == "torchvision"]:
+        del sys.modules[module]
+    for operator in ("nms", "qnms"):
+        torch.library.define(
+            f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        )
+    try:
+        return _imported()
+    except (ImportError, RuntimeError) as error:
+        raise UsageError(f"torchvision does not fit torch {torch.__version__}: {error}") from error
+
+
+def _imported() -> Any:
+    from torchvision.models import optical_flow
+
+    return optical_flow
