@@ -186,15 +186,16 @@ def _size(text: str) -> tuple[int, int] | None:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column("error after step", overflow="fold", min_width=20)
-    headings = (*map(str, SHOWN_STEPS), "last", "coverage", "wrong", "AUROC", "upper ½")
-    for heading in headings:
+    """A row for each score: errors in pixels, seconds and megabytes per 1,000 frames."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
+    table.add_column("error after step", overflow="fold", min_width=18)
+    for heading in (*map(str, SHOWN_STEPS), "given", "wrong", "AUROC", "best ½", "camera", "s", "MB"):
         table.add_column(heading, justify="right")
     for row in rows:
         errors = row["error"]
         values = [errors[step - 1] if step <= len(errors) else None for step in SHOWN_STEPS]
-        values += [errors[-1], *(row[key] for key in ("coverage", "wrong", "auroc", "upper_half"))]
+        values += [row[key] for key in ("coverage", "wrong", "auroc", "upper_half", "residual_camera")]
+        values += [row.get("seconds_per_1000_frames"), row["bytes_per_1000_frames"] / 1e6]
         table.add_row(Path(row["of"]).name, *map(_number, values))
     return table
 
