@@ -35,8 +35,7 @@ import machine
 from m3flow.camera import (
     camera_flow,
     camera_motion,
-    homography_opencv,
-    homography_torch,
+    candidates_opencv,
     remove_camera,
     thresholds,
 )
@@ -48,8 +47,8 @@ from m3flow.scoring.scenes import Scene
 
 REACHES = (3.0, 8.0, 20.0)
 SCHEMES = [
-    ("farneback", "opencv", ("one-pass", "prior", "two-pass")),
-    ("farneback", "torch", ("one-pass", "prior", "pyramid-prior", "two-pass")),
+    ("farneback", "opencv", ("one-pass", "two-pass")),
+    ("farneback", "torch", ("one-pass", "two-pass")),
     ("dis", "opencv", ("one-pass", "two-pass")),
 ]
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -124,8 +123,8 @@ def residual(chosen: MotionEstimator, frames: np.ndarray) -> np.ndarray:
 
 def subtract(plain: MotionEstimator, frames: np.ndarray) -> np.ndarray:
     """The flow as it is, and the camera's motion taken from it afterwards."""
-    found, _ = homography_opencv.find_homography(frames[0], frames[1])
-    return remove_camera(np.asarray(plain(frames).flow), found[None])
+    found = MotionEstimator(plain.estimator).select(frames)
+    return remove_camera(np.asarray(plain(frames).flow), found.homographies)
 
 
 def both_errors(residual: np.ndarray, scene: Scene) -> tuple[float, float]:
@@ -167,15 +166,14 @@ def finders(device: str) -> dict[str, Callable[[np.ndarray, np.ndarray], np.ndar
     """Ways to find the camera from two frames and their flow; the first and the last are the package's."""
     sift, orb = cv2.SIFT_create(500), cv2.ORB_create(500, fastThreshold=10)
 
-    def tracked(frames: np.ndarray, _flow: np.ndarray) -> np.ndarray:
-        return homography_opencv.find_homography(frames[0], frames[1])[0]
+    on_opencv = MotionEstimator(estimator("farneback", backend="opencv"))
+    in_torch = MotionEstimator(estimator("farneback", backend="torch", device=device))
 
-    def batched(frames: np.ndarray, _flow: np.ndarray) -> np.ndarray:
-        pair = torch.from_numpy(frames).to(device)
-        return homography_torch.find_homographies(pair[:1], pair[1:])[0][0].cpu().numpy()
+    def selected(motion: MotionEstimator, frames: np.ndarray, _flow: np.ndarray) -> np.ndarray:
+        return motion.select(frames).homographies[0]
 
     return {
-        "corners, tracked (OpenCV)": tracked,
+        "corners, tracked (OpenCV)": partial(selected, on_opencv),
         "corners on the flow": lambda frames, flow: ransac(*on_flow(frames, flow)),
         "SIFT": lambda frames, _: ransac(*described(sift, cv2.NORM_L2, frames)),
         "ORB": lambda frames, _: ransac(*described(orb, cv2.NORM_HAMMING, frames)),
@@ -184,12 +182,12 @@ def finders(device: str) -> dict[str, Callable[[np.ndarray, np.ndarray], np.ndar
                 np.concatenate, zip(on_flow(frames, flow), described(sift, cv2.NORM_L2, frames), strict=True)
             )
         ),
-        "torch: corners, tracked": batched,
+        "torch: corners, tracked": partial(selected, in_torch),
     }
 
 
 def on_flow(frames: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    start = homography_opencv.corners(frames[0])
+    start = candidates_opencv.corners(frames[0])
     x, y = start.astype(int).T
     end = start + flow[:, y, x].T
     return near(start, end)
@@ -249,18 +247,22 @@ def measure_clips(folder: Path, pairs: int = 30) -> list[dict[str, Any]]:
     rows = []
     for path in sorted(path for path in folder.rglob("*.*") if path.is_file()):
         frames = read(path)
-        starts = range(0, len(frames) - 1, max(1, len(frames) // pairs))
-        chosen = [(frames[t], frames[t + 1]) for t in starts if (frames[t] != frames[t + 1]).any()]
-        if not chosen:
+        if len(frames) < 2:
             continue
-        found = [homography_opencv.find_homography(*pair) for pair in chosen]
-        motion = [camera_motion(h, *frames[0].shape) for h, _ in found]
+        selection = MotionEstimator(estimator("farneback", backend="opencv")).select(np.stack(frames))
+        starts = [t for t in range(len(frames) - 1) if (frames[t] != frames[t + 1]).any()]
+        starts = starts[:: max(1, len(starts) // pairs)]
+        if not starts:
+            continue
+        chosen = [(frames[t], frames[t + 1]) for t in starts]
+        found = selection.homographies[starts]
+        motion = [camera_motion(h, *frames[0].shape) for h in found]
         before = [difference(*pair) for pair in chosen]
-        after = [difference(a, resample(b, h, a)) for (a, b), (h, _) in zip(chosen, found, strict=True)]
+        after = [difference(a, resample(b, h, a)) for (a, b), h in zip(chosen, found, strict=True)]
         row = {
             "clip": path.name,
             "pairs": len(chosen),
-            "accepted": rounded(np.mean([accepted for _, accepted in found])),
+            "accepted": rounded(np.mean(selection.accepted[starts])),
             "still": rounded(np.mean(np.array(motion) == 0)),
             "camera_px_median": rounded(np.median(motion)),
             "camera_px_largest": rounded(np.max(motion)),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from m3flow.extraction.run import execute
     from m3flow.extraction.work import Work
     from m3flow.layout import Outputs
-    from m3flow.results.homographies import homographies_of
+    from m3flow.results.homographies import camera_of, homographies_of
     from m3flow.results.quantisation import quantise, restore
     from m3flow.results.records import Record, read_records
     from m3flow.results.stored_flow import load_flow, read_provenance
@@ -30,7 +30,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "extraction.work": ["Work"],
         "layout": ["Outputs"],
         "results.stored_flow": ["load_flow", "read_provenance"],
-        "results.homographies": ["homographies_of"],
+        "results.homographies": ["camera_of", "homographies_of"],
         "results.quantisation": ["quantise", "restore"],
         "results.records": ["Record", "read_records"],
         "results.trajectoryfile": ["Trajectories", "load_trajectories", "read_made"],
@@ -53,6 +53,7 @@ __all__ = [
     "VideoList",
     "Work",
     "__version__",
+    "camera_of",
     "execute",
     "homographies_of",
     "load_flow",

@@ -11,10 +11,10 @@ from m3flow.validation import number, problems_of, refuse, shown
 
 # Written into the files with the settings. A release that changes what the same settings give raises the number
 # of what it changes: results of the earlier number are then made again.
-FLOW_VERSION, TRAJECTORY_VERSION = 1, 1
+FLOW_VERSION, TRAJECTORY_VERSION = 2, 1
 
 Camera = Literal["warp", "none"]
-Scheme = Literal["auto", "one-pass", "prior", "pyramid-prior", "two-pass"]
+Scheme = Literal["auto", "one-pass", "two-pass"]
 Store = Literal["mp4", "jpg", "png", "npz", "h5", "flo"]
 Values = Literal["float16", "uint8"]
 Codec = Literal["mpeg4", "fine", "h264", "h264-lossless"]
@@ -33,6 +33,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "parameters": {},
             "camera": "warp",
             "scheme": "two-pass",
+            "cuts": False,
             "bound": 20.0,
             "step": 1,
             "codec": "mpeg4",
@@ -59,6 +60,8 @@ class FlowSettings:
     estimator, parameters: see `m3flow.flow.estimator`.
     camera: "warp" removes the camera motion, "none" keeps it.
     scheme: the compensation scheme (see `m3flow.camera.compensation`).
+    camera_confidence: a camera less probable than this, from 0 to 1, is not removed.
+    cuts: whether cuts are looked for; no flow goes across one.
     bound: the largest displacement stored, in pixels; larger ones saturate.
     step: the flow goes from frame t to frame t + step.
     codec: "mpeg4" (small, quickly written), "fine" (levels that are closer together where motion is slow), "h264"
@@ -73,6 +76,8 @@ class FlowSettings:
     parameters: dict[str, Any] = field(default_factory=dict)
     camera: Camera = "warp"
     scheme: Scheme = "auto"
+    camera_confidence: float = number(0.4, least=0, most=1)
+    cuts: bool = True
     bound: float = number(20.0, above=0)
     step: int = number(1, least=1)
     store: Store = "mp4"
@@ -114,6 +119,7 @@ class FlowSettings:
         values["bound"] = float(self.bound)
         if self.camera == "none":
             values["scheme"] = ""
+            del values["camera_confidence"]
         del values["store" if self.store == "mp4" else "codec"]
         if not self.zip:
             del values["zip"]

@@ -14,8 +14,8 @@ from support.paths import REPOSITORY
 PUBLIC = {
     "m3flow": """
         BadInput Extractor FlowSettings Interrupted Outputs Record Trajectories TrajectorySettings UsageError
-        Video VideoList Work __version__ execute homographies_of load_flow load_trajectories quantise read_made
-        read_provenance read_records restore
+        Video VideoList Work __version__ camera_of execute homographies_of load_flow load_trajectories quantise
+        read_made read_provenance read_records restore
     """,
     "m3flow.flow": """
         BroxParameters DISParameters ESTIMATORS Entry Estimator FarnebackParameters RAFTParameters TVL1Parameters

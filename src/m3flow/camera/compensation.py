@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m3flow.camera import thresholds
+from m3flow.camera.candidates import Candidates
+from m3flow.camera.selection import Selection, Selector
 from m3flow.errors import UsageError
-from m3flow.flow.base import Estimator, in_colour, is_tensor
+from m3flow.flow.base import Estimator, check_frames, in_colour, in_grey, is_tensor
 
 if TYPE_CHECKING:
     from m3flow.flow.base import Array
@@ -31,40 +33,57 @@ class Motion:
     ----------
     flow: float32 [B, 2, H, W] in pixels, channel 0 = x (right), 1 = y (down), at the previous frame's pixels.
         With camera "warp" and an accepted homography the residual H^-1 (p + v(p)) - p, otherwise the whole
-        flow v. NumPy from an OpenCV estimator, a tensor on the estimator's device from a torch one.
+        flow v; 0 across a cut and in bars. NumPy from an OpenCV estimator, a tensor on the estimator's device
+        from a torch one.
     homographies: float32 [B, 3, 3], the identity where refused or where the camera stands still; None with
         camera "none".
     accepted: bool [B], whether the homography was accepted; None with camera "none".
-    schemes: B names of what was done: a scheme ("one-pass", "prior", "pyramid-prior", "two-pass"), "still"
-        where the camera does not move, "" where the homography was refused or none was wanted.
+    schemes: B names of what was done: a scheme ("one-pass", "two-pass"), "still" where the camera does not
+        move, "cut" across a cut, "" where the homography was refused or none was wanted.
+    confidence: float32 [B], the probability of the homography, 0 across a cut; None with camera "none".
+    cut: bool [B], whether the pair crosses a cut; None where cuts are not looked for.
+    bars: int32 [B, 4], rows and columns at the top, bottom, left and right that are no part of the picture.
     """
 
     flow: Array
     homographies: np.ndarray | None = None
     accepted: np.ndarray | None = None
     schemes: list[str] = field(default_factory=list)
+    confidence: np.ndarray | None = None
+    cut: np.ndarray | None = None
+    bars: np.ndarray | None = None
 
     def __getitem__(self, pairs: slice) -> Motion:
         """The motion of some of the pairs."""
+
+        def of(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[pairs]
+
         return Motion(
             self.flow[pairs],
-            None if self.homographies is None else self.homographies[pairs],
-            None if self.accepted is None else self.accepted[pairs],
+            of(self.homographies),
+            of(self.accepted),
             self.schemes[pairs],
+            of(self.confidence),
+            of(self.cut),
+            of(self.bars),
         )
 
 
 class MotionEstimator:
-    """An estimator, and what to do about the camera.
+    """An estimator with its camera compensation.
 
     Parameters
     ----------
     estimator: from `m3flow.flow.estimator`.
     camera: "warp" takes the camera's motion out, "none" leaves the flow as it is.
-    scheme: how it is taken out (`m3flow.camera.compensation_opencv` and `schemes_torch` describe each); "auto" is
-        "one-pass", which measures best (benchmarks/camera.py). A scheme that the estimator cannot run
-        becomes "two-pass", which all can; `scheme` and `describe()` say what it came to.
-    seed: of the random choices in the homography search on torch (OpenCV's always starts the same).
+    scheme: how it is taken out. "one-pass" (and "auto"): the estimator runs once, on the previous frame and
+        the current one resampled into its view. "two-pass" (Wang and Schmid 2013): it runs on the frames as
+        they are first, and again on the resampled ones; the second flow is kept. Where the camera is found
+        from tracked corners the result is that of one-pass, at twice the price.
+    cuts: whether cuts are looked for; no flow goes across one.
+    confidence: a homography less probable than this is refused.
+    seed: of the random choices in the homography search on torch (OpenCV's seed is fixed).
 
     Raises
     ------
@@ -72,7 +91,14 @@ class MotionEstimator:
     """
 
     def __init__(
-        self, estimator: Estimator, *, camera: str = "warp", scheme: str = "auto", seed: int = 0
+        self,
+        estimator: Estimator,
+        *,
+        camera: str = "warp",
+        scheme: str = "auto",
+        cuts: bool = True,
+        confidence: float = thresholds.CONFIDENCE,
+        seed: int = 0,
     ) -> None:
         if camera not in CAMERAS:
             raise UsageError(f"unknown camera {camera!r}; choose from {', '.join(CAMERAS)}")
@@ -80,15 +106,47 @@ class MotionEstimator:
             raise UsageError(f"unknown scheme {scheme!r}; choose from {', '.join(thresholds.SCHEMES)}")
         self.estimator = estimator
         self.camera = camera
+        self.cuts = cuts
+        self.confidence = confidence
         self.seed = seed
-        self.scheme = "" if camera == "none" else _possible(scheme, estimator)
+        self.scheme = "" if camera == "none" else "one-pass" if scheme == "auto" else scheme
 
-    def __call__(self, frames: Array, step: int = 1) -> Motion:
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a pair's motion depends on the pairs around it."""
+        return self.camera != "none" or self.cuts
+
+    def candidates(self, frames: Array, step: int = 1) -> Candidates:
+        """The evidence about each pair's camera, from its two frames alone: uint8 [F, H, W] -> F - step pairs.
+
+        Or [F, H, W, 3], RGB, which are looked at in grey.
+        """
+        camera = self.camera != "none"
+        if self.estimator.backend == "opencv":
+            from m3flow.camera.candidates_opencv import find_candidates
+
+            return find_candidates(in_grey(_as_numpy(frames)), step, camera=camera)
+        from m3flow.camera.candidates_torch import find_candidates as find_in_torch
+        from m3flow.flow.torch_base import TorchEstimator
+
+        assert isinstance(self.estimator, TorchEstimator)
+        return find_in_torch(in_grey(self.estimator.bring(frames)), step, camera=camera, seed=self.seed)
+
+    def selector(self, size: tuple[int, int], step: int = 1) -> Selector:
+        """A fresh selector for the frames of one video of that height and width."""
+        return Selector(size, step=step, find_cuts=self.cuts, threshold=self.confidence)
+
+    def select(self, frames: Array, step: int = 1) -> Selection:
+        """The camera of each pair of a whole video."""
+        selector = self.selector((frames.shape[1], frames.shape[2]), step)
+        return Selection.of(selector.push(self.candidates(frames, step)) + selector.finish())
+
+    def __call__(self, frames: Array, step: int = 1, selection: Selection | None = None) -> Motion:
         """The motion from frame t to frame t + step for all t: uint8 [F, H, W] -> F - step pairs.
 
         Frames are [F, H, W, 3], RGB, for an estimator of colour frames; grey ones are taken too.
 
-        A pair's result depends on its two frames alone, not on the others.
+        selection: the camera of each pair; None: the frames are a whole video, and it is selected here.
         """
         if self.estimator.colour:
             frames = in_colour(frames)
@@ -96,62 +154,86 @@ class MotionEstimator:
             raise ValueError(
                 f"frames must be [F, H, W] with F > step >= 1; got {tuple(frames.shape)}, step {step}"
             )
+        check_frames(frames, colour=self.estimator.colour)
+        if selection is None and self.looks_ahead:
+            selection = self.select(frames, step)
         if self.camera == "none":
-            return Motion(self._whole_flow(frames, step), schemes=[""] * (len(frames) - step))
+            return self._whole(frames, step, selection)
+        assert selection is not None
         if self.estimator.backend == "opencv":
-            return self._opencv(_as_numpy(frames), step)
+            return self._opencv(_as_numpy(frames), step, selection)
         from m3flow.camera import compensation_torch
 
-        flow, homographies, accepted, schemes = compensation_torch.compensated(
-            self.estimator, self.scheme, frames, step, self.seed
-        )
-        return Motion(flow, homographies, accepted, schemes)
+        flow, identical = compensation_torch.compensated(self.estimator, self.scheme, frames, step, selection)
+        return self._motion(flow, selection, identical)
 
-    def _whole_flow(self, frames: Array, step: int) -> Array:
-        """The flow as the estimator has it, but exactly 0 between identical frames (see `schemes_opencv`)."""
+    def _whole(self, frames: Array, step: int, selection: Selection | None) -> Motion:
+        """The flow as the estimator has it, but exactly 0 between identical frames and across cuts."""
         flow = self.estimator.sequence(frames, step)
         same: Any = frames[:-step] == frames[step:]
         flow[same.reshape(len(flow), -1).all(1)] = 0
-        return flow
+        schemes = [""] * len(flow)
+        if selection is None or not selection.cut.any():
+            return Motion(flow, schemes=schemes, cut=None if selection is None else selection.cut)
+        flow[np.flatnonzero(selection.cut)] = 0
+        return Motion(flow, schemes=["cut" if cut else "" for cut in selection.cut], cut=selection.cut)
 
-    def _opencv(self, frames: np.ndarray, step: int) -> Motion:
+    def _opencv(self, frames: np.ndarray, step: int, selection: Selection) -> Motion:
         from m3flow.camera.compensation_opencv import compensated
 
-        pairs = zip(frames[:-step], frames[step:], strict=True)
-        done = [compensated(self.estimator, self.scheme, one, two) for one, two in pairs]
-        flow, homographies, accepted, schemes = zip(*done, strict=True)
+        flow = [
+            compensated(self.estimator, self.scheme, frames[t], frames[t + step], homography, cut=bool(cut))
+            for t, (homography, cut) in enumerate(zip(selection.homographies, selection.cut, strict=True))
+        ]
+        identical = np.array(
+            [np.array_equal(one, two) for one, two in zip(frames[:-step], frames[step:], strict=True)]
+        )
+        return self._motion(np.stack(flow), selection, identical)
+
+    def _motion(self, flow: Array, selection: Selection, identical: np.ndarray) -> Motion:
+        """The flow with what is known of its camera; identical frames have one that stands still."""
+        bars = selection.bars
+        for pair in np.flatnonzero(bars.any(axis=1)):
+            top, bottom, left, right = bars[pair]
+            _, _, height, width = flow.shape
+            flow[pair, :, :top] = flow[pair, :, height - bottom :] = 0
+            flow[pair, :, :, :left] = flow[pair, :, :, width - right :] = 0
+        accepted = selection.accepted | identical
+        homographies = np.where(identical[:, None, None], np.eye(3), selection.homographies)
+        moving = (homographies != np.eye(3)).any(axis=(1, 2))
+        schemes = [
+            "cut" if cut else self.scheme if moves else "still" if good else ""
+            for cut, moves, good in zip(selection.cut, moving, accepted, strict=True)
+        ]
         return Motion(
-            np.stack(flow), np.stack(homographies).astype(np.float32), np.array(accepted), list(schemes)
+            flow,
+            homographies.astype(np.float32),
+            accepted & ~selection.cut,
+            schemes,
+            np.where(identical, np.float32(1), selection.confidence),
+            selection.cut if self.cuts else None,
+            bars,
         )
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the treatment of the camera, as plain JSON values."""
+        """The parameters of the compensation as JSON values; they identify its results."""
         if self.camera == "none":
-            return {"camera": "none"}
+            return {"camera": "none", "cuts": self.cuts}
         return {
             "camera": self.camera,
             "scheme": self.scheme,
+            "cuts": self.cuts,
+            "confidence": self.confidence,
             "matches_needed": thresholds.MATCHES_NEEDED,
             "inliers_needed": thresholds.INLIERS_NEEDED,
             "inlier_distance": thresholds.INLIER_DISTANCE,
             "match_radius": thresholds.MATCH_RADIUS,
             "margin": thresholds.MARGIN,
             "still": thresholds.STILL,
+            "still_support": thresholds.STILL_SUPPORT,
             "still_cost": thresholds.STILL_COST,
             "seed": self.seed,
         }
-
-
-def _possible(scheme: str, estimator: Estimator) -> str:
-    """What `scheme` comes to with this estimator: only Farneback can start from a prior."""
-    if scheme == "auto":
-        return "one-pass"
-    able = estimator.name == "farneback"
-    if (scheme == "prior" and not able) or (
-        scheme == "pyramid-prior" and not (able and estimator.backend == "torch")
-    ):
-        return "two-pass"
-    return scheme
 
 
 def _as_numpy(frames: Array) -> np.ndarray:

@@ -90,3 +90,25 @@ def _displace(displacement: np.ndarray, matrices: np.ndarray) -> np.ndarray:
     moved = np.stack([moved_x, moved_y], axis=-3).astype(np.float32)
     identity = (matrices == np.eye(3)).all(axis=(-1, -2))
     return np.where(identity[..., None, None, None], displacement, moved)
+
+
+DARK = 40  # grey levels: a bar is no brighter
+UNIFORM = 16  # grey levels: a row of a bar has no larger range
+
+
+def dark_bars(frame: np.ndarray) -> np.ndarray:
+    """Uniform dark rows and columns at the frame's edges: uint8 [H, W] -> int32 [4], top, bottom, left, right."""
+    outermost = (frame[0], frame[-1], frame[:, 0], frame[:, -1])
+    if min(int(line.max()) for line in outermost) > DARK:
+        return np.zeros(4, np.int32)
+    counts = []
+    for axis in (1, 0):
+        brightest, darkest = frame.max(axis=axis), frame.min(axis=axis)
+        bar = (brightest <= DARK) & (brightest - darkest <= UNIFORM)
+        counts += [_leading(bar), _leading(bar[::-1])]
+    return np.array(counts, np.int32)
+
+
+def _leading(flags: np.ndarray) -> int:
+    """How many flags at the start are set."""
+    return len(flags) if flags.all() else int(flags.argmin())

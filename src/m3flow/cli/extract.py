@@ -70,8 +70,12 @@ def flow(
     ] = "warp",
     scheme: Annotated[
         str,
-        typer.Option(help="How it is taken out: auto, one-pass, prior, pyramid-prior or two-pass."),
+        typer.Option(help="How it is taken out: auto, one-pass or two-pass."),
     ] = "auto",
+    camera_confidence: Annotated[
+        float, typer.Option(help="A camera less probable than this, from 0 to 1, is left in.")
+    ] = 0.4,
+    cuts: Annotated[bool, typer.Option(help="Look for cuts; no flow goes across one.")] = True,
     bound: Annotated[float, typer.Option(help="The largest displacement stored, in pixels.")] = 20.0,
     step: Annotated[int, typer.Option(help="Flow from frame t to frame t + step.")] = 1,
     store: Annotated[
@@ -116,6 +120,8 @@ def flow(
         "flow.estimator": estimator,
         "flow.camera": camera,
         "flow.scheme": scheme,
+        "flow.camera_confidence": camera_confidence,
+        "flow.cuts": cuts,
         "flow.bound": bound,
         "flow.step": step,
         "flow.store": store,

@@ -139,14 +139,14 @@ def _video(what: str, root: Path, parts: int, length: int, outputs: Outputs | No
 
 
 def _computed(video: Video, settings: FlowSettings, backend: str, device: str, length: int) -> Clip:
-    from m3flow.camera.compensation import MotionEstimator
+    from m3flow.extraction.work import compensated
     from m3flow.flow import estimator
     from m3flow.report.clip import ComputedClip
 
     if not video.source:
         raise BadInput(f"{video.name}: no flow is stored")
     chosen = estimator(settings.estimator, backend=backend, device=device)
-    return ComputedClip(video, MotionEstimator(chosen, camera=settings.camera), settings, length)
+    return ComputedClip(video, compensated(chosen, settings), settings, length)
 
 
 def _file_name(name: str) -> str:

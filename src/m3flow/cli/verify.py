@@ -90,6 +90,10 @@ def verify(
     scheme: Annotated[
         str | None, typer.Option(help="How the camera's motion is taken out.", **COMPARED)
     ] = None,
+    camera_confidence: Annotated[
+        float | None, typer.Option(help="The least confidence of a camera.", **COMPARED)
+    ] = None,
+    cuts: Annotated[bool | None, typer.Option(help="Whether cuts were looked for.", **COMPARED)] = None,
     bound: Annotated[float | None, typer.Option(help="The largest displacement stored.", **COMPARED)] = None,
     step: Annotated[int | None, typer.Option(help="Frames from one to the other.", **COMPARED)] = None,
     codec: Annotated[str | None, typer.Option(help="mpeg4, fine, h264 or h264-lossless.", **COMPARED)] = None,
@@ -129,6 +133,8 @@ def verify(
         "flow.estimator": estimator,
         "flow.camera": camera,
         "flow.scheme": scheme,
+        "flow.camera_confidence": camera_confidence,
+        "flow.cuts": cuts,
         "flow.bound": bound,
         "flow.step": step,
         "flow.codec": codec,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -13,7 +13,7 @@ from m3flow.extraction.frame_buffer import FrameBuffer
 from m3flow.extraction.gpu_errors import free_memory_of, is_out_of_memory
 
 if TYPE_CHECKING:
-    from m3flow.flow.base import Array
+    pass
 
 Owner = TypeVar("Owner")
 Result = TypeVar("Result")
@@ -111,7 +111,8 @@ class Batches(Generic[Owner, Result]):
     ----------
     call: takes frames [n + step, H, W] and returns what belongs to their n pairs; a slice of that must be what
         belongs to those pairs, e.g. `lambda frames: estimator.sequence(frames, step)`. The frames are its own
-        until it returns, or, on a GPU, until what it has launched by then is done.
+        until it returns, or, on a GPU, until what it has launched by then is done. Where items were added with
+        the frames, it takes those of its frames as a second argument.
     step: the distance of a pair's frames.
     shared: whether videos share batches.
     device: the torch device that the frames are copied to; None leaves them NumPy arrays.
@@ -125,7 +126,7 @@ class Batches(Generic[Owner, Result]):
 
     def __init__(
         self,
-        call: Callable[[Array], Any],
+        call: Callable[..., Any],
         *,
         step: int = 1,
         shared: bool = False,
@@ -134,13 +135,19 @@ class Batches(Generic[Owner, Result]):
     ) -> None:
         self._call, self._step, self._shared = call, step, shared
         self._frames = FrameBuffer(device)
+        self._items: list[Any] = []
         # In the order in which their frames lie in the buffer; only the last one has frames to come.
         self._held: list[_Held[Owner]] = []
         self._batch = 1
         self._fitting = {} if fitting is None else fitting
 
-    def add(self, owner: Owner, frames: np.ndarray, batch: int) -> Iterator[Part[Owner, Result]]:
-        """The next frames of a video, uint8 [any number, H, W], with at most `batch` pairs at a time."""
+    def add(
+        self, owner: Owner, frames: np.ndarray, batch: int, items: Sequence[Any] | None = None
+    ) -> Iterator[Part[Owner, Result]]:
+        """The next frames of a video, uint8 [any number, H, W], with at most `batch` pairs at a time.
+
+        items: something that belongs to each frame; with all frames or with none.
+        """
         size = frames.shape[1], frames.shape[2]
         if self._held and self._frames.frame_size != size:
             yield from self.flush()
@@ -149,6 +156,7 @@ class Batches(Generic[Owner, Result]):
         if not self._held or self._held[-1].owner is not owner:
             self._held.append(_Held(owner))
         self._frames.append(frames, room=self._batch + self._step + len(frames))
+        self._items.extend(items or ())
         self._held[-1].frames += len(frames)
         while self._pairs() >= self._batch:
             yield from self._run()
@@ -174,8 +182,12 @@ class Batches(Generic[Owner, Result]):
         for held in self._held:
             if held.owner is owner:
                 start = self._start_of(held)
-                self._frames.drop(start, start + held.frames)
+                self._forget(start, start + held.frames)
         self._held = [held for held in self._held if held.owner is not owner]
+
+    def _forget(self, start: int, stop: int) -> None:
+        self._frames.drop(start, stop)
+        del self._items[start:stop]
 
     def _pairs(self) -> int:
         return sum(held.pairs(self._step) for held in self._held)
@@ -203,10 +215,11 @@ class Batches(Generic[Owner, Result]):
         """The first pairs of neighbouring owners in one call: all pairs of each, but for the last owner."""
         pairs = sum(count for _, count in chosen)
         first, last = chosen[0][0], chosen[-1][0]
-        stop = self._start_of(last) + chosen[-1][1] + self._step
+        start, stop = self._start_of(first), self._start_of(last) + chosen[-1][1] + self._step
+        items = [self._items[start:stop]] if self._items else []
         too_large, failure = "", None
         try:
-            result = self._call(self._frames.stretch(self._start_of(first), stop))
+            result = self._call(self._frames.stretch(start, stop), *items)
         except Interrupted:
             raise
         except Exception as error:
@@ -245,7 +258,7 @@ class Batches(Generic[Owner, Result]):
             of_owner = result if len(chosen) == 1 else result[start : start + count]
             start += count + self._step
             begins = self._start_of(held)
-            self._frames.drop(begins, begins + count)
+            self._forget(begins, begins + count)
             held.frames -= count
             last = held.complete and not held.pairs(self._step)
             if last:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from m3flow.camera.selection import Decision, Selection
 from m3flow.extraction.background import Background
 from m3flow.extraction.batching import Batches, Part, batch_size
+from m3flow.extraction.camera_search import SearchedBatches
 from m3flow.extraction.downloads import Stopwatch, downloads_from
 from m3flow.extraction.evidence import evidence_of, with_frames
 from m3flow.extraction.gpu_errors import detecting_lost_device
@@ -120,30 +122,37 @@ class Extractor:
             for left in in_progress:
                 left.drop()
 
-    def _batches(self) -> Batches[FrameTask, _Computed]:
+    def _batches(self) -> VideoBatches:
         motion, flow = self._motion, self.work.flow
         if motion is None or flow is None:
             return Batches(_no_frames)
         # A short video alone leaves most of a GPU idle.
         on_torch = motion.estimator.backend == "torch"
-        return Batches(
-            partial(self._motion_of, motion, flow),
-            step=flow.step,
-            shared=on_torch,
-            device=self.device if on_torch else None,
-            fitting=self._fitting,
-        )
+        how: dict[str, Any] = {
+            "step": flow.step,
+            "shared": on_torch,
+            "device": self.device if on_torch else None,
+            "fitting": self._fitting,
+        }
+        batches: Batches[FrameTask, _Computed] = Batches(partial(self._motion_of, motion, flow), **how)
+        return SearchedBatches(motion, batches, **how) if motion.looks_ahead else batches
 
-    def _motion_of(self, motion: MotionEstimator, flow: FlowSettings, frames: Array) -> _Computed:
+    def _motion_of(
+        self, motion: MotionEstimator, flow: FlowSettings, frames: Array, decisions: Sequence[Decision] = ()
+    ) -> _Computed:
         """The quantised motion of frame pairs, on the device: launched, and on a GPU perhaps not done yet."""
         with detecting_lost_device(self.device), self._downloads.timed() as time_taken:
-            found = motion(frames, flow.step)
+            selection = Selection.of(decisions[: -flow.step]) if decisions else None
+            found = motion(frames, flow.step, selection)
             levels = self._quantisation.stored(found.flow)
             evidence = evidence_of(self._confidence, motion, frames, flow.step, found)
         piece = Piece(
             levels=levels,
             homographies=found.homographies,
             accepted=found.accepted,
+            confidence=found.confidence,
+            bars=found.bars,
+            cut=found.cut,
             schemes=found.schemes,
             evidence=evidence,
         )
@@ -163,7 +172,7 @@ class Extractor:
             self._decoder.expect(video.source, task.flow.short_side, colour=self._colour)
         return task
 
-    def _do(self, task: VideoTask, batches: Batches[FrameTask, _Computed], completion: _Completion) -> None:
+    def _do(self, task: VideoTask, batches: VideoBatches, completion: _Completion) -> None:
         """The work of one task; the rest of it goes on in the background."""
         if isinstance(task, FrameTask):
             return self._compute(task, batches, completion)
@@ -186,9 +195,7 @@ class Extractor:
         with closing(decoded.blocks) as blocks:
             yield from with_frames(task.flow.pieces(), blocks, task.flow.step)
 
-    def _compute(
-        self, task: FrameTask, batches: Batches[FrameTask, _Computed], completion: _Completion
-    ) -> None:
+    def _compute(self, task: FrameTask, batches: VideoBatches, completion: _Completion) -> None:
         """The motion of a video from its frames; that of a short one may come with that of the next."""
         with task.attributed():
             decoded = self._decoder.open(task.video.source, task.flow.short_side, colour=self._colour)
@@ -197,7 +204,6 @@ class Extractor:
             batch = self._batch_size(info.height, info.width)
             with closing(decoded.blocks) as blocks:
                 for block in _timed(blocks, task.record, "wait"):
-                    task.cuts.add(block)
                     self._store_parts(batches.add(task, block, batch), completion)
                     if task.error is not None:
                         break
@@ -297,6 +303,9 @@ class _Computed:
 
     def __getitem__(self, pairs: slice) -> _Computed:
         return _Computed(self.piece[pairs], self.time_taken)
+
+
+VideoBatches = Batches[FrameTask, _Computed] | SearchedBatches[_Computed]
 
 
 def _no_frames(_: object) -> _Computed:

@@ -144,7 +144,7 @@ class TrajectorySink(Sink):
         with clock(self._record, "track"):
             follows_pixels = self._settings.track == "pixels"
             homographies = piece.homographies if follows_pixels else None
-            return self._tracker.push(piece.levels, homographies, piece.evidence)
+            return self._tracker.push(piece.levels, homographies, piece.evidence, piece.without_picture())
 
     def write(self, piece: Piece) -> None:
         windows = self.track(piece) if piece.windows is None else piece.windows

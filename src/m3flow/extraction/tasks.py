@@ -29,7 +29,6 @@ from m3flow.results.stored_flow import StoredFlow
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.text import one_line
 from m3flow.version import __version__
-from m3flow.videos.cuts import CutCounter
 from m3flow.videos.decoder import Decoded, shortfall
 from m3flow.videos.identity import stamp
 from m3flow.videos.videolist import Video
@@ -141,7 +140,7 @@ class FrameTask(VideoTask):
 
     Attributes
     ----------
-    camera, cuts: the homographies and cuts found so far.
+    camera: the homographies, bars and cuts found so far.
     """
 
     def __init__(
@@ -165,7 +164,7 @@ class FrameTask(VideoTask):
         self._trajectory_sink: TrajectorySink | None = None
         self._quantisation = quantisation_of(flow.identity())
         self._statistics = MotionStatistics(self._quantisation)
-        self.camera, self.cuts = Camera(), CutCounter()
+        self.camera = Camera()
 
     def open(self, decoded: Decoded) -> None:
         """Open the output files, once the video's size and frame rate are known."""
@@ -210,7 +209,7 @@ class FrameTask(VideoTask):
         self._refuse_changed(self._before)
         record.reason = shortfall(record.frames, record.claimed)
         made = made_by(self.flow.identity(), self._source, decoded, self._motion, self.camera)
-        about = self._statistics.summary() | self.camera.summary() | {"cuts": self.cuts.count()}
+        about = self._statistics.summary() | self.camera.summary()
         made["motion"] = {name: float(f"{value:.6g}") for name, value in about.items()}
         for sink in self._sinks:
             sink.close(made)

@@ -16,6 +16,7 @@ from m3flow.videos.decoder import Limits
 
 if TYPE_CHECKING:
     from m3flow.camera.compensation import MotionEstimator
+    from m3flow.flow.base import Estimator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +62,26 @@ class Work:
 
 def motion_estimator(work: Work) -> MotionEstimator:
     """The estimator with its camera compensation, on the device of the work."""
-    from m3flow.camera.compensation import MotionEstimator
     from m3flow.flow import estimator
 
     assert work.flow is not None
     chosen = estimator(work.flow.estimator, backend=work.backend, device=work.device, **work.flow.parameters)
     # Now that the estimator's library is loaded.
     limit_threads(work.threads)
-    return MotionEstimator(chosen, camera=work.flow.camera, scheme=work.flow.scheme)
+    return compensated(chosen, work.flow)
+
+
+def compensated(chosen: Estimator, flow: FlowSettings) -> MotionEstimator:
+    """An estimator with the camera compensation of the settings."""
+    from m3flow.camera.compensation import MotionEstimator
+
+    return MotionEstimator(
+        chosen,
+        camera=flow.camera,
+        scheme=flow.scheme,
+        cuts=flow.cuts,
+        confidence=flow.camera_confidence,
+    )
 
 
 def tracking_device(work: Work) -> str:

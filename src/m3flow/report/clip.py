@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m3flow.camera import camera_flow
+from m3flow.camera.selection import Decision, Selection
 from m3flow.errors import BadInput
 from m3flow.flow.base import is_tensor
 from m3flow.layout import Outputs
@@ -224,12 +225,13 @@ class ComputedClip(Clip):
     def __init__(self, video: Video, motion: MotionEstimator, flow: FlowSettings, length: int) -> None:
         super().__init__(video, flow.identity(), length)
         self._motion, self._flow_settings = motion, flow
-        frames = Frames(video.source, flow.short_side)
+        frames = Frames(video.source, flow.short_side, colour=motion.estimator.colour)
         self.rate = frames.info.rate
-        # A header's count of frames is often wrong; decoding is quick beside the rest.
-        count = sum(1 for _ in frames) - self.step
+        # A header's count of frames is often wrong.
+        decoded, self._decisions = _decisions(motion, frames, flow.step)
+        count = decoded - self.step
         if count < 1:
-            raise BadInput(f"{video.source}: only {count + self.step} frame(s) decode; flow needs more")
+            raise BadInput(f"{video.source}: only {decoded} frame(s) decode; flow needs more")
         self.starts = window_starts(count, length, "trajs_dense", self.step) or range(1)
 
     def pairs(self, numbers: Collection[int]) -> Iterator[Pair]:
@@ -242,7 +244,8 @@ class ComputedClip(Clip):
             number = last - flow.step
             if number not in numbers:
                 continue
-            motion = self._motion(np.stack([earlier[0], frame]))
+            selection = Selection.of([self._decisions[number]])
+            motion = self._motion(np.stack([earlier[0], frame]), selection=selection)
             # As it would be stored: what saturates or is lost to the levels shows.
             quantisation = quantisation_of(flow.identity())
             levels: Any = quantisation.stored(motion.flow)
@@ -251,6 +254,23 @@ class ComputedClip(Clip):
                 yield Pair(number, pixels)
             else:
                 yield Pair(number, pixels, motion.homographies[0], bool(motion.accepted[0]))
+
+
+def _decisions(
+    motion: MotionEstimator, frames: Iterable[np.ndarray], step: int
+) -> tuple[int, list[Decision]]:
+    """The number of frames, and the camera of each pair, which the pairs around it decide about too."""
+    decisions: list[Decision] = []
+    selector, decoded = None, 0
+    held: deque[np.ndarray] = deque(maxlen=step + 1)
+    for frame in frames:
+        decoded += 1
+        held.append(frame)
+        if len(held) <= step:
+            continue
+        selector = selector or motion.selector((frame.shape[0], frame.shape[1]), step)
+        decisions += selector.push(motion.candidates(np.stack([held[0], frame])))
+    return decoded, decisions + (selector.finish() if selector is not None else [])
 
 
 def stored_clip(video: Video, outputs: Outputs, length: int) -> Clip | None:

@@ -46,8 +46,8 @@ def made_by(
             "camera": motion.describe(),
         },
     }
-    if len(camera):
-        made["camera"] = camera.stored()
+    if stored := camera.stored():
+        made["camera"] = stored
     return made
 
 

@@ -46,6 +46,8 @@ class Piece:
     sample: uint8 [n, 2, h, w], the levels at every `STRIDE`-th row and column, where `levels` is None.
     homographies: float32 [n, 3, 3], the camera's motion taken out of the levels; None without compensation.
     accepted: bool [n], whether the homography was accepted.
+    confidence: float32 [n], of the homography; bars: int32 [n, 4], rows and columns without a picture.
+    cut: bool [n], whether the pair crosses a cut; None where cuts were not looked for.
     schemes: n names of the compensation that ran, see `m3flow.camera.compensation.Motion`.
     evidence: what the confidence of trajectories through these pairs is judged by; None where it is not.
     windows: the trajectories that end in these pairs, where already tracked.
@@ -55,6 +57,9 @@ class Piece:
     sample: Array | None = None
     homographies: Array | None = None
     accepted: Array | None = None
+    confidence: Array | None = None
+    bars: Array | None = None
+    cut: Array | None = None
     schemes: list[str] = field(default_factory=list)
     evidence: Evidence | None = None
     windows: Windows | None = None
@@ -63,6 +68,15 @@ class Piece:
         array = self.sample if self.levels is None else self.levels
         assert array is not None
         return len(array)
+
+    def without_picture(self) -> Array | None:
+        """The bars, int32 [n, 4], and all rows of the pairs that cross a cut; None where neither was looked for."""
+        if self.levels is None or (self.bars is None and self.cut is None):
+            return None
+        hidden = np.zeros((len(self), 4), np.int32) if self.bars is None else np.array(self.bars)
+        if self.cut is not None:
+            hidden[np.asarray(self.cut)] = (self.levels.shape[2], 0, 0, 0)
+        return hidden
 
     def __getitem__(self, pairs: slice) -> Piece:
         """Some of the pairs; before anything was derived."""
@@ -83,6 +97,9 @@ class Piece:
             sample=of(self.sample),
             homographies=of(self.homographies),
             accepted=of(self.accepted),
+            confidence=of(self.confidence),
+            bars=of(self.bars),
+            cut=of(self.cut),
             schemes=self.schemes,
             evidence=self.evidence,
             windows=None if self.windows is None else self.windows.map(function),

@@ -34,7 +34,9 @@ class Record:
     saturated, still: share of pixels at the bound, and without motion.
     camera: share of frame pairs with an accepted homography; -1 where none was looked for.
     camera_shift: mean motion of the camera over the frame, in pixels per frame.
-    cuts: frame pairs between which the picture changes as a whole; -1 where the frames were not read.
+    camera_confidence: mean confidence in the camera, of the pairs that cross no cut; -1 where none was looked for.
+    cuts: cuts across which there is no flow; -1 where none were looked for.
+    bars: mean share of the frame that letterbox and pillar bars take.
     host, device: where it was made. time: when it ended (UTC).
     flow_settings, trajectory_settings: digests of the settings of the flow and of the trajectories that the
         task was to make (see `m3flow.results.provenance`); "" for what it was not to make.
@@ -67,7 +69,9 @@ class Record:
     still: float = 0.0
     camera: float = -1.0
     camera_shift: float = 0.0
+    camera_confidence: float = -1.0
     cuts: int = -1
+    bars: float = 0.0
     host: str = ""
     device: str = ""
     time: str = ""

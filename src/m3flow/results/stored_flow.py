@@ -14,7 +14,7 @@ from m3flow.layout import FLOW_FILES
 from m3flow.results.forms import FORMS, form_in, quantisation_of
 from m3flow.results.forms.base import FlowReader
 from m3flow.results.forms.existing import existing, fingerprint
-from m3flow.results.homographies import homographies_from
+from m3flow.results.homographies import camera_from
 from m3flow.results.provenance import same_source, source_text
 from m3flow.results.quantisation import DEFAULT_BOUND, Piece, Quantisation
 from m3flow.version import __version__
@@ -63,12 +63,17 @@ class StoredFlow:
         return self.form.read(self.folder, start, stop)
 
     def pieces(self) -> Iterator[Piece]:
-        """The values with the camera's homographies, in pieces."""
-        camera = homographies_from(self.made)
+        """The values with the camera, in pieces."""
+        camera = camera_from(self.made)
         done = 0
         for values in self.values():
             end = done + len(values)
-            yield Piece(levels=values, homographies=camera[0][done:end] if camera else None)
+            yield Piece(
+                levels=values,
+                homographies=None if camera.homographies is None else camera.homographies[done:end],
+                bars=camera.bars(done, end),
+                cut=camera.cut(done, end),
+            )
             done = end
 
 

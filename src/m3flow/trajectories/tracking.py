@@ -125,6 +125,7 @@ def follow(
     table: Array | None = None,
     homographies: Array | None = None,
     evidence: Evidence | None = None,
+    without_picture: Array | None = None,
     fine: bool = False,
 ) -> Windows:
     """`track`, with what a trajectory file can hold beside.
@@ -133,6 +134,8 @@ def follow(
     ----------
     evidence: of the same flow frames: the windows then have `traj_conf`
         (`m3flow.trajectories.confidence.ConfidenceJudge` says what it means).
+    without_picture: int32 [T, 4], rows and columns at the top, bottom, left and right of each flow frame that
+        hold no motion: bars, or all rows where the pair crosses a cut. Points there are outside (`traj_type` 0).
     fine: the windows then have `traj_fine`: round(16 P_{j+1}) − round(16 P_j) in the place of whole pixels.
 
     The others are those of `track`, and so are the errors.
@@ -140,6 +143,7 @@ def follow(
     _check(flow, job, tracking, homographies)
     xp = namespace(flow)
     table, homographies = beside(flow, table), beside(flow, homographies)
+    without_picture = beside(flow, without_picture)
     frames, _, height, width = flow.shape
     starts = window_starts(frames, length, job, step)
     shape = (len(starts), height // GRID, width // GRID)
@@ -158,6 +162,10 @@ def follow(
     for j in range(length):
         x_inside, y_inside = xp.clip(x, 0, width - 1), xp.clip(y, 0, height - 1)
         inside = inside & (x == x_inside) & (y == y_inside)
+        if without_picture is not None:
+            inside = inside & _in_picture(
+                without_picture[_frames_read(starts, j * step)], x, y, height, width
+            )
         dx, dy = displacement(j * step, x_inside, y_inside)
         if homographies is None:
             stored_x, stored_y = x_inside, y_inside
@@ -214,6 +222,12 @@ def _grid_points(xp: Any, shape: tuple[int, int, int], device: Any) -> tuple[Arr
         return xp.broadcast_to(values.reshape([-1 if a == axis else 1 for a in range(3)]), shape)
 
     return along(2), along(1)
+
+
+def _in_picture(without_picture: Array, x: Array, y: Array, height: int, width: int) -> Array:
+    """Whether points [N, rows, columns] lie in the picture of their window's frame, [N, 4]."""
+    top, bottom, left, right = (without_picture[:, side, None, None] for side in range(4))
+    return (y >= top) & (y <= height - 1 - bottom) & (x >= left) & (x <= width - 1 - right)
 
 
 def _frames_read(starts: range, shift: int) -> slice:
@@ -314,21 +328,36 @@ class Tracker:
         self._skip = 0
 
     def push(
-        self, flow: Array, homographies: Array | None = None, evidence: Evidence | None = None
+        self,
+        flow: Array,
+        homographies: Array | None = None,
+        evidence: Evidence | None = None,
+        without_picture: Array | None = None,
     ) -> Windows:
         """The windows that the piece float32 [n, 2, H, W] completes.
 
-        homographies [n, 3, 3] and evidence: with every piece or with none.
+        homographies [n, 3, 3], evidence and without_picture [n, 4]: with every piece or with none.
         """
         # Copied to a device once, not with each piece.
         self._how["table"] = beside(flow, self._how["table"])
-        piece = _Piece(flow, beside(flow, homographies), evidence and evidence.beside(flow))
+        piece = _Piece(
+            flow,
+            beside(flow, homographies),
+            evidence and evidence.beside(flow),
+            beside(flow, without_picture),
+        )
         if self._held is not None:
             piece = self._held.followed_by(piece)
         skipped = min(self._skip, len(piece.flow))
         self._skip -= skipped
         piece = piece.without_first(skipped)
-        windows = follow(piece.flow, **self._how, homographies=piece.homographies, evidence=piece.evidence)
+        windows = follow(
+            piece.flow,
+            **self._how,
+            homographies=piece.homographies,
+            evidence=piece.evidence,
+            without_picture=piece.without_picture,
+        )
         done = len(windows) * self._spacing
         self._skip += max(0, done - len(piece.flow))
         self._held = piece.without_first(done)
@@ -342,17 +371,21 @@ class _Piece:
     flow: Array
     homographies: Array | None
     evidence: Evidence | None
+    without_picture: Array | None
 
     def followed_by(self, other: _Piece) -> _Piece:
         join = namespace(self.flow).concatenate
+
+        def joined(first: Array | None, second: Array | None) -> Array | None:
+            return None if first is None or second is None else join((first, second))
+
         return _Piece(
             join((self.flow, other.flow)),
-            None
-            if self.homographies is None or other.homographies is None
-            else join((self.homographies, other.homographies)),
+            joined(self.homographies, other.homographies),
             None
             if self.evidence is None or other.evidence is None
             else self.evidence.followed_by(other.evidence),
+            joined(self.without_picture, other.without_picture),
         )
 
     def without_first(self, count: int) -> _Piece:
@@ -360,4 +393,5 @@ class _Piece:
             self.flow[count:],
             None if self.homographies is None else self.homographies[count:],
             None if self.evidence is None else self.evidence[count:],
+            None if self.without_picture is None else self.without_picture[count:],
         )

@@ -19,11 +19,8 @@ from m3flow.scoring.camera_pairs import camera_pair
 
 CONFIGURATIONS = [
     ("opencv", "auto"),
-    ("opencv", "prior"),
     ("opencv", "two-pass"),
     ("torch", "auto"),
-    ("torch", "prior"),
-    ("torch", "pyramid-prior"),
     ("torch", "two-pass"),
 ]
 # The table of background errors, in px, with room for the few scenes of a test.
@@ -74,15 +71,6 @@ def test_default_is_as_good_as_two_passes(pairs, reach, backend):
     default = mean_background(pairs[reach], backend=backend)
     two_passes = mean_background(pairs[reach], backend=backend, scheme="two-pass")
     assert default < two_passes + 0.05
-
-
-@pytest.mark.parametrize("name", ["dis", "tvl1"])
-def test_estimators_without_a_prior_say_what_they_run(pairs, name):
-    one = MotionEstimator(estimator(name, backend="opencv"))
-    prior = MotionEstimator(estimator(name, backend="opencv"), scheme="prior")
-    assert (one.scheme, prior.scheme) == ("one-pass", "two-pass")
-    assert prior.describe()["scheme"] == "two-pass"
-    assert prior(pairs[3.0][0].frames[:, :120, :160]).schemes == ["two-pass"]
 
 
 def test_torch_estimator_other_than_farneback_runs_once_on_resampled_frames(pairs):
@@ -142,31 +130,6 @@ def test_refused_homography_leaves_the_whole_flow(backend):
     np.testing.assert_array_equal(result.homographies[0], np.eye(3))
     np.testing.assert_array_equal(result.flow, motion(frames, backend, camera="none").flow)
     assert result.flow.any()
-
-
-@pytest.mark.parametrize(("backend", "scheme"), CONFIGURATIONS)
-def test_pair_depends_on_itself_alone_and_repeats(pairs, backend, scheme):
-    # Far, near, still and refused pairs in one batch, each twice.
-    flat = np.full((2, 96, 128), 40, np.uint8)
-    flat[1, 40:60, 40:60] = 200
-    kinds = [pairs[3.0][0].frames, pairs[20.0][1].frames, pairs[8.0][2].frames]
-    crops = [frames[:, 60:156, 60:188] for frames in kinds] + [flat]
-    frames = np.stack([pair[t] for t in range(2) for pair in crops * 2])
-    together = motion_of_step(frames, len(crops) * 2, backend, scheme)
-    again = motion_of_step(frames, len(crops) * 2, backend, scheme)
-    np.testing.assert_array_equal(together.flow, again.flow)
-    np.testing.assert_array_equal(together.homographies, again.homographies)
-    for index, pair in enumerate(crops):
-        alone = motion(pair, backend, scheme)
-        assert alone.schemes[0] == together.schemes[index] == together.schemes[index + len(crops)]
-        np.testing.assert_allclose(together.homographies[index], alone.homographies[0], rtol=1e-5, atol=1e-5)
-        difference = np.abs(together.flow[index] - alone.flow[0])
-        assert np.median(difference) < 1e-5
-        assert np.mean(difference > 0.01) < 0.002
-
-
-def motion_of_step(frames, step, backend, scheme):
-    return MotionEstimator(estimator("farneback", backend=backend), scheme=scheme)(frames, step)
 
 
 @pytest.mark.parametrize("backend", ["opencv", "torch"])

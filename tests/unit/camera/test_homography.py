@@ -10,6 +10,7 @@ import torch
 from m3flow.camera import (
     camera_flow,
     camera_motion,
+    candidates_torch,
     compensation_opencv,
     compensation_torch,
     geometry,
@@ -17,7 +18,8 @@ from m3flow.camera import (
     put_camera_back,
     remove_camera,
 )
-from m3flow.camera import homography_opencv as opencv
+from m3flow.camera import candidates_opencv as opencv
+from m3flow.camera.selection import Selection, Selector
 from m3flow.scoring.camera_pairs import camera_pair, random_homography
 
 HEIGHT, WIDTH = 240, 320
@@ -54,6 +56,28 @@ def scattered_matches(seed, reach, outliers=0.3, noise=0.1, count=400):
     moving = np.arange(count) < outliers * count
     end[moving] += random.uniform(2, 10) * np.array([0.8, 0.6]) + random.normal(0, 0.5, (moving.sum(), 2))
     return start.astype(np.float32), end.astype(np.float32), true
+
+
+def selected(candidates, size=(HEIGHT, WIDTH)):
+    """The camera of each pair, decided from that pair alone: homographies and whether they are accepted."""
+    decisions = []
+    for t in range(len(candidates)):
+        selector = Selector(size, find_cuts=False)
+        decisions += selector.push(candidates[t : t + 1]) + selector.finish()
+    selection = Selection.of(decisions)
+    return selection.homographies, selection.accepted
+
+
+def on_opencv(frames):
+    found, accepted = selected(opencv.find_candidates(frames, 1), frames.shape[1:])
+    return found[0], bool(accepted[0])
+
+
+def in_torch(pairs):
+    """Pairs of frames as one batch: every other pair of neighbours in the sequence of all frames."""
+    frames = torch.from_numpy(np.concatenate(pairs))
+    found, accepted = selected(candidates_torch.find_candidates(frames, 1), frames.shape[1:])
+    return found[::2], accepted[::2]
 
 
 def stacked(pairs):
@@ -123,14 +147,14 @@ def test_a_homography_that_no_camera_makes_is_refused(matrix, plausible):
 def test_both_backends_find_the_same_corners():
     frame = camera_pair(6, 3.0).frames[0]
     expected = opencv.corners(frame)
-    points, valid = homography_torch.corners(torch.from_numpy(frame[None]))
+    points, valid = candidates_torch.corners(torch.from_numpy(frame[None]))
     assert len(expected) > 100
     np.testing.assert_array_equal(points[valid].numpy(), expected)
 
 
 def test_smaller_eigenvalue_is_opencvs_up_to_a_factor():
     frame = camera_pair(6, 3.0).frames[0]
-    ours = homography_torch.smaller_eigenvalue(torch.from_numpy(frame[None]).float())[0].numpy()
+    ours = candidates_torch.smaller_eigenvalue(torch.from_numpy(frame[None]).float())[0].numpy()
     theirs = cv2.cornerMinEigenVal(frame, blockSize=3)
     np.testing.assert_allclose(ours / ours.max(), theirs / theirs.max(), atol=1e-5)
 
@@ -138,18 +162,20 @@ def test_smaller_eigenvalue_is_opencvs_up_to_a_factor():
 @pytest.mark.parametrize("reach", REACHES)
 def test_batched_fit_is_as_good_as_findhomography_on_the_same_matches(reach):
     ours, theirs = [], []
-    centre, scale = torch.tensor([(WIDTH - 1) / 2, (HEIGHT - 1) / 2]), WIDTH / 2
+    centre, scale = ((WIDTH - 1) / 2, (HEIGHT - 1) / 2), WIDTH / 2
     for seed in range(12):
         start, end, true = scattered_matches(seed, reach)
         theirs.append(mean_error(cv2.findHomography(start, end, cv2.RANSAC, 1.0)[0], true))
-        fitted, inliers = homography_torch.fit(
-            (torch.from_numpy(start[None]) - centre) / scale,
-            (torch.from_numpy(end[None]) - centre) / scale,
+        fitted, inliers = homography_torch.fit_successively(
+            (torch.from_numpy(start[None]) - torch.tensor(centre)) / scale,
+            (torch.from_numpy(end[None]) - torch.tensor(centre)) / scale,
             torch.ones(1, len(start), dtype=torch.bool),
-            1 / scale,
+            count=1,
+            inlier=1 / scale,
+            outlier=1.5 / scale,
             seed=0,
         )
-        ours.append(mean_error(homography_torch.in_pixels(fitted, centre, scale)[0].numpy(), true))
+        ours.append(mean_error(homography_torch.in_pixels(fitted[:, 0], centre, scale)[0].numpy(), true))
         assert 250 <= int(inliers) <= 300
     assert np.median(ours) <= np.median(theirs) + 0.002
     assert max(ours) < 0.1
@@ -159,10 +185,14 @@ def test_four_points_give_their_homography():
     random = np.random.default_rng(7)
     true = torch.from_numpy(np.stack([random_homography(random, 2, 2, 0.4) for _ in range(5)])).float()
     start = torch.tensor([[0.0, 0.0], [1.0, 0.1], [0.9, 1.0], [-0.1, 0.8]]).expand(5, 4, 2)
-    found = homography_torch.through_four(start, homography_torch.transform(true, start))
+    found = homography_torch.homography_from_four_points(start, homography_torch.transform(true, start))
     expected = true / true.abs().amax((1, 2), keepdim=True)
     torch.testing.assert_close(found / found.abs().amax((1, 2), keepdim=True), expected, atol=1e-5, rtol=0)
-    assert homography_torch.through_four(torch.zeros(1, 4, 2), torch.zeros(1, 4, 2)).isfinite().all()
+    assert (
+        homography_torch.homography_from_four_points(torch.zeros(1, 4, 2), torch.zeros(1, 4, 2))
+        .isfinite()
+        .all()
+    )
 
 
 @pytest.mark.parametrize("reach", [3.0, 8.0])
@@ -170,7 +200,7 @@ def test_opencv_finds_the_camera(reach):
     errors = []
     for seed in range(6):
         scene = camera_pair(seed, reach)
-        found, accepted = opencv.find_homography(*scene.frames)
+        found, accepted = on_opencv(scene.frames)
         assert accepted
         errors.append(mean_error(found, scene.homographies[0]))
     assert np.median(errors) < 0.1
@@ -180,10 +210,10 @@ def test_opencv_finds_the_camera(reach):
 @pytest.mark.parametrize("reach", REACHES)
 def test_torch_finds_the_camera_as_well_as_opencv_does(reach):
     scenes = [camera_pair(seed, reach) for seed in range(6)]
-    found, accepted = homography_torch.find_homographies(*stacked([scene.frames for scene in scenes]))
+    found, accepted = in_torch([scene.frames for scene in scenes])
     assert accepted.all()
-    ours = [mean_error(h.numpy(), s.homographies[0]) for h, s in zip(found, scenes, strict=True)]
-    theirs = [mean_error(opencv.find_homography(*s.frames)[0], s.homographies[0]) for s in scenes]
+    ours = [mean_error(h, s.homographies[0]) for h, s in zip(found, scenes, strict=True)]
+    theirs = [mean_error(on_opencv(s.frames)[0], s.homographies[0]) for s in scenes]
     assert max(ours) < 0.1
     assert np.mean(ours) < np.mean(theirs) + 0.005
 
@@ -192,27 +222,32 @@ def test_corners_are_followed_to_where_opencv_follows_them():
     scene = camera_pair(3, 8.0)
     start, end = opencv.track(*scene.frames, opencv.corners(scene.frames[0]))
     previous, current = stacked([scene.frames])
-    found, good = homography_torch.track(previous, current, torch.from_numpy(start[None]))
+    found, good = candidates_torch.track(previous.float(), current.float(), torch.from_numpy(start[None]))
     difference = np.linalg.norm(found[0].numpy() - end, axis=1)
     assert good.float().mean() > 0.97
     assert np.median(difference) < 0.005
     assert np.percentile(difference, 95) < 0.1
 
 
-def test_torch_homography_of_a_pair_is_its_own_and_repeats():
-    pairs = [camera_pair(seed, 8.0).frames[:, 60:180, 80:240] for seed in range(4)] * 8
-    previous, current = stacked(pairs)
-    together, _ = homography_torch.find_homographies(previous, current)
-    again, _ = homography_torch.find_homographies(previous, current)
-    torch.testing.assert_close(again, together, atol=0, rtol=0)
-    for index in (0, 13, 31):
-        alone, _ = homography_torch.find_homographies(previous[index, None], current[index, None])
-        torch.testing.assert_close(alone[0], together[index], atol=1e-5, rtol=1e-5)
+def test_torch_candidates_of_a_pair_are_its_own_and_repeat():
+    pairs = [camera_pair(seed, 8.0).frames[:, 60:180, 80:240] for seed in range(4)] * 4
+    frames = torch.from_numpy(np.concatenate(pairs))
+    together = candidates_torch.find_candidates(frames, 1)
+    again = candidates_torch.find_candidates(frames, 1)
+    for name, values in vars(together).items():
+        np.testing.assert_array_equal(values, getattr(again, name), err_msg=name)
+    for index in (0, 13):
+        alone = candidates_torch.find_candidates(frames[index : index + 2], 1)
+        np.testing.assert_array_equal(alone.valid[0], together.valid[index])
+        np.testing.assert_allclose(alone.homographies[0], together.homographies[index], atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(alone.support[0], together.support[index], atol=1e-3)
 
 
 def test_seed_chooses_the_hypotheses():
-    assert not torch.equal(homography_torch.draws(0), homography_torch.draws(1))
-    torch.testing.assert_close(homography_torch.draws(5), homography_torch.draws(5), atol=0, rtol=0)
+    assert not torch.equal(homography_torch.sample_positions(0), homography_torch.sample_positions(1))
+    torch.testing.assert_close(
+        homography_torch.sample_positions(5), homography_torch.sample_positions(5), atol=0, rtol=0
+    )
 
 
 def textureless():
@@ -254,20 +289,20 @@ def crowd(seed=0):
 @pytest.mark.parametrize("seed", range(4))
 def test_camera_stands_still_behind_a_crowd(seed):
     frames = crowd(seed)
-    found, accepted = opencv.find_homography(*frames)
-    in_torch, also = homography_torch.find_homographies(*stacked([frames]))
+    found, accepted = on_opencv(frames)
+    found_in_torch, also = in_torch([frames])
     assert accepted and also.all()
     np.testing.assert_array_equal(found, np.eye(3))
-    np.testing.assert_array_equal(in_torch[0].numpy(), np.eye(3))
+    np.testing.assert_array_equal(found_in_torch[0], np.eye(3))
 
 
 @pytest.mark.parametrize("reach", [0.3, 1.0])
 def test_slow_camera_is_still_found(reach):
     scenes = [camera_pair(seed, reach, noise=0.5) for seed in range(4)]
-    found, _ = homography_torch.find_homographies(*stacked([scene.frames for scene in scenes]))
-    for scene, in_torch in zip(scenes, found.numpy(), strict=True):
-        on_cpu, _ = opencv.find_homography(*scene.frames)
-        for h in (on_cpu, in_torch):
+    found, _ = in_torch([scene.frames for scene in scenes])
+    for scene, of_torch in zip(scenes, found, strict=True):
+        on_cpu, _ = on_opencv(scene.frames)
+        for h in (on_cpu, of_torch):
             assert mean_error(h, scene.homographies[0]) < 0.1
             assert (h != np.eye(3)).any()
 
@@ -281,11 +316,11 @@ def too_far():
 @pytest.mark.parametrize("make", [textureless, few_corners, unrelated, too_far])
 def test_too_little_evidence_is_refused(make):
     frames = make()
-    found, accepted = opencv.find_homography(*frames)
-    in_torch, also = homography_torch.find_homographies(*stacked([frames]))
+    found, accepted = on_opencv(frames)
+    found_in_torch, also = in_torch([frames])
     assert not accepted and not also.any()
     np.testing.assert_array_equal(found, np.eye(3))
-    np.testing.assert_array_equal(in_torch[0].numpy(), np.eye(3))
+    np.testing.assert_array_equal(found_in_torch[0], np.eye(3))
 
 
 @pytest.mark.parametrize("size", [(17, 33), (8, 8), (64, 64), (241, 321), (320, 180)])
@@ -293,15 +328,15 @@ def test_any_size_works(size):
     texture = np.random.default_rng(0).integers(0, 256, (size[0] + 2, size[1] + 2)).astype(np.uint8)
     texture = cv2.GaussianBlur(texture, (0, 0), 1.5)
     frames = np.stack([texture[1:-1, 1:-1], texture[:-2, :-2]])
-    found, accepted = opencv.find_homography(*frames)
-    in_torch, also = homography_torch.find_homographies(*stacked([frames]))
+    found, accepted = on_opencv(frames)
+    found_in_torch, also = in_torch([frames])
     assert np.isfinite(found).all()
-    assert in_torch.isfinite().all()
+    assert np.isfinite(found_in_torch).all()
     if min(size) >= 180:
         assert accepted
         assert also.all()
         assert found[:2, 2] == pytest.approx([1, 1], abs=0.2)
-        assert in_torch[0, :2, 2].numpy() == pytest.approx([1, 1], abs=0.2)
+        assert found_in_torch[0, :2, 2] == pytest.approx([1, 1], abs=0.2)
 
 
 def test_resampled_frame_is_the_same_on_both_backends_and_shows_the_view_before():
@@ -318,14 +353,11 @@ def test_resampled_frame_is_the_same_on_both_backends_and_shows_the_view_before(
     assert np.abs(scene.frames[0].astype(int) - on_cpu).mean() < 0.1 * before
 
 
-def test_torch_takes_the_camera_out_as_numpy_does():
+def test_torch_camera_flow_is_numpys():
     random = np.random.default_rng(8)
     matrices = np.stack([random_homography(random, HEIGHT, WIDTH, reach) for reach in REACHES]).astype(
         np.float32
     )
-    flow = random.normal(0, 5, (3, 2, HEIGHT, WIDTH)).astype(np.float32)
-    ours = compensation_torch.remove_camera(torch.from_numpy(flow), torch.from_numpy(matrices)).numpy()
-    np.testing.assert_allclose(ours, remove_camera(flow, matrices), atol=2e-4)
     np.testing.assert_allclose(
         compensation_torch.camera_flow(torch.from_numpy(matrices), HEIGHT, WIDTH).numpy(),
         camera_flow(matrices, HEIGHT, WIDTH),

@@ -113,12 +113,12 @@ def _serve_on_a_pretended_gpu(channel: Channel, slot: int, work: Work, _devices:
     computed = MotionEstimator.__call__
     broken: list[bool] = []
 
-    def compute(self: MotionEstimator, frames: Any, step: int = 1) -> Motion:
+    def compute(self: MotionEstimator, frames: Any, step: int = 1, selection: Any = None) -> Motion:
         if frames.shape[1:] == BROKEN_SIZE:
             broken.append(True)
         if frames.shape[1:] == BROKEN_SIZE or (lost and broken):
             raise RuntimeError(ILLEGAL)
-        return computed(self, frames, step)
+        return computed(self, frames, step, selection)
 
     MotionEstimator.__call__ = compute  # type: ignore[method-assign]
     gpu_errors.is_usable = lambda _device: not (lost and broken)

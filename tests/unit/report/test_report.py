@@ -37,8 +37,8 @@ HOSTILE = [
 ]
 DONE = Record(
     video="a/b.mp4", status="done", frames=100, seconds=2.0, wait=0.1, decode=0.2, flow=1.0, encode=0.5,
-    speed=1.5, speed_p95=4.0, saturated=0.01, still=0.4, camera=0.9, camera_shift=1.0, cuts=2, host="one", device="cpu",
-    time="2026-01-01T10:00:00+00:00",
+    speed=1.5, speed_p95=4.0, saturated=0.01, still=0.4, camera=0.9, camera_shift=1.0, camera_confidence=0.8, cuts=2,
+    host="one", device="cpu", time="2026-01-01T10:00:00+00:00",
 )  # fmt: skip
 TRACKED = Record(
     video="a/b.mp4", status="done", frames=100, seconds=1.0, decode=0.3, track=0.6, windows=94, outside=0.05,
@@ -376,7 +376,8 @@ def test_every_number_of_the_list_is_in_the_row(tmp_path: Path) -> None:
     numbers = dict(zip(headings, page.rows[0][5:], strict=True))
     assert numbers == {
         "Mean px": 1.5, "p95 px": 4, "At the bound": 0.01, "Still": 0.4, "Outside": 0.05, "Camera found": 0.9,
-        "Cuts": 2, "Frames": 100, "Seconds": 3,
+            "Camera sure": 0.8, "Cuts": 2,
+        "Frames": 100, "Seconds": 3,
     }  # fmt: skip
 
 

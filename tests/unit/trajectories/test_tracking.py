@@ -250,3 +250,31 @@ class TestRefusals:
         for shape in ((5, 2, 16), (5, 16, 16, 2)):
             with pytest.raises(ValueError, match=r"\[T, 2, H, W\]; got \(5, "):
                 track(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_points_without_a_picture_are_outside(job: str, pieces: int) -> None:
+    flow = random_flow(frames=16)
+    without_picture = np.zeros((16, 4), np.int32)
+    without_picture[:9] = 8, 4, 0, 17
+    without_picture[9] = 50, 0, 0, 0  # a cut
+    tracker = Tracker(length=3, job=job, tracking="integer")
+    found = [
+        np.asarray(tracker.push(flow[part], without_picture=without_picture[part]).traj_type)
+        for part in (slice(16 * k // pieces, 16 * (k + 1) // pieces) for k in range(pieces))
+    ]
+    starts = window_starts(16, 3, job)
+    features, expected = plain_loop(flow, 3, list(starts))
+    for n, start in enumerate(starts):
+        for i, j in np.ndindex(6, 8):
+            x, y = 4 + 8 * j, 4 + 8 * i
+            for k in range(3):
+                top, bottom, left, right = without_picture[start + k]
+                if not (top <= y < 50 - bottom and left <= x < 71 - right):
+                    expected[n, i, j] = 0
+                x, y = min(max(x, 0), 70), min(max(y, 0), 49)
+                x, y = (place + int(flow[start + k, axis, y, x]) for axis, place in enumerate((x, y)))
+    assert features.any()
+    np.testing.assert_array_equal(np.concatenate(found), expected)
+    assert expected[[start > 9 for start in starts]].any()

@@ -1,0 +1,77 @@
+"""Candidates for the camera's motion in each frame pair, and the evidence for each, on a coarse grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from m3flow.camera.thresholds import HYPOTHESES
+
+ROWS, COLUMNS = 6, 8  # of the grid
+COUNT = 1 + HYPOTHESES  # candidates of a pair; the first is the identity
+SMALL = (60, 80)  # height and width of the frames whose grey levels are compared
+THUMBNAIL = (24, 32)  # height and width of the frames in which cuts are looked for
+PHOTOMETRIC_MARGIN = 1.0  # grey levels by which the best candidate must beat the second at a pixel
+LARGEST_DIFFERENCE = 30.0  # grey levels; larger ones count as this much
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The evidence about the camera in n frame pairs, independent of all other pairs.
+
+    Attributes
+    ----------
+    homographies: float64 [n, K, 3, 3], previous frame -> current frame in pixels; the first is the identity.
+    valid: bool [n, K], whether the candidate exists.
+    matches: float32 [n, R, C], matches that start in each grid cell.
+    support: float32 [n, K, R, C], matches in each cell that the candidate explains, each weighted by
+        1 - (error / inlier distance)^2.
+    still: float32 [n, R, C], matches that stand still, weighted likewise.
+    photometric: float32 [n, K, R, C], the share of a cell's pixels at which the candidate predicts the grey
+        level clearly better than all others.
+    bars: int32 [n, 4], uniform dark rows and columns of both frames at the top, bottom, left and right.
+    change: float32 [n], how much the picture changes, see `m3flow.camera.cuts`.
+    """
+
+    homographies: np.ndarray
+    valid: np.ndarray
+    matches: np.ndarray
+    support: np.ndarray
+    still: np.ndarray
+    photometric: np.ndarray
+    bars: np.ndarray
+    change: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.change)
+
+    def __getitem__(self, pairs: slice) -> Candidates:
+        return Candidates(*(getattr(self, field.name)[pairs] for field in fields(self)))
+
+    @staticmethod
+    def joined(pieces: Sequence[Candidates]) -> Candidates:
+        names = [field.name for field in fields(Candidates)]
+        return Candidates(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in names))
+
+    def with_change(self, change: np.ndarray) -> Candidates:
+        return replace(self, change=change)
+
+    @staticmethod
+    def empty(pairs: int) -> Candidates:
+        """No evidence at all: what a run without compensation looks at."""
+        grid = (pairs, ROWS, COLUMNS)
+        return Candidates(
+            homographies=np.tile(np.eye(3), (pairs, COUNT, 1, 1)),
+            valid=np.zeros((pairs, COUNT), bool),
+            matches=np.zeros(grid, np.float32),
+            support=np.zeros((pairs, COUNT, ROWS, COLUMNS), np.float32),
+            still=np.zeros(grid, np.float32),
+            photometric=np.zeros((pairs, COUNT, ROWS, COLUMNS), np.float32),
+            bars=np.zeros((pairs, 4), np.int32),
+            change=np.zeros(pairs, np.float32),
+        )
+
+
+EVIDENCE_FIELDS = [field.name for field in fields(Candidates)][:-1]  # all but the change

@@ -1,0 +1,290 @@
+"""Candidates for the camera's motion of many frame pairs at once, in torch.
+
+The torch counterpart of `m3flow.camera.candidates_opencv`: the same corners, tracked both ways, the same
+successive fits and the same evidence. Nothing depends on the other pairs of a batch. The evidence stays on
+the device until a single copy at the end.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from m3flow.camera import cuts, homography_torch, lucas_kanade, thresholds
+from m3flow.camera.candidates import (
+    COLUMNS,
+    LARGEST_DIFFERENCE,
+    PHOTOMETRIC_MARGIN,
+    ROWS,
+    SMALL,
+    THUMBNAIL,
+    Candidates,
+)
+from m3flow.camera.geometry import DARK, UNIFORM
+from m3flow.camera.homography_torch import frame_motion, in_pixels, squared_transfer_error
+from m3flow.flow.image_ops import correlate, pixel_grid, resize, resize_area, sample
+
+
+@torch.no_grad()
+def find_candidates(frames: Tensor, step: int, *, camera: bool = True, seed: int = 0) -> Candidates:
+    """The candidates and their evidence for each pair of frames t, t + step: uint8 [F, H, W] -> F - step pairs.
+
+    camera: whether the camera is looked for; otherwise only cuts are.
+    seed: of the hypotheses; the same for every pair, so that a pair's candidates depend on its frames alone.
+    """
+    images = frames.float()
+    small = _shrunk(images, SMALL)
+    thumbnails = _shrunk(small, THUMBNAIL)
+    if not camera:
+        change = cuts.change(thumbnails.cpu().numpy(), step)
+        return Candidates.empty(len(change)).with_change(change)
+    bars = dark_bars(frames)
+    bars = torch.minimum(bars[:-step], bars[step:])
+    previous, current = images[:-step], images[step:]
+    points, valid = corners(previous, bars)
+    matches, returned = track(previous, current, points)
+    current, matches, returned = _at_one_brightness(
+        previous, current, points, valid, matches, valid & returned
+    )
+    evidence = _evidence(previous, current, points, matches, returned, seed)
+    on_host = [tensor.cpu().numpy() for tensor in (*evidence, bars, thumbnails)]
+    homographies, exists, count, support, still, photometric, of_bars, tiny = on_host
+    homographies = homographies.astype(np.float64)
+    return Candidates(
+        np.where(exists[..., None, None], homographies, np.eye(3)),
+        exists,
+        count,
+        support,
+        still,
+        photometric,
+        of_bars.astype(np.int32),
+        cuts.change(tiny, step),
+    )
+
+
+def _evidence(
+    previous: Tensor, current: Tensor, points: Tensor, matches: Tensor, valid: Tensor, seed: int
+) -> tuple[Tensor, ...]:
+    """The first six fields of `Candidates`, on the device."""
+    batch, height, width = previous.shape
+    scale = max(height, width) / 2
+    centre = (width - 1) / 2, (height - 1) / 2
+    middle = torch.stack([torch.full_like(points[..., 0], value) for value in centre], -1)
+    start, end = (points - middle) / scale, (matches - middle) / scale
+    inlier = thresholds.INLIER_DISTANCE / scale
+    fitted, inliers = homography_torch.fit_successively(
+        start,
+        end,
+        valid,
+        count=thresholds.HYPOTHESES,
+        inlier=inlier,
+        outlier=thresholds.OUTLIER_DISTANCE / scale,
+        seed=seed,
+    )
+    homographies = in_pixels(fitted.flatten(0, 1), centre, scale)
+    _, in_front = frame_motion(homographies, height, width)
+    exists = (inliers > thresholds.INLIERS_NEEDED) & in_front.view_as(inliers)
+    identity = torch.eye(3, device=previous.device)
+    homographies = torch.where(exists[..., None, None], homographies.view_as(fitted), identity)
+    fitted = torch.where(exists[..., None, None], fitted, identity)
+    first = identity.expand(batch, 1, 3, 3)
+    homographies, fitted = torch.cat([first, homographies], 1), torch.cat([first, fitted], 1)
+    exists = functional.pad(exists, (1, 0), value=True)
+    squared = squared_transfer_error(fitted, start[:, None], end[:, None]) / (inlier * inlier)
+    on_grid = _grid_cells(points, height, width) * valid[..., None]
+    still = (1 - squared[:, 0] * (thresholds.INLIER_DISTANCE / thresholds.STILL_DISTANCE) ** 2).clamp_min(0)
+    return (
+        homographies,
+        exists,
+        on_grid.sum(1).view(batch, ROWS, COLUMNS),
+        _sums((1 - squared).clamp_min(0), on_grid),
+        _sums(still[:, None], on_grid)[:, 0],
+        photometric_support(previous, current, homographies, exists),
+    )
+
+
+def _grid_cells(points: Tensor, height: int, width: int) -> Tensor:
+    """1 for the grid cell that each point lies in, else 0: float32 [B, N, R * C]."""
+    column, row = (points[..., 0] * COLUMNS / width).long(), (points[..., 1] * ROWS / height).long()
+    cells = torch.arange(ROWS * COLUMNS, device=points.device)
+    return ((row * COLUMNS + column)[..., None] == cells).float()
+
+
+def _sums(weights: Tensor, on_grid: Tensor) -> Tensor:
+    """Sums of weights [B, K, N] over the points of each cell: float32 [B, K, R, C]; no matrix units."""
+    sums = [(one[..., None] * on_grid).sum(1) for one in weights.unbind(1)]
+    return torch.stack(sums, 1).view(*weights.shape[:2], ROWS, COLUMNS)
+
+
+def _at_one_brightness(
+    previous: Tensor, current: Tensor, points: Tensor, valid: Tensor, matches: Tensor, tracked: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The current frames, the matches and which are tracked: with matched brightness where that tracks most corners, or
+    more of them: new content may look like another exposure.
+    """
+    matched, differs = match_brightness(previous, current)
+    pairs = differs.nonzero()[:, 0]
+    if not len(pairs):
+        return current, matches, tracked
+    others, returned = track(previous[pairs], matched[pairs], points[pairs])
+    returned &= valid[pairs]
+    most = returned.sum(1) >= thresholds.MOST_TRACKED * valid[pairs].sum(1)
+    better = most | (returned.sum(1) > tracked[pairs].sum(1))
+    pairs, others, returned = pairs[better], others[better], returned[better]
+    return (
+        current.index_copy(0, pairs, matched[pairs]),
+        matches.index_copy(0, pairs, others),
+        tracked.index_copy(0, pairs, returned),
+    )
+
+
+def match_brightness(previous: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+    """The current frames with the previous frames' brightness and contrast, and which of them differ.
+
+    float32 [B, H, W], bool [B]. As `m3flow.camera.candidates_opencv`.
+    """
+    x, y = _quantiles(current), _quantiles(previous)
+    x_mean, y_mean = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
+    spread = (x - x_mean).square().sum(1, keepdim=True).clamp_min(1e-6)
+    gain = (((x - x_mean) * (y - y_mean)).sum(1, keepdim=True) / spread).clamp(0.5, 2)
+    offset = y_mean - gain * x_mean
+    before, after = (y - x).abs().mean(1), (gain * x + offset - y).abs().mean(1)
+    differs = before >= thresholds.BRIGHTNESS_DIFFERENCE
+    differs &= after <= thresholds.BRIGHTNESS_LEFT * before
+    matched = (gain[..., None] * current + offset[..., None]).round().clamp(0, 255)
+    return matched, differs
+
+
+def _quantiles(frames: Tensor) -> Tensor:
+    """The 5th to the 95th percentile of the grey levels, evenly spaced: float32 [B, n]."""
+    levels = frames[:, 2::6, 2::6].flatten(1).sort(1).values
+    cut = levels.shape[1] // 20
+    return levels[:, cut : max(levels.shape[1] - cut, 1)]
+
+
+def dark_bars(frames: Tensor) -> Tensor:
+    """Uniform dark rows and columns at the frames' edges: uint8 [F, H, W] -> int64 [F, 4], as in `geometry`."""
+    counts = []
+    for axis in (2, 1):
+        brightest, darkest = frames.amax(axis), frames.amin(axis)
+        bar = ((brightest <= DARK) & (brightest - darkest <= UNIFORM)).long()
+        counts += [bar.cumprod(1).sum(1), bar.flip(1).cumprod(1).sum(1)]
+    return torch.stack(counts, 1)
+
+
+def photometric_support(previous: Tensor, current: Tensor, homographies: Tensor, exists: Tensor) -> Tensor:
+    """The share of each cell's pixels at which each candidate fits the grey levels best: float32 [B, K, R, C]."""
+    batch, count = exists.shape
+    one, two = _shrunk(previous, SMALL), _shrunk(current, SMALL)
+    height, width = SMALL
+    down, across = previous.shape[1] / height, previous.shape[2] / width
+    grid_x, grid_y = pixel_grid(height, width, previous.device)
+    x = ((grid_x + 0.5) * across - 0.5).expand(height, width).flatten()
+    y = ((grid_y + 0.5) * down - 0.5).expand(height, width).flatten()
+    moved = homography_torch.transform(homographies.flatten(0, 1), torch.stack([x, y], 1)[None])
+    moved = moved.view(batch * count, height, width, 2)
+    images = two[:, None].expand(-1, count, -1, -1).reshape(batch * count, 1, height, width)
+    seen = sample(images, (moved[..., 0] + 0.5) / across - 0.5, (moved[..., 1] + 0.5) / down - 0.5)
+    error = (seen[:, 0].view(batch, count, height, width) - one[:, None]).abs().clamp_max(LARGEST_DIFFERENCE)
+    third = [1 / 3] * 3
+    error = correlate(correlate(error, third, -1, "reflect"), third, -2, "reflect")
+    error = torch.where(exists[:, :, None, None], error, LARGEST_DIFFERENCE)
+    best = error.topk(2, dim=1, largest=False, sorted=True).values
+    clear = best[:, 1] - best[:, 0] > PHOTOMETRIC_MARGIN
+    alone = exists.sum(1) < 2
+    wins = (error == best[:, :1]) & clear[:, None] & ~alone[:, None, None, None]
+    cells = wins.view(batch, count, ROWS, height // ROWS, COLUMNS, width // COLUMNS)
+    return cells.float().mean((3, 5))
+
+
+def _shrunk(images: Tensor, size: tuple[int, int]) -> Tensor:
+    larger = images.shape[1] >= size[0] and images.shape[2] >= size[1]
+    return resize_area(images, *size) if larger else resize(images, *size)
+
+
+def corners(frames: Tensor, bars: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Each frame's best corners, at most one a cell, spread over the grid.
+
+    [B, H, W], bars [B, 4] -> (float32 [B, N, 2] as (x, y), bool [B, N] which of them are corners). As in
+    `m3flow.camera.candidates_opencv`: the best of every grid cell first, then every second best, and so on.
+    """
+    batch, height, width = frames.shape
+    border, size = thresholds.CORNER_BORDER, thresholds.cell_size(height, width)
+    if min(height, width) <= 2 * border:
+        return frames.new_zeros(batch, 1, 2, dtype=torch.float32), frames.new_zeros(batch, 1).bool()
+    strength = smaller_eigenvalue(frames.to(torch.float32))
+    if bars is not None:
+        strength = strength * _picture(bars, height, width)
+    strength = strength[:, border : height - border, border : width - border]
+    rows, columns = -(-strength.shape[1] // size), -(-strength.shape[2] // size)
+    below, right = rows * size - strength.shape[1], columns * size - strength.shape[2]
+    cells = functional.pad(strength, (0, right, 0, below)).view(batch, rows, size, columns, size)
+    value, place = cells.transpose(2, 3).reshape(batch, rows * columns, -1).max(2)
+    cell = _spread_over_grid(value, rows, columns)
+    best, place = value.gather(1, cell), place.gather(1, cell)
+    x = cell % columns * size + place % size + border
+    y = cell // columns * size + place // size + border
+    strong = best > thresholds.CORNER_QUALITY * value.amax(1, keepdim=True)
+    return torch.stack([x, y], 2).to(torch.float32), strong
+
+
+def _picture(bars: Tensor, height: int, width: int) -> Tensor:
+    """1 in the picture, 0 in and near its bars: float32 [B, H, W]."""
+    hidden = (bars + torch.where(bars > 0, thresholds.BAR_MARGIN, 0))[:, :, None]
+    row, column = torch.arange(height, device=bars.device), torch.arange(width, device=bars.device)
+    inside_y = (row >= hidden[:, 0]) & (row < height - hidden[:, 1])
+    inside_x = (column >= hidden[:, 2]) & (column < width - hidden[:, 3])
+    return (inside_y[:, :, None] & inside_x[:, None]).float()
+
+
+def _spread_over_grid(value: Tensor, rows: int, columns: int) -> Tensor:
+    """Which corners are tracked: the index of up to `CORNERS` of [B, rows * columns], int64 [B, N]."""
+    group, rank = _groups(rows, columns, value.device)
+    by_value = value.sort(dim=1, descending=True, stable=True).indices
+    in_group = group[by_value].sort(dim=1, stable=True).indices
+    cell = by_value.gather(1, in_group)
+    relative = value.gather(1, cell) / value.amax(1, keepdim=True).clamp_min(1e-20)
+    order = (rank - 0.5 * relative).sort(dim=1, stable=True).indices[:, : thresholds.CORNERS]
+    return cell.gather(1, order)
+
+
+@lru_cache(maxsize=8)
+def _groups(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The grid cell that each corner cell lies in, and the rank in its group of each after sorting by group."""
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    group = row * ROWS // rows * COLUMNS + column * COLUMNS // columns
+    ordered = np.sort(group)
+    rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
+    return torch.from_numpy(group).to(device), torch.from_numpy(rank.astype(np.float32)).to(device)
+
+
+def smaller_eigenvalue(frames: Tensor) -> Tensor:
+    """The smaller eigenvalue of the structure tensor over 3x3 pixels, up to a factor: float32 [B, H, W]."""
+    smooth, slope = [1.0, 2.0, 1.0], [-1.0, 0.0, 1.0]
+    in_x = correlate(correlate(frames, slope, -1, "reflect"), smooth, -2, "reflect")
+    in_y = correlate(correlate(frames, smooth, -1, "reflect"), slope, -2, "reflect")
+    products = torch.stack([in_x * in_x, in_y * in_y, in_x * in_y])
+    box = [1.0, 1.0, 1.0]
+    xx, yy, xy = correlate(correlate(products, box, -1, "reflect"), box, -2, "reflect")
+    half_difference = (xx - yy) / 2
+    return (xx + yy) / 2 - (half_difference * half_difference + xy * xy).sqrt()
+
+
+def track(previous: Tensor, current: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """The positions of points [B, N, 2] in the current frames, and which can be trusted: bool [B, N].
+
+    Those with a forward-backward error below 0.5 px that stay in the frame and moved 25 px at most.
+    """
+    one, two = lucas_kanade.pyramid(previous.float()), lucas_kanade.pyramid(current.float())
+    end = lucas_kanade.follow(one, two, points)
+    back = lucas_kanade.follow(two, one, end)
+    height, width = previous.shape[1:]
+    x, y = end.unbind(2)
+    good = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    good &= (back - points).square().sum(2) < thresholds.RETURN_DISTANCE**2
+    good &= (end - points).square().sum(2) <= thresholds.MATCH_RADIUS**2
+    return end, good

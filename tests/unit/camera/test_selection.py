@@ -1,0 +1,113 @@
+"""Which motion is the camera's: brightness, cuts, bars and what fills the frame, on scenes with known truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from m3flow.camera import MotionEstimator, camera_flow
+from m3flow.camera.cuts import change, is_cut
+from m3flow.flow import estimator
+from m3flow.scoring.camera_pairs import camera_pair
+from m3flow.scoring.scenes import SCENES, make_scene
+
+BACKENDS = ("opencv", "torch")
+TEXTURES = ("perspective", "rotation")  # of scenes that do not look alike
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def motion_estimator(backend, **options):
+    return MotionEstimator(estimator("farneback", backend=backend, device="cpu"), **options)
+
+
+def error(homography, true, height=240, width=320):
+    """The mean distance of the frame's pixels under two homographies, in px."""
+    return float(
+        np.linalg.norm(
+            camera_flow(homography, height, width) - camera_flow(true, height, width), axis=0
+        ).mean()
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("gain", "offset"), [(1.25, -8), (0.8, 12), (1.0, 20)])
+def test_exposure_does_not_hide_the_camera(backend, gain, offset):
+    scene = camera_pair(3, 8.0)
+    previous, current = scene.frames
+    brighter = np.clip(np.rint(current * gain + offset), 0, 255).astype(np.uint8)
+    found = motion_estimator(backend).select(np.stack([previous, brighter]))
+    assert found.accepted.all()
+    assert error(found.homographies[0], scene.homographies[0]) < 0.1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("camera", ["warp", "none"])
+def test_no_flow_goes_across_a_cut(backend, camera):
+    frames = np.concatenate([make_scene(name, frames=4).frames[:, :120, :160] for name in TEXTURES])
+    found = motion_estimator(backend, camera=camera)(frames)
+    assert found.cut.tolist() == [False] * 3 + [True] + [False] * 3
+    assert found.schemes[3] == "cut"
+    moves = np.asarray(found.flow).reshape(7, -1).any(1)
+    assert moves.tolist() == [True] * 3 + [False] + [True] * 3
+    if camera == "warp":
+        assert not found.accepted[3] and found.confidence[3] == 0
+    through = motion_estimator(backend, camera=camera, cuts=False)(frames)
+    assert through.cut is None
+    assert np.asarray(through.flow[3]).any()
+
+
+def test_a_cut_lies_in_as_many_pairs_as_the_step():
+    frames = np.concatenate([make_scene(name, frames=6).frames for name in TEXTURES])
+    small = np.stack([frame[::10, ::10] for frame in frames]).astype(np.float32)
+    changes = change(small, 2).tolist()
+    assert [t for t in range(10) if is_cut(changes, t, 2)] == [4, 5]
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_a_scene_has_the_cuts_that_it_was_rendered_with(name):
+    scene = make_scene(name, frames=9, height=96, width=128)
+    found = motion_estimator("opencv", camera="none").select(scene.frames)
+    assert found.cut.sum() == (scene.cut is not None)
+
+
+def test_brightness_and_steady_motion_are_no_cuts():
+    frames = make_scene("perspective", frames=8).frames.astype(np.float32)[:, ::10, ::10]
+    frames[4:] = frames[4:] * 0.6 + 50
+    changes = change(frames, 1).tolist()
+    assert not any(is_cut(changes, t, 1) for t in range(7))
+    assert change(np.stack([np.full((6, 8), 9.0), np.full((6, 8), 200.0)]), 1) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bars_stand_still_and_do_not_vote(backend):
+    scene = make_scene("perspective", frames=4)
+    frames = scene.frames.copy()
+    frames[:, :30] = frames[:, -24:] = 17
+    frames[:, :, :20] = 16
+    found = motion_estimator(backend)(frames)
+    assert found.bars.tolist() == [[30, 24, 20, 0]] * 3
+    flow = np.asarray(found.flow)
+    assert not flow[:, :, :30].any() and not flow[:, :, -24:].any() and not flow[:, :, :, :20].any()
+    assert flow[:, :, 30:-24, 20:].any() and found.accepted.all()
+    height, width = frames.shape[1:]
+    for homography, true in zip(found.homographies, scene.homographies, strict=True):
+        assert error(homography, true, height, width) < 0.3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_below_the_confidence_that_is_asked_for_the_flow_is_whole(backend):
+    frames = camera_pair(1, 8.0).frames
+    sure = motion_estimator(backend)(frames)
+    assert sure.accepted.all() and 0.4 < sure.confidence[0] < 1
+    refused = motion_estimator(backend, confidence=1.0)(frames)
+    assert not refused.accepted.any() and refused.confidence == pytest.approx(sure.confidence)
+    whole = motion_estimator(backend, camera="none")(frames)
+    np.testing.assert_array_equal(np.asarray(refused.flow), np.asarray(whole.flow))
