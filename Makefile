@@ -1,4 +1,4 @@
-# make demo and make test are all that a newcomer needs; each sets up the environment if it is not there.
+# Start with make demo and make test; each sets up the environment if it does not exist.
 
 PYTHON ?= python3
 VENV := .venv
@@ -28,14 +28,14 @@ demo: $(READY) $(DEMO)/videos.csv ## flow and trajectories of three real clips, 
 	@$(BIN)/m3flow show $(DEMO)/clips/street/bikes.mp4 --output $(DEMO)/results --parts 3 --to $(DEMO)/results/bikes.png
 	@echo
 	@echo "Done. In $(DEMO)/results:"
-	@echo "  report.html   the page to look at: open it in a browser"
-	@echo "  bikes.png     one clip: frames, flow, the camera's motion, trajectories"
+	@echo "  report.html   the report: open it in a browser"
+	@echo "  bikes.png     one clip: frames, flow, camera motion, trajectories"
 	@cd $(DEMO)/results && find flows trajs -type f | sort | sed 's/^/  /'
 
-test: $(READY) $(DEMO)/videos.csv ## all tests; those that lack something (a GPU, Slurm) say so and are skipped
+test: $(READY) $(DEMO)/videos.csv ## all tests; those without their requirement (a GPU, Slurm) are skipped with a reason
 	$(BIN)/python -m pytest -n auto --durations 10
 
-test-fast: $(READY) $(DEMO)/videos.csv ## the unit tests that take less than seconds each, while you work
+test-fast: $(READY) $(DEMO)/videos.csv ## the fast unit tests, for development
 	$(BIN)/python -m pytest -n auto -m "not slow and not slurm and not gpu" tests/unit
 
 lint: $(READY) ## ruff, mypy, snakefmt, snakemake --lint
@@ -47,7 +47,7 @@ lint: $(READY) ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/snakemake --lint --config videos=$(VENV)/lint-list.txt output=$(abspath $(VENV))/lint
 	$(BIN)/snakemake --lint --config videos=$(VENV)/lint-list.txt output=$(abspath $(VENV))/lint granularity=shard
 
-format: $(READY) ## put the code into its form
+format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow/rules
@@ -59,7 +59,7 @@ docs: $(READY) ## the documentation as a site, in site/
 PROFILE := $(HOME)/.config/snakemake/slurm
 
 install-profile: ## copy profiles/slurm to where `snakemake --profile slurm` finds it
-	@test ! -e $(PROFILE) || { echo "$(PROFILE) is there already; edit it, or remove it first"; exit 1; }
+	@test ! -e $(PROFILE) || { echo "$(PROFILE) exists; edit it, or remove it first"; exit 1; }
 	mkdir -p $(dir $(PROFILE))
 	cp -r profiles/slurm $(PROFILE)
 

@@ -1,4 +1,4 @@
-# From a list of videos to optical flow and trajectories. What is made: config.yaml; where: profiles/.
+# From a list of videos to optical flow and trajectories. Settings: config.yaml; machine: profiles/.
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version, validate
 
@@ -11,12 +11,12 @@ min_version("9.0")
 configfile: "config.yaml"
 
 
-# The inner values of `--config flow='{step: 2}'` arrive as text.
+# The nested values of `--config flow='{step: 2}'` arrive as text.
 config.update(
     {key: typed(value) for key, value in config.items() if isinstance(value, dict)}
 )
 try:
-    # One line for each mistake; the schema would answer with itself.
+    # Report one line per mistake; the schema's own message would print the whole schema.
     Experiment.of(config)
 except UsageError as error:
     raise WorkflowError(str(error))

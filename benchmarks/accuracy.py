@@ -1,14 +1,14 @@
-"""How near the flow and the trajectories come to the truth.
+"""Accuracy of flow and trajectories against ground truth.
 
     python benchmarks/accuracy.py                 # about 9 minutes of one core
     python benchmarks/accuracy.py --scenes slow fast --estimators farneback
 
-The truth is that of `m3flow.scoring.scenes` (real textures moved by known matrices) and, where they lie beside the
-checkout, of published pairs with ground-truth flow and of a published dense tracker's trajectories.
+The truth comes from `m3flow.scoring.scenes` (real textures moved by known matrices) and, if they are next to the
+checkout, from published pairs with ground-truth flow and from a published dense tracker's trajectories.
 
-Trajectories are judged as a reader of the file sees them: the start of a point plus the whole-pixel
-displacements stored for it, L = 6 steps later, against where the point really is. Points that leave the
-frame or are hidden on the way are left out.
+Trajectories are evaluated as read from the file: the start of a point plus its stored whole-pixel
+displacements over L = 6 steps, against the true position. Points that leave the
+frame or are occluded on the way are excluded.
 
 Writes benchmarks/results/accuracy.json; `accuracy_table.py` makes docs/accuracy.md of it.
 """
@@ -43,7 +43,7 @@ from m3flow.trajectories.tracking import track
 RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.json"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 BOUND = 20.0
-PAIRS = (0, 4, 8)  # the frames of a scene whose flow is judged
+PAIRS = (0, 4, 8)  # the frames of a scene whose flow is evaluated
 TRACKINGS = ("integer", "subpixel")
 CODECS = ("h264-lossless", "mpeg4")
 Flow = Callable[[np.ndarray], np.ndarray]
@@ -83,7 +83,7 @@ def parse() -> argparse.Namespace:
 
 
 def flow_of(name: str) -> Flow:
-    """uint8 [F, H, W] -> float32 [F-1, 2, H, W], on the CPU, as a run makes it without touching the camera."""
+    """uint8 [F, H, W] -> float32 [F-1, 2, H, W], on the CPU, as computed by a run with camera none."""
     motion = MotionEstimator(estimator(name, device="cpu"), camera="none")
     if motion.estimator.backend == "opencv":
         return lambda frames: np.asarray(motion(frames).flow)
@@ -119,7 +119,7 @@ def ground_truth_rows(flows: dict[str, Flow]) -> Iterator[dict[str, Any]]:
 
 
 def trajectory_rows(scene: Scene, flows: dict[str, Flow]) -> Iterator[dict[str, Any]]:
-    """The distance from the true position after L steps, for each way to the trajectories."""
+    """The distance from the true position after L steps, for each method."""
     judge = Judge(scene)
     yield {"on": scene.name, "flow": "none", "codec": "", "tracking": "", **judge.still()}
     for name, flow in {"exact": lambda _: scene.flow, **flows}.items():
@@ -139,7 +139,7 @@ def trajectory_rows(scene: Scene, flows: dict[str, Flow]) -> Iterator[dict[str, 
 
 
 def stored(flow: np.ndarray, codec: str) -> np.ndarray:
-    """The flow as it comes back from x.mp4 and y.mp4."""
+    """The flow as read back from x.mp4 and y.mp4."""
     height, width = flow.shape[2:]
     with tempfile.TemporaryDirectory() as folder:
         with Mp4Writer(Path(folder), codec=codec, rate=Fraction(25), width=width, height=height) as writer:

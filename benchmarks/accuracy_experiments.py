@@ -1,4 +1,4 @@
-"""What might make trajectories better, measured: part of `accuracy.py`.
+"""Experiments to improve trajectories: part of `accuracy.py`.
 
 - a median filter of the flow before tracking, as dense trajectories have it (Wang et al., IJCV 2013);
 - forward-backward agreement: does it tell wrong trajectories from right ones, does averaging help;
@@ -69,10 +69,10 @@ def farneback_rows(scene: Scene) -> Iterator[dict[str, Any]]:
 
 
 def forward_backward_rows(scene: Scene, name: str, flow: Flow) -> Iterator[dict[str, Any]]:
-    """Trajectories whose flow is undone by the backward flow, against the others; and the mean of both flows."""
+    """Trajectories with forward-backward consistent flow, against the others; and the mean of both flows."""
     judge = Judge(scene)
     forward = flow(scene.frames)
-    # Backward from t + 1 to t, read at the place where the pixel of t went.
+    # Backward from t + 1 to t, read at the new position of the pixel of t.
     reverse = flow(scene.frames[::-1])[::-1]
     back = np.stack([pulled(reverse[t], forward[t]) for t in range(len(forward))])
     apart = np.linalg.norm(forward + back, axis=1)
@@ -92,7 +92,7 @@ def forward_backward_rows(scene: Scene, name: str, flow: Flow) -> Iterator[dict[
 
 
 def worst_on_the_way(judge: Judge, flow: np.ndarray, apart: np.ndarray) -> np.ndarray:
-    """The largest disagreement [T, H, W] that each tracked point meets: float64 [N, P]."""
+    """The largest inconsistency [T, H, W] on the path of each point: float64 [N, P]."""
     height, width = apart.shape[1:]
     features = tracked(flow)
     steps = features.reshape(2, LENGTH, len(judge.windows), -1).transpose(1, 2, 3, 0).astype(float)
@@ -156,7 +156,7 @@ def true_motion(scene: Scene, tracks: np.ndarray, start: int) -> np.ndarray:
 
 
 def follow_pixels(residual: np.ndarray, whole: np.ndarray, judge: Judge) -> np.ndarray:
-    """The stored sum for points that go along the whole flow: float64 [N, P, 2], rounded as it is stored."""
+    """The stored sum for points that follow the total flow: float64 [N, P, 2], rounded as stored."""
     height, width = residual.shape[2:]
     result = []
     for start in judge.windows:

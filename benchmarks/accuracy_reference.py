@@ -1,8 +1,8 @@
 """Our trackers against the trajectories of a published dense tracker, on its own test sequence.
 
-The reference (Wang et al., Dense Trajectories, IJCV 2013) follows points through Farneback flow that a
-median filter has smoothed, for 15 frames. It is another program's opinion, not the truth: small distances
-mean that ours follows the same points. Its points lie between our grid's, so both are followed here from
+The reference (Wang et al., Dense Trajectories, IJCV 2013) follows points through median-filtered Farneback
+flow for 15 frames. It is another program's result, not ground truth: small distances
+mean that ours follows the same points. Its points lie between those of our grid, so both are tracked here from
 the reference's start, by the rules of `m3flow.trajectories.track` written out as a plain loop.
 """
 
@@ -22,7 +22,7 @@ from m3flow.videos.frames import Frames
 
 LENGTH = 15
 MEDIAN = 5
-# What the reference's own flow was made with, as far as it says.
+# The parameters of the reference's flow, as far as published.
 ITS_FARNEBACK = {
     "scale": 2**-0.5,
     "levels": 8,
@@ -55,7 +55,7 @@ def reference_rows(
 
 
 def follow(flow: np.ndarray, points: np.ndarray, starts: np.ndarray, tracking: str) -> np.ndarray:
-    """Points [N, 2] from their start frames on, as a reader of the stored steps sees them: [N, 16, 2]."""
+    """Points [N, 2] from their start frames on, as read from the stored steps: [N, 16, 2]."""
     height, width = flow.shape[2:]
     limits = np.array([width - 1, height - 1])
     result = np.empty((len(points), LENGTH + 1, 2))

@@ -1,4 +1,4 @@
-"""docs/accuracy.md from benchmarks/results/accuracy.json: the tables between its markers are made anew.
+"""Updates the tables between the markers in docs/accuracy.md from benchmarks/results/accuracy.json.
 
 python benchmarks/accuracy_table.py
 """

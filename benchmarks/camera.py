@@ -1,17 +1,17 @@
-"""How well, and at what cost, the camera's motion is found and taken out of the flow.
+"""Accuracy and cost of estimating the camera motion and removing it from the flow.
 
     python benchmarks/camera.py                  # 3 to 10 minutes on one core
     python benchmarks/camera.py --device cuda    # the torch rows on a GPU
 
 - schemes: error on the still background and on the moving object, for cameras that move the frame's corners
   by up to 3, 8 and 20 px, and the cost in units of one pass without a camera in the same run;
-- homography: error of the camera found by each way to match the frames, and what it costs;
-- borders: what is best put where the resampled frame has no content;
+- homography: error and cost of the camera search, by method of matching the frames;
+- borders: comparison of fillings where the resampled frame has no content;
 - clips: on real video, how often a homography is accepted and how much of the frames' difference it explains
   (only with --clips FOLDER, or where real clips are beside the checkout).
 
-Writes benchmarks/results/camera.json. Synthetic scenes are those of `m3flow.scoring.camera_pairs`. On a CPU time is the
-processor's, on one thread, so that other programs disturb it little.
+Writes benchmarks/results/camera.json. Synthetic scenes come from `m3flow.scoring.camera_pairs`. On a CPU, time is
+processor time on one thread, which other programs disturb little.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def measure_schemes(scenes: dict[float, list[Scene]], device: str) -> list[dict[
         for scheme in schemes:
             runs[scheme] = partial(residual, MotionEstimator(flow, scheme=scheme))
         for reach, pairs in scenes.items():
-            # All that is compared runs on a scene before the next: the machine's pace changes.
+            # Run everything to compare on a scene before the next one, as the machine's speed varies.
             done: dict[str, list[Any]] = {scheme: [] for scheme in ("plain", *runs)}
             for scene in pairs:
                 done["plain"].append(clock.time(plain, scene.frames))
@@ -122,7 +122,7 @@ def residual(chosen: MotionEstimator, frames: np.ndarray) -> np.ndarray:
 
 
 def subtract(plain: MotionEstimator, frames: np.ndarray) -> np.ndarray:
-    """The flow as it is, and the camera's motion taken from it afterwards."""
+    """The total flow, with the camera motion subtracted afterwards."""
     found = MotionEstimator(plain.estimator).select(frames)
     return remove_camera(np.asarray(plain(frames).flow), found.homographies)
 
@@ -156,7 +156,7 @@ def measure_homographies(scenes: dict[float, list[Scene]], device: str) -> list[
 
 
 def homography_error(found: np.ndarray, scene: Scene) -> float:
-    """Mean distance in px between where it puts the frame's pixels and where they belong."""
+    """Mean distance in px between the mapped and the true positions of the frame's pixels."""
     height, width = scene.frames.shape[1:]
     difference = camera_flow(found, height, width) - scene.background_flow[0]
     return float(np.linalg.norm(difference, axis=0).mean())
@@ -194,7 +194,7 @@ def on_flow(frames: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def described(detector: Any, norm: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Feature points of both frames whose descriptors are each other's nearest."""
+    """Feature points of both frames with mutually nearest descriptors."""
     (keys, features), (keys_after, features_after) = (detector.detectAndCompute(f, None) for f in frames)
     if features is None or features_after is None:
         return np.empty((0, 2), np.float32), np.empty((0, 2), np.float32)
@@ -217,7 +217,7 @@ def ransac(start: np.ndarray, end: np.ndarray) -> np.ndarray:
 
 
 def measure_borders(scenes: dict[float, list[Scene]]) -> list[dict[str, Any]]:
-    """Background error of a pass on the resampled frame, filled in three ways; the true homography."""
+    """Background error of a pass on the resampled frame, with three border fills and the true homography."""
     farneback = estimator("farneback", backend="opencv")
     rows = []
     for reach, pairs in scenes.items():
@@ -274,7 +274,7 @@ def measure_clips(folder: Path, pairs: int = 30) -> list[dict[str, Any]]:
 
 
 def difference(one: np.ndarray, two: np.ndarray) -> float:
-    """Mean absolute difference in grey levels, at most 10 a pixel so that moving objects count little."""
+    """Mean absolute difference in grey levels, at most 10 per pixel so that moving objects count little."""
     return float(np.minimum(cv2.absdiff(one, two), 10).mean())
 
 
@@ -288,7 +288,7 @@ def read(path: Path) -> list[np.ndarray]:
 
 
 class Clock:
-    """Seconds that a call takes: the processor's on a CPU, the wall's on a GPU once it is done."""
+    """Seconds of a call: processor time on a CPU, wall time including synchronisation on a GPU."""
 
     def __init__(self, device: str) -> None:
         self.on_gpu = device.startswith("cuda")

@@ -1,12 +1,12 @@
-"""The whole extraction: against a plain loop over OpenCV, against the floor, split by stage.
+"""The whole extraction: against a plain loop over OpenCV, against a lower bound, split by stage.
 
     python benchmarks/extract.py [CLIPS…] [--repeat N] [--output FILE]
     python benchmarks/extract.py [CLIPS…] --node [--device cuda] [--videos N]
 
-Each case runs in a process of its own, whose processor time (children included) is the figure that other
-work on the machine disturbs least; wall times are told too. Without CLIPS the clips of `make demo` are
-taken. `--node` measures a whole node instead, with as many workers as it suggests by itself: frames per second
-of each estimator on the device, against the floor that decoding and encoding on all its cores set. On a node
+Each case runs in a separate process, whose processor time (children included) is the figure that other
+work on the machine disturbs least; wall times are reported too. Without CLIPS the clips of `make demo` are
+used. `--node` measures a whole node instead, with the default number of workers: frames per second
+of each estimator on the device, against the limit set by decoding and encoding on all cores. On a node
 with a GPU and 16 cores it takes less than ten minutes.
 """
 
@@ -49,7 +49,7 @@ def peak_mib() -> float:
 
 
 def measured(work: Callable[[], int]) -> dict[str, float]:
-    """Frames, wall and processor seconds of `work`, which returns how many frames it had."""
+    """Frames, wall and processor seconds of `work`, which returns its number of frames."""
     cpu, wall = cpu_seconds(), time.perf_counter()
     frames = work()
     return {
@@ -60,11 +60,11 @@ def measured(work: Callable[[], int]) -> dict[str, float]:
     }
 
 
-# The cases. Each returns what `measured` does, with more where there is more to tell.
+# The cases. Each returns the result of `measured`, with further figures if there are any.
 
 
 def estimator_alone(clips: list[Path], name: str, keep_memory: bool = False) -> dict[str, float]:
-    """The estimator over frames in memory; with `keep_memory` as the workers run it."""
+    """The estimator on frames in memory; with `keep_memory` as in the workers."""
     from m3flow.flow import estimator
     from m3flow.system import keep_freed_memory
     from m3flow.videos.frames import Frames
@@ -125,7 +125,7 @@ def ours(
     device: str = "auto",
     parameters: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """m3flow over the clips: `kind` is both (one pass), flow, or trajectories; 0 workers is what it suggests."""
+    """m3flow over the clips: `kind` is both (one pass), flow, or trajectories; 0 workers is the default."""
     from m3flow.extraction.run import execute
     from m3flow.extraction.work import Work
     from m3flow.layout import Outputs
@@ -133,7 +133,7 @@ def ours(
     from m3flow.videos.videolist import Video
 
     if workers == 1:
-        # One worker is to be one core, its decoding included.
+        # One worker must use one core, including its decoding.
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     flow = FlowSettings(estimator=name, camera=camera, parameters=parameters or {})  # type: ignore[arg-type]
     work = Work(
@@ -162,7 +162,7 @@ def ours(
 
 
 def first_record(clips: list[Path], folder: Path) -> dict[str, float]:
-    """What a run of one short video takes, nearly all of it starting up."""
+    """The time of a run over one short video, nearly all of it startup."""
     return ours(clips[:1], folder, "dis", "none", 1, parameters={"preset": "ultrafast"})
 
 
@@ -240,7 +240,7 @@ def generated(folder: Path, count: int, frames: int, size: tuple[int, int] = (64
     from clips import moving_frames
 
     few = moving_frames(40, *size)
-    # There and back again, so that the motion never jumps.
+    # Forward and backward, so that the motion never jumps.
     both_ways = [*few, *few[-2:0:-1]]
     folder.mkdir(parents=True, exist_ok=True)
     clip = folder / "clip.mp4"
@@ -258,7 +258,7 @@ def generated(folder: Path, count: int, frames: int, size: tuple[int, int] = (64
 
 
 def repeated(clips: list[Path], folder: Path, times: int) -> list[Path]:
-    """The clips `times` times over, under names of their own."""
+    """The clips repeated `times` times, under different names."""
     folder.mkdir(parents=True, exist_ok=True)
     links = [
         folder / f"{time}-{index}{clip.suffix}" for time in range(times) for index, clip in enumerate(clips)
@@ -269,7 +269,7 @@ def repeated(clips: list[Path], folder: Path, times: int) -> list[Path]:
 
 
 def node(clips: list[Path], device: str, videos: int) -> dict[str, Any]:
-    """Frames per second of a whole node, and its share of what its cores could decode and encode."""
+    """Frames per second of a whole node, and as a share of the rate at which its cores could decode and encode."""
     import machine
 
     cores = len(os.sched_getaffinity(0))
@@ -320,7 +320,7 @@ def benchmark(clips: list[Path], many: int, long: int, rounds: int) -> dict[str,
                 "estimator_alone", clips, name=name, keep_memory=True
             )
             for camera, times in (("none", rounds), ("warp", 1)):
-                # In turns, so that a machine that gets slower meets all of them.
+                # Interleaved, so that a machine that slows down affects all of them.
                 for turn in range(times):
                     target = folder / f"{name}-{camera}-{turn}"
                     for title, result in rivals(clips, target, name, camera):
@@ -378,7 +378,7 @@ def rivals(clips: list[Path], folder: Path, name: str, camera: str) -> Iterator[
 def one_or_two_jobs(
     clips: list[Path], folder: Path, common: dict[str, Any], rounds: int
 ) -> dict[str, dict[str, Any]]:
-    """Flow and trajectories in two jobs and in one, in turns; the flow of the first turn stays in "two"."""
+    """Flow and trajectories in two jobs and in one, interleaved; the flow of the first round stays in "two"."""
     cases: dict[str, dict[str, Any]] = {}
     for turn in range(rounds):
         two = folder / ("two" if turn == 0 else f"two-{turn}")
@@ -394,7 +394,7 @@ def one_or_two_jobs(
 
 
 def better(one: dict[str, Any] | None, two: dict[str, Any]) -> dict[str, Any]:
-    """The result that took less processor time, with the shorter of both wall times."""
+    """The result with less processor time, with the shorter of both wall times."""
     if one is None:
         return two
     best = min(one, two, key=lambda result: result["cpu"])
@@ -402,7 +402,7 @@ def better(one: dict[str, Any] | None, two: dict[str, Any]) -> dict[str, Any]:
 
 
 def ratios(cases: dict[str, dict[str, Any]], many: int, long: int) -> dict[str, float]:
-    """What the cases say, as ratios within this run."""
+    """The results of the cases as ratios within this run."""
 
     def cpu(name: str) -> float:
         return cases[name]["cpu"]
@@ -465,11 +465,11 @@ def main() -> None:
     )
     add_clips(parser)
     parser.add_argument("--output", type=Path, help="by default extract-cpu.json or extract-node.json")
-    parser.add_argument("--repeat", type=int, default=1, help="take the clips so many times over")
-    parser.add_argument("--rounds", type=int, default=2, help="so many times, of which the best counts")
-    parser.add_argument("--node", action="store_true", help="measure a whole node, as a shard job uses it")
-    parser.add_argument("--device", default="cuda", help="with --node: what torch computes on")
-    parser.add_argument("--videos", type=int, default=200, help="with --node: how many videos")
+    parser.add_argument("--repeat", type=int, default=1, help="number of times to repeat the clips")
+    parser.add_argument("--rounds", type=int, default=2, help="number of rounds, of which the best counts")
+    parser.add_argument("--node", action="store_true", help="measure a whole node, as used by a shard job")
+    parser.add_argument("--device", default="cuda", help="with --node: torch device")
+    parser.add_argument("--videos", type=int, default=200, help="with --node: number of videos")
     parser.add_argument("--many", type=int, default=1000, help="small clips in the scaling case")
     parser.add_argument("--long", type=int, default=20_000, help="frames of the long clip")
     parser.add_argument("--case", help=argparse.SUPPRESS)

@@ -1,14 +1,14 @@
-"""How fast each optical flow estimator is on this machine, how near to OpenCV's, and how near to the floor.
+"""Speed of each optical flow estimator on this machine, its agreement with OpenCV, and its distance to the lower bound.
 
     python benchmarks/flow.py                       # on the GPU if torch sees one, else on the CPU
     python benchmarks/flow.py --device cpu --seconds 0.3
 
-Every estimator, backend and device that is present runs on the same frames in the same run: OpenCV on one
-core and on all of them (a pair on each core), torch in batches of several sizes. The floor is the time that
-the bytes which a perfectly fused version would have to move need at this device's measured bandwidth.
+Every available estimator, backend and device runs on the same frames in the same run: OpenCV on one
+core and on all of them (one pair per core), torch in batches of several sizes. The lower bound is the time to
+move the bytes of a perfectly fused version at this device's measured bandwidth.
 Rows of one core count processor time, which other work on the machine disturbs less.
 
-Needs torch, NumPy and OpenCV only. Writes benchmarks/results/flow-<cpu or the GPU's name>.json.
+Needs only torch, NumPy and OpenCV. Writes benchmarks/results/flow-<cpu or the GPU's name>.json.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from m3flow.flow.farneback import level_scales
 
 SIZES = {"320x240": (240, 320), "640x360": (360, 640)}
 RESULTS = Path(__file__).resolve().parent / "results"
-LONGEST_MEASUREMENT = 20.0  # seconds; a larger batch that would take longer is left out, by name
+LONGEST_MEASUREMENT = 20.0  # seconds; larger batches that would take longer are skipped and listed
 
 
 def main() -> None:
     options = parse()
     device = options.device or ("cuda:0" if torch.cuda.device_count() else "cpu")
     batches = options.batches or ([1, 8, 32, 128] if device.startswith("cuda") else [1, 4])
-    torch.set_num_threads(1)  # so that on a CPU one core is compared with one core
+    torch.set_num_threads(1)  # on a CPU, compare one core with one core
     described = machine.describe()
     bench = Bench(device, batches, options.seconds, time.monotonic() + 60 * options.minutes)
     for size in options.sizes:
@@ -74,8 +74,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", help="torch device; default: the first GPU, else cpu")
     parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(tables.ESTIMATORS))
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--batches", nargs="+", type=int, help="pairs at a time on the torch backend")
-    parser.add_argument("--seconds", type=float, default=1.0, help="how long to repeat each measurement")
+    parser.add_argument("--batches", nargs="+", type=int, help="batch sizes on the torch backend")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time to repeat each measurement")
     parser.add_argument("--minutes", type=float, default=9.0, help="start nothing after this time")
     parser.add_argument("--clip", type=Path, help="a video to take the frames from")
     parser.add_argument("--output", type=Path, help="where to write the JSON")
@@ -83,7 +83,7 @@ def parse() -> argparse.Namespace:
 
 
 class Bench:
-    """Measures, prints and keeps one row for each way to compute the flow."""
+    """Measures, prints and keeps one row per way to compute the flow."""
 
     def __init__(self, device: str, batches: list[int], seconds: float, end: float) -> None:
         self.device, self.batches, self.seconds, self.end = device, batches, seconds, end
@@ -112,7 +112,7 @@ class Bench:
         reference = np.asarray(one(frames[:4], frames[1:5]))
         seconds = self.repeat(lambda: one(frames[:1], frames[1:2]), time.process_time)
         self.add(name, "opencv, 1 core", frames, 1, seconds)
-        # An OpenCV algorithm object is not to be shared between threads.
+        # OpenCV algorithm objects must not be shared between threads.
         workers = [estimator(name, backend="opencv") for _ in range(cores)]
         with ThreadPoolExecutor(cores) as pool:
             seconds = self.repeat(
@@ -158,7 +158,7 @@ class Bench:
             self.add(name, how, frames, batch, seconds, self.device, peak["mib"], agreement)
 
     def repeat(self, call: Callable[[], Any], clock: Callable[[], float]) -> float:
-        """Median seconds of a call, repeated for the time that a measurement gets, at least once."""
+        """Median seconds of a call, repeated for the given time, at least once."""
         times: list[float] = []
         while not times or sum(times) < self.seconds:
             start = clock()
@@ -211,7 +211,7 @@ PRIOR = "one more iteration (prior)"
 
 
 def torch_versions(name: str, device: str) -> dict[str, Callable[[], Callable[[torch.Tensor], torch.Tensor]]]:
-    """The ways in which torch computes this estimator: what to call them, and what makes them."""
+    """Torch implementations of this estimator: their names, and functions that make them."""
     if "torch" not in ESTIMATORS[name].backends:
         return {}
 
@@ -256,7 +256,7 @@ def importable(where: str) -> bool:
 
 
 def compare(flow: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """Length of the difference, in pixels, over all pixels of the pairs."""
+    """Statistics of the end-point distance in pixels, over all pixels of the pairs."""
     distance = np.hypot(*np.moveaxis(flow - reference, 1, 0))
     return {
         "mean": float(distance.mean()),
@@ -279,7 +279,7 @@ def farneback_bytes(height: int, width: int) -> float:
 
 
 def tvl1_bytes(height: int, width: int) -> float:
-    """Bytes per pair if each iteration were one kernel: 9 planes read, 6 written; 26 iterations run a warp."""
+    """Bytes per pair if each iteration were one kernel: 9 planes read, 6 written; 26 iterations per warp."""
     pixels = sum((0.8 * 0.8) ** level for level in range(5)) * height * width
     return 4 * pixels * 5 * 26 * (9 + 6)
 
@@ -303,21 +303,21 @@ def measure_bandwidth(device: str) -> float:
 
 @contextmanager
 def peak_memory(device: str) -> Iterator[dict[str, float]]:
-    """The most memory held inside the block: torch's on a GPU, the whole process's on the CPU."""
+    """Peak memory inside the block: torch's on a GPU, the whole process's on the CPU."""
     peak = {"mib": float("nan")}
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
         yield peak
         peak["mib"] = torch.cuda.max_memory_allocated(device) / 2**20
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # starts Linux's own high-water mark anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets Linux's high-water mark
         yield peak
         status = Path("/proc/self/status").read_text()
         peak["mib"] = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
 
 
 def texture(height: int, width: int, count: int = 17) -> np.ndarray:
-    """Frames of a random texture under a slow turn and zoom: uint8 [count, height, width]."""
+    """Frames of a random texture with slow rotation and zoom: uint8 [count, height, width]."""
     random = np.random.default_rng(0)
     side = 2 * max(height, width)
     picture = sum(

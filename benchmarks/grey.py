@@ -1,9 +1,9 @@
-"""Grey from the luma plane against OpenCV's grey: how far apart, what that does to the flow, what it saves.
+"""Grey from the luma plane against OpenCV's grey: their difference, its effect on the flow, and the time saved.
 
     python benchmarks/grey.py [CLIPS…] [--output FILE]
 
-Without CLIPS those of `make demo` are taken. OpenCV's way goes through colour (luma and chroma to BGR, and that to
-grey); the luma plane, stretched from limited range, would save the conversion.
+Without CLIPS, those of `make demo` are used. OpenCV converts through colour (luma and chroma to BGR, then to grey);
+the luma plane, stretched from limited range, would save the conversion.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ways to trajectories side by side: estimators, trackings, cameras, confidences, and the codec's vectors.
+"""Comparison of trajectory methods: estimators, trackings, cameras, confidences, and the codec's vectors.
 
     python benchmarks/leaderboard.py                       # about 15 minutes of one core
     python benchmarks/leaderboard.py --estimators dis farneback --scenes zoom
@@ -113,7 +113,7 @@ def camera_table(result: dict[str, Any]) -> str:
     rows = [row for row in result["rows"] if row["camera"] == "warp"]
     rows.sort(key=lambda row: row["residual_camera"])
     return markdown(
-        ["", "scheme", "step 1", "step 6", "left of the camera's motion", "s"],
+        ["", "scheme", "step 1", "step 6", "residual camera motion", "s"],
         [
             [
                 row["estimator"],
@@ -150,8 +150,8 @@ def confidence_table(result: dict[str, Any]) -> str:
 
 
 def choice_table(result: dict[str, Any]) -> str:
-    """Each estimator on the scenes, on published pairs and against reference tracks, with its cost."""
-    elsewhere = json.loads(ACCURACY.read_text())
+    """The error of each estimator on the scenes, published pairs and reference tracks, and its cost."""
+    accuracy = json.loads(ACCURACY.read_text())
     compensated = {
         row["estimator"]: row
         for row in result["rows"]
@@ -159,7 +159,7 @@ def choice_table(result: dict[str, Any]) -> str:
     }
     rows = sorted(filter(is_plain, result["rows"]), key=lambda row: row["error_visible"])
     return markdown(
-        ["", "step 6", "95th percentile", "wrong", "without the camera", "published pairs", "reference tracks", "s"],
+        ["", "step 6", "95th percentile", "wrong", "camera removed", "published pairs", "reference tracks", "s"],
         [
             [
                 row["estimator"],
@@ -167,8 +167,8 @@ def choice_table(result: dict[str, Any]) -> str:
                 f"{row['error_p95']:.2f}",
                 f"{100 * row['wrong']:.1f} %",
                 f"{compensated[row['estimator']]['error_visible']:.2f}",
-                f"{published_error(elsewhere, row['estimator']):.2f}",
-                f"{reference_error(elsewhere, row['estimator']):.2f}",
+                f"{published_error(accuracy, row['estimator']):.2f}",
+                f"{reference_error(accuracy, row['estimator']):.2f}",
                 f"{row['seconds_per_1000_frames']:.1f}",
             ]
             for row in rows
@@ -185,15 +185,15 @@ def published_error(accuracy: dict[str, Any], name: str) -> float:
 
 def reference_error(accuracy: dict[str, Any], name: str) -> float:
     """The mean distance to the tracks of Dense Trajectories after 6 steps."""
-    wanted = {"flow": name, "tracking": "subpixel", "median": False}
-    (row,) = (row for row in accuracy["reference_tracks"] if row.items() >= wanted.items())
+    settings = {"flow": name, "tracking": "subpixel", "median": False}
+    (row,) = (row for row in accuracy["reference_tracks"] if row.items() >= settings.items())
     return float(row["mean_6"])
 
 
 def is_plain(way: dict[str, Any], keys: Iterable[str] = ("confidence",)) -> bool:
-    """Whether a way is the default one, but for its estimator and whatever is not among `keys`."""
-    wanted = {"camera": "none", "tracking": "subpixel", "fine": False, "confidence": "none"}
-    return all(way[key] == wanted[key] for key in ("camera", "tracking", "fine", *keys))
+    """Whether `way` has the default settings, apart from the estimator and keys not among `keys`."""
+    defaults = {"camera": "none", "tracking": "subpixel", "fine": False, "confidence": "none"}
+    return all(way[key] == defaults[key] for key in ("camera", "tracking", "fine", *keys))
 
 
 def ratio(row: dict[str, Any], base: dict[str, Any], key: str) -> str:

@@ -1,4 +1,4 @@
-"""What a benchmark ran on, as plain JSON values, so that its numbers can be judged later."""
+"""Description of the benchmark's machine as JSON values."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PACKAGES = ("numpy", "torch", "triton", "opencv-contrib-python-headless", "av", 
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores this process may use, load, memory, GPUs, and the versions that matter."""
+    """Processor, cores of this process, load, memory, GPUs, and relevant versions."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
-        "load": round(os.getloadavg()[0], 1),  # of what else ran in the minute before
+        "load": round(os.getloadavg()[0], 1),  # average of the last minute, from other programs
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": _gpus(),
         "versions": {"python": platform.python_version(), **_versions()},

@@ -1,6 +1,6 @@
-"""What one would write in an afternoon: a loop over OpenCV, its "mp4v" writer, gzip at level 9.
+"""Baseline: a plain loop over OpenCV, its "mp4v" writer, gzip at level 9.
 
-It does what the original extractor does, without CUDA: it is the yardstick of benchmarks/extract.py.
+It does the same as the original extractor, without CUDA, and is the baseline of benchmarks/extract.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LENGTH = 6
 
 
 def extract(clip: Path, output: Path, estimator: str, camera: bool) -> int:
-    """Flow and trajectories of one clip; returns how many frames it had."""
+    """Make flow and trajectories of one clip; returns its number of frames."""
     output.mkdir(parents=True, exist_ok=True)
     frames = make_flow(clip, output, estimator, camera)
     make_trajectories(output)
@@ -69,7 +69,7 @@ def make_flow(clip: Path, output: Path, estimator: str, camera: bool) -> int:
 
 
 def camera_motion(one: np.ndarray, two: np.ndarray, flow: np.ndarray, orb: cv2.ORB) -> np.ndarray | None:
-    """Corners on the flow plus feature matches within 25 px, RANSAC at 1 px; None where it is not accepted."""
+    """Corners on the flow plus feature matches within 25 px, RANSAC at 1 px; None if not accepted."""
     corners = cv2.goodFeaturesToTrack(one, 500, 0.001, 8)
     pairs = []
     if corners is not None:

@@ -1,10 +1,10 @@
-"""What planning a large list costs, and what a shard job pays before its first frame.
+"""Cost of planning a large list, and the overhead of a shard job before its first frame.
 
     python benchmarks/planning.py plan --videos 240000
     python benchmarks/planning.py plan --videos 2400000 --no-files
     python benchmarks/planning.py append
     python benchmarks/planning.py status --videos 240000
-    python benchmarks/planning.py job --videos 240000        # on a Slurm of its own: needs root and slurm-wlm
+    python benchmarks/planning.py job --videos 240000        # starts its own Slurm: needs root and slurm-wlm
     python benchmarks/planning.py reality --list videos.csv --root data
 
 Each adds its numbers to benchmarks/results/planning.json.
@@ -46,7 +46,7 @@ def names_of(count: int) -> list[str]:
 
 
 def data_set(folder: Path, count: int, *, files: bool = True, **config: Any) -> list[str]:
-    """A list of so many videos with its config.yaml, and (empty) files at the paths."""
+    """A list of `count` videos with its config.yaml, and (empty) files at the paths."""
     names = names_of(count)
     data = folder / "k400"
     if files:
@@ -77,7 +77,7 @@ def measured(command: tuple[str, ...], folder: Path) -> dict[str, Any]:
 
 
 def plan(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """A dry run with the Slurm profile: the first, which reads the list, and the next, which need not."""
+    """Dry runs with the Slurm profile: the first, which reads the list, and the next, which reuses the plan."""
     data_set(folder, arguments.videos, files=arguments.files, shard={"videos": arguments.shard})
     dry_run = (*SNAKEMAKE, *PROFILES, "--dry-run", "--quiet", "rules")
     first = measured(dry_run, folder)
@@ -94,7 +94,7 @@ def plan(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def append(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Ten videos more at the end of ten thousand: how many shards are another?"""
+    """The number of shards that change when ten videos are appended to ten thousand."""
     from m3flow.experiment.shards import make_plan
     from m3flow.videos.videolist import VideoList
 
@@ -109,7 +109,7 @@ def append(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def status(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """`m3flow status` where half of the list is done, one in a hundred rejected, the rest not begun."""
+    """`m3flow status` with half of the list done, one in a hundred rejected, the rest not begun."""
     from m3flow.results.records import Record, RecordFile
 
     names = data_set(folder, arguments.videos, files=False)
@@ -173,7 +173,7 @@ def job(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def reality(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """`m3flow plan` beside what the run then takes: every video of a list several times over."""
+    """`m3flow plan` against the actual run: every video of a list several times over."""
     from m3flow.videos.videolist import VideoList
 
     listed = VideoList(arguments.list, arguments.root).read()
@@ -218,7 +218,7 @@ def reality(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _took(logs: Path, kind: str) -> float:
-    """Seconds of our own part of all jobs of a kind, and what a job's start adds in the plan."""
+    """Seconds of our own part of all jobs of a kind, and the plan's allowance for their startup."""
     from m3flow.experiment.calibrate import JOB_START_SECONDS
 
     total = 0.0

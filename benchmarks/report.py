@@ -1,8 +1,8 @@
-"""How large the report gets and how long it takes to make, by the number of videos.
+"""Size of the report and time to make it, by the number of videos.
 
     python benchmarks/report.py 2000 20000 240000
 
-The records are made up: two runs over every video, as shards write them, with 2 % rejected. Writes
+The records are synthetic: two runs over every video, as written by shards, with 2 % rejected. Writes
 benchmarks/results/report.json.
 """
 
@@ -30,7 +30,7 @@ BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def made_up(number: int, random: np.random.Generator) -> tuple[Record, Record]:
-    """What the flow run and the trajectory run say of one video."""
+    """The records of the flow run and the trajectory run on one video."""
     name = f"kinetics/class_{number % 400:03d}/{random.integers(1 << 40):011x}_000010_000020.mp4"
     host, ended = f"node{number // SHARD % 12:02d}", BEGAN + timedelta(seconds=0.3 * number)
     common: dict[str, Any] = {"video": name, "host": host, "time": ended.isoformat(timespec="seconds")}

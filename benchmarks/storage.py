@@ -1,13 +1,13 @@
-"""Size, time and error of the ways to store flow, with OpenCV's own "mp4v" writer as the yardstick.
+"""Size, time and error of the flow codecs, with OpenCV's "mp4v" writer as the baseline.
 
     python benchmarks/storage.py [CLIPS…] [--output FILE]      # about 8 minutes of one core
 
 Size and time: DIS flow of real clips (without CLIPS, those of `make demo`). Error: the mean distance in pixels from
-where a point really is after 6 and after 15 steps, along DIS flow of the scenes of `m3flow.scoring.scenes` that was
-stored and read back; the scenes show other parts of their textures than those of `accuracy.py`, and most of their
-cameras move. The camera's motion stays in the flow.
+the true position of a point after 6 and after 15 steps, along stored DIS flow of the scenes of
+`m3flow.scoring.scenes`; the scenes show other parts of their textures than those of `accuracy.py`, and most of their
+cameras move. The flow includes camera motion.
 
-OpenCV's writer is read back in three ways and judged by the best of them.
+OpenCV's writer is read back in three ways, and the best one counts.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "flo": {"store": "flo"},
     "flo, zip": {"store": "flo", "zip": True},
 }
-# Flow, folder -> the flow as it comes back, the bytes on the disk, and the seconds of one core to write it.
+# Flow, folder -> the flow as read back, the bytes on disk, and the seconds of one core to write it.
 Storing = Callable[[np.ndarray, Path], tuple[np.ndarray, int, float]]
 
 
@@ -118,7 +118,7 @@ def by_opencv(flow: np.ndarray, folder: Path) -> tuple[np.ndarray, int, float]:
         seconds += time.process_time() - began
         size += path.stat().st_size
         readings = [opencv_blue(path), opencv_grey(path), pyav_grey(path)]
-        # OpenCV's writer cuts odd sizes to even ones.
+        # OpenCV's writer crops odd sizes to even ones.
         rows, columns = readings[0].shape[1:]
         truth = levels[:, component, :rows, :columns].astype(int)
         best = min(readings, key=lambda reading: float(np.abs(reading - truth).mean()))
@@ -152,7 +152,7 @@ def pyav_grey(path: Path) -> np.ndarray:
 
 
 def size_and_time(videos: list[np.ndarray], storing: Storing) -> dict[str, float]:
-    """Of real flow, for a frame and component; and the mean error of a displacement in pixels."""
+    """Bytes and time per frame and component of real flow, and the mean error of a displacement in pixels."""
     rows = []
     for flow in videos:
         with tempfile.TemporaryDirectory() as folder:
@@ -170,7 +170,7 @@ def size_and_time(videos: list[np.ndarray], storing: Storing) -> dict[str, float
 
 
 def scene_errors(scenes: list[Any], storing: Storing | None) -> dict[str, dict[str, float]]:
-    """The mean error of trajectories by their length and by scene, in pixels."""
+    """The mean error of trajectories by length and scene, in pixels."""
     errors: dict[str, dict[str, float]] = {str(length): {} for length in LENGTHS}
     for scene, flow, judges in scenes:
         read = flow
@@ -191,7 +191,7 @@ def measured(videos: list[np.ndarray], scenes: list[Any], storing: Storing) -> d
 
 @contextmanager
 def predicted_frames() -> Iterator[None]:
-    """mpeg4 as it was before every frame became a key frame."""
+    """The codec mpeg4 before every frame became a key frame."""
     now = CODECS["mpeg4"]
     CODECS["mpeg4"] = replace(now, key_frames=None)
     try:
@@ -201,7 +201,7 @@ def predicted_frames() -> Iterator[None]:
 
 
 def prepared(name: str) -> tuple[Any, np.ndarray, list[Judge]]:
-    """A scene, its DIS flow, and a judge of each length."""
+    """A scene, its DIS flow, and a judge for each length."""
     scene = make_scene(name, frames=22, seed=SEED)
     flow = np.asarray(estimator("dis", backend="opencv").sequence(scene.frames))
     return scene, flow, [Judge(scene, length) for length in LENGTHS]

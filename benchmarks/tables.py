@@ -1,7 +1,7 @@
 """Puts the tables of measured figures into README.md and the documentation, from the stored results:
 `python benchmarks/tables.py`.
 
-`--check` changes nothing and fails where a table is not what the results say.
+`--check` changes nothing and fails if a table does not match the results.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def accuracy() -> str:
 
 
 def estimators() -> str:
-    """Milliseconds a pair: OpenCV on one core; torch on the CPU where OpenCV has no such estimator."""
+    """Milliseconds per pair: OpenCV on one core; torch on the CPU if OpenCV lacks the estimator."""
     stored = _read("flow-cpu.json")
     times: dict[str, dict[str, str]] = {}
     for row in stored["rows"]:
@@ -93,7 +93,7 @@ def estimators() -> str:
 
 
 def schemes() -> str:
-    """What each way of removing the camera leaves of the background's motion, and its cost."""
+    """Residual background motion of each compensation scheme, and its cost."""
     found: dict[str, dict[float, tuple[float, float]]] = {}
     for row in _read("camera.json")["schemes"]:
         if (row["estimator"], row["backend"]) == ("farneback", "opencv"):
@@ -120,7 +120,7 @@ PAGES = {
 
 
 def filled(page: str) -> str:
-    """A page's text with every table made anew."""
+    """A page's text with every table updated."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     for name, make in PAGES[page].items():
         pattern = re.compile(f"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
@@ -155,7 +155,7 @@ def main() -> None:
         if "--check" not in sys.argv[1:]:
             path.write_text(new, encoding="utf-8")
         elif new != path.read_text(encoding="utf-8"):
-            sys.exit(f"{page}: the tables are not what the results say; run python benchmarks/tables.py")
+            sys.exit(f"{page}: the tables do not match the results; run python benchmarks/tables.py")
 
 
 if __name__ == "__main__":

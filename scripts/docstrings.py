@@ -1,4 +1,4 @@
-"""For the documentation: the sections of our docstrings as Markdown (an extension of griffe, see mkdocs.yml)."""
+"""Converts the sections of our docstrings to Markdown for the documentation (a griffe extension, see mkdocs.yml)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import griffe
 
 SECTION = re.compile(r"^(\w[\w ]*)\n-{4,}\n", re.MULTILINE)
-# "name: what it is", "name, other: what they are"; free text does not begin like that.
+# "name: description", "name, other: description"; free text does not begin like that.
 ITEM = re.compile(r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*): ", re.MULTILINE)
 
 
@@ -21,7 +21,7 @@ class Docstrings(griffe.Extension):
 
 
 def as_markdown(docstring: str) -> str:
-    """The docstring with a bold title for each section, and a list where the section is one."""
+    """The docstring with a bold title for each section, and its items as a list."""
     text, *sections = SECTION.split(docstring)
     parts = [text.rstrip()]
     for title, body in zip(sections[::2], sections[1::2], strict=True):

@@ -33,13 +33,13 @@ def complete_or_absent(*finals: Path) -> Iterator[list[Path]]:
 
 
 def replace_file(temporary: Path, final: Path) -> None:
-    """Make a whole file final: one at `temporary_for(final)` takes the place of the one at `final`, if any."""
+    """Move the file at `temporary_for(final)` to `final`, replacing any file there."""
     _flush_to_disk(temporary)
     temporary.replace(final)
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
-    """Make a whole folder final: one at `temporary_for(final)` takes the place of the one at `final`, if any."""
+    """Move the folder at `temporary_for(final)` to `final`, replacing any folder there."""
     earlier = temporary_for(final)
     if final.is_dir():
         final.rename(earlier)
@@ -48,7 +48,7 @@ def replace_folder(temporary: Path, final: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it; nothing where there is none."""
+    """Remove a file, or a folder with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

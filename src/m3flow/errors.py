@@ -6,7 +6,7 @@ class UsageError(Exception):
 
 
 class BadInput(Exception):
-    """This video cannot be used. It is recorded as rejected, and the others go on. Exit status 3."""
+    """This video cannot be used. It is recorded as rejected, and the others continue. Exit status 3."""
 
 
 class Interrupted(Exception):

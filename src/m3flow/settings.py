@@ -9,8 +9,8 @@ from typing import Any, Literal
 from m3flow.errors import UsageError
 from m3flow.validation import number, problems_of, refuse, shown
 
-# Written into the files with the settings. A release that changes what the same settings give raises the number
-# of what it changes: results of the earlier number are then made again.
+# Written into the files with the settings. A release whose results differ under the same settings increments the
+# number: results of the earlier number are then made again.
 FLOW_VERSION, TRAJECTORY_VERSION = 2, 1
 
 Camera = Literal["warp", "none"]
@@ -26,7 +26,7 @@ Preset = Literal["none", "original"]
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "none": {},
-    # What the original extractor does (Sun et al., CVPR 2023; warped flow: Wang and Schmid, ICCV 2013).
+    # The original extractor (Sun et al., CVPR 2023; warped flow: Wang and Schmid, ICCV 2013).
     "original": {
         "flow": {
             "estimator": "farneback",
@@ -46,7 +46,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 IMAGE_STORES = ("jpg", "png", "flo")
 
 FLOW_BACK_NOT_STORED = (
-    "confidence forward-backward needs the flow back, which is not stored: make flow and trajectories in one "
+    "confidence forward-backward needs backward flow, which is not stored: make flow and trajectories in one "
     "pass (shard.one_pass), or use photometric"
 )
 
@@ -61,7 +61,7 @@ class FlowSettings:
     camera: "warp" removes the camera motion, "none" keeps it.
     scheme: the compensation scheme (see `m3flow.camera.compensation`).
     camera_confidence: a camera less probable than this, from 0 to 1, is not removed.
-    cuts: whether cuts are looked for; no flow goes across one.
+    cuts: whether to detect cuts; no flow crosses one.
     bound: the largest displacement stored, in pixels; larger ones saturate.
     step: the flow goes from frame t to frame t + step.
     codec: "mpeg4" (small, quickly written), "fine" (levels that are closer together where motion is slow), "h264"

@@ -1,11 +1,11 @@
-"""The steps of long work, counted for a progress display."""
+"""The steps of a long operation, counted for a progress display."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 OnStep = Callable[[int, int, str], None]
-"""Gets the number of steps done, their total as far as it is known, and the name of the step that begins."""
+"""Receives the number of steps done, their total as far as known, and the name of the step that begins."""
 
 
 def no_display(done: int, total: int, step: str) -> None:
@@ -13,11 +13,11 @@ def no_display(done: int, total: int, step: str) -> None:
 
 
 class StepCounter:
-    """Counts the steps and hands each to `on_step` as it begins.
+    """Counts the steps and reports the start of each to `on_step`.
 
     Attributes
     ----------
-    left: the number of steps that have not begun; may be set once it is known, and is an upper limit.
+    left: the number of remaining steps, an upper limit; may be set once it is known.
     """
 
     def __init__(self, on_step: OnStep, left: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Videos that change, vanish or are broken; two runs at once; clocks that go back; decoders that hang."""
+"""Videos that change, vanish or are broken; simultaneous runs; wrong clocks; hanging decoders."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ YEAR = 365 * 86400
 
 
 def started_on(video: Path, list_file: Path, output: Path, *more: str) -> subprocess.Popen[str]:
-    """A run that is decoding the video; the decoder stands still until it gets SIGCONT."""
+    """A run that is decoding the video; the decoder is suspended until it gets SIGCONT."""
     process = start(
         "flow", list_file, "--root", list_file.parent, "--workers", "1", "--output", output, *QUICK, *more
     )
@@ -132,7 +132,7 @@ def test_a_source_that_changed_after_it_was_done_is_made_again(tmp_path: Path) -
     clip = tmp_path / "clips/class2/clip002.mp4"
     then = clip.stat()
     encode(clip, seed=99)
-    os.utime(clip, ns=(then.st_atime_ns, then.st_mtime_ns))  # by its time it is the same
+    os.utime(clip, ns=(then.st_atime_ns, then.st_mtime_ns))  # unchanged timestamps
     wrong = run("verify", *place)
     assert wrong.returncode == 3 and "made from another video" in wrong.stderr
     assert run("flow", *place, *QUICK).returncode == 0
@@ -204,7 +204,7 @@ def test_two_runs_on_the_same_output_at_once(tmp_path: Path) -> None:
     assert [process.returncode for process in pair] == [0, 0], said
     assert results(shared) == results(calm)
     assert damaged(list_file, shared) == [] and temporaries(shared) == []
-    # Each has a records file of its own, with a line for every video.
+    # Each has its own records file, with a line for every video.
     lines = Counter(name for name, *_ in statuses(shared))
     assert sorted(lines.values()) == [16, 16]
     twice = Counter(video for _, video, status in statuses(shared) if status == "done")
@@ -233,7 +233,7 @@ def test_five_percent_of_broken_files_are_named_and_the_rest_is_done(tmp_path: P
 
 
 def at_another_time(seconds: int, *arguments: str | Path) -> int:
-    """The exit status of `m3flow …` whose clock goes wrong by `seconds`."""
+    """The exit status of `m3flow …` with its clock off by `seconds`."""
     shifted = (
         f"import time; now = time.time; time.time = lambda: now() + {seconds};"
         f"then = time.time_ns; time.time_ns = lambda: then() + {seconds * 10**9};"
@@ -256,7 +256,7 @@ def test_clocks_that_go_back_or_ahead_change_nothing(tmp_path: Path) -> None:
     before = results(output)
     assert at_another_time(-YEAR, *arguments) == 0
     assert Counter(status for *_, status in statuses(output)[4:]) == {"kept": 4}
-    # Nor does a changed video pass for the old one because it looks older.
+    # A changed video with an older timestamp is still detected.
     encode(tmp_path / "clips/class0/clip000.mp4", seed=50)
     os.utime(tmp_path / "clips/class0/clip000.mp4", (0, 0))
     assert at_another_time(-YEAR, *arguments) == 0
@@ -272,6 +272,6 @@ def test_ctrl_c_ends_the_run_at_once(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 1 and "Traceback" not in said
-    # The long video is looked at while the one before it is computed.
+    # The long video is prefetched while the one before it is computed.
     assert "1 done, 2 not begun of 3 videos" in said or "3 not begun of 3 videos" in said
     assert unfinished(output) == [] and temporaries(output) == []

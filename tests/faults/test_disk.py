@@ -78,7 +78,7 @@ def test_a_disk_full_of_other_things_leaves_no_record_cut_in_two(tmp_path: Path,
     arguments = ["flow", list_file, "--root", tmp_path, "--workers", "1", "--output", small_disk, *QUICK]
     _fill(small_disk, 0)
     full = run(*arguments)
-    # What it takes to begin is refused as wrong usage; what fails later ends the run.
+    # An error during setup counts as wrong usage; a later one ends the run.
     assert full.returncode in (1, 2)
     assert "No space left on device" in full.stderr and "Traceback" not in full.stderr
     assert len(full.stderr.splitlines()) <= 4
@@ -137,7 +137,7 @@ def test_a_file_where_a_folder_must_be_fails_that_video_alone(tmp_path: Path) ->
 
 
 def test_a_disk_that_fills_at_any_byte_leaves_whole_files_or_none(small_disk: Path) -> None:
-    # The writers themselves, whatever the libraries under them say of errors, with room for more and more.
+    # The writers themselves, whatever errors the libraries below report, with increasing free space.
     levels = np.random.default_rng(0).integers(0, 256, (3, 2, 32, 32), np.uint8)
     features = np.random.default_rng(0).integers(-20, 20, (12, 10, 4, 4), np.int8)
     page, written, refused = 4096, 0, 0
@@ -165,7 +165,7 @@ def test_a_disk_that_fills_at_any_byte_leaves_whole_files_or_none(small_disk: Pa
 
 
 def _fill(disk: Path, room: int) -> None:
-    """Leave `room` bytes of the disk."""
+    """Leave `room` free bytes on the disk."""
     with (disk / "other").open("wb", buffering=0) as other:
         other.write(bytes(shutil.disk_usage(disk).free - room))
 

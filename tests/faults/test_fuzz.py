@@ -1,4 +1,4 @@
-"""Readers fed with what nobody would write, and a run over 500 damaged videos: rejected or done, nothing else."""
+"""Fuzzing of the readers, and a run over 500 damaged videos: rejected or done, nothing else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from m3flow.videos.videolist import VideoList
 from support.fault_cases import QUICK, encode, run, statuses, temporaries, unfinished
 
 MUTATIONS = 500
-# (codec, container, suffix): the kinds of files that the usual data sets hold.
+# (codec, container, suffix): the kinds of files in the usual data sets.
 CODECS = [
     ("mpeg4", "avi", ".avi"),
     ("libx264", "mp4", ".mp4"),
@@ -40,7 +40,7 @@ BOUNDED = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
-# Lists near to real ones: separators, quotes, headers, paths, and whatever else.
+# Lists close to real ones: separators, quotes, headers, paths, and arbitrary text.
 LINES = st.lists(
     st.one_of(
         st.sampled_from(
@@ -118,7 +118,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of x.mp4, y.mp4 and v_6.gz as we write them."""
+    """A folder with valid x.mp4, y.mp4 and v_6.gz."""
     folder = tmp_path_factory.mktemp("whole")
     levels = np.random.default_rng(0).integers(100, 150, (9, 2, 24, 32), np.uint8)
     features = np.random.default_rng(0).integers(-20, 20, (12, 4, 3, 4), np.int8)
@@ -146,7 +146,7 @@ def test_every_single_wrong_byte_of_a_trajectory_file_is_found_or_harmless(
             continue
         harmless.append(at)
         np.testing.assert_array_equal(wrong.traj_feat, right.traj_feat)
-    # The time and the system that the gzip header names, and a hint on the compression, mean nothing here.
+    # Time, system and compression hint in the gzip header have no effect.
     assert set(harmless) <= {3, 4, 5, 6, 7, 8, 9}
 
 
@@ -157,7 +157,7 @@ def test_mutated_trajectory_files_are_read_or_refused(whole: Path, tmp_path: Pat
     import gzip
 
     for number in range(600):
-        # Half of them damaged inside the compression, where no checksum tells.
+        # Half of them damaged before compression, where no checksum detects it.
         path.write_bytes(
             mutated(data, chance) if number % 2 else gzip.compress(mutated(gzip.decompress(data), chance), 1)
         )

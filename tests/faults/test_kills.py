@@ -1,4 +1,4 @@
-"""Processes killed at random moments: what is there is whole, and running again does only what is not there."""
+"""Processes killed at random moments: existing files are complete, and running again makes only the missing ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ VIDEOS = 40
 
 
 def killed_at_a_random_moment(arguments: list[str | Path], output: Path, chance: random.Random) -> bool:
-    """Start a run and kill it; False where it ended by itself before. Returns when its processes are gone."""
+    """Start a run and kill it; False if it ended by itself before. Returns when its processes are gone."""
     before = len(statuses(output))
     files = len(list((output / "records").glob("*.csv")))
     process = start(*arguments)
@@ -46,7 +46,7 @@ def killed_at_a_random_moment(arguments: list[str | Path], output: Path, chance:
     wait_for(
         lambda: len(statuses(output)) >= before + progress or process.poll() is not None, "records of videos"
     )
-    time.sleep(chance.random() * 0.1)  # not to wait for anything: the moment is what is random
+    time.sleep(chance.random() * 0.1)  # not synchronisation: it makes the moment random
     family = descendants(process)
     if process.poll() is not None:
         return False
@@ -81,7 +81,7 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path: Path) -
 
     assert results(killed) == undisturbed  # byte for byte
     assert damaged(list_file, killed) == []
-    # A video is never made again once its files are there: at most one line says that it was made.
+    # A video is never made again once its files exist: at most one line has the status done.
     for kind in ("flow", "trajectories"):
         made = Counter(
             v for name, v, status in statuses(killed) if status == "done" and name.startswith(kind)
@@ -94,8 +94,8 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path: Path) -
     print(f"{kills} kills, {len(left)} temporary files left and removed")
 
 
-def test_a_killed_worker_costs_the_video_in_its_hands(tmp_path: Path) -> None:
-    # As the kernel does when memory is short.
+def test_a_killed_worker_fails_only_its_current_video(tmp_path: Path) -> None:
+    # Like the kernel's out-of-memory killer.
     list_file = data_set(tmp_path, 24, frames=40, width=96, height=64)
     output = tmp_path / "out"
     arguments = ["flow", list_file, "--root", tmp_path, "--workers", "2", "--output", output, *QUICK]
@@ -143,7 +143,7 @@ def test_a_worker_killed_while_it_starts_costs_nothing(tmp_path: Path) -> None:
 def test_a_crash_or_hang_while_motion_vectors_are_read_costs_that_video(
     tmp_path: Path, sent: signal.Signals, reason: str
 ) -> None:
-    # They are read in the worker, not in the decoding process; a signal stands for the decoder's own fault.
+    # They are read in the worker, not in the decoding process; a signal simulates the decoder's crash.
     list_file = data_set(tmp_path, 3)
     long = encode(tmp_path / "clips/class1/clip001.mp4", frames=1500, width=320, height=240)
     output = tmp_path / "out"
@@ -179,7 +179,7 @@ def test_a_killed_decoder_is_replaced(tmp_path: Path) -> None:
     assert damaged(list_file, output) == []
 
 
-def test_a_stopped_run_finishes_what_is_in_hand(tmp_path: Path) -> None:
+def test_a_stopped_run_finishes_the_videos_in_progress(tmp_path: Path) -> None:
     list_file = data_set(tmp_path, 30, frames=40, width=96, height=64)
     output = tmp_path / "out"
     arguments = ["flow", list_file, "--root", tmp_path, "--workers", "2", "--output", output, *QUICK]
@@ -188,7 +188,7 @@ def test_a_stopped_run_finishes_what_is_in_hand(tmp_path: Path) -> None:
     process.terminate()
     assert process.stderr is not None
     said = process.stderr.read()
-    assert process.wait() == 1 and "run again to go on" in said
+    assert process.wait() == 1 and "run again to continue" in said
     done = len(results(output)) // 2
     assert done < 30 and unfinished(output) == [] and temporaries(output) == []
     assert run(*arguments).returncode == 0

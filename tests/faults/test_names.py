@@ -1,4 +1,4 @@
-"""File names that are text to nobody but the file system: they work, or are refused before anything starts."""
+"""Hostile file names: they work, or are rejected before anything starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from support.fault_cases import QUICK, encode, here, results, run, statuses
 
-# Each is one part of a path. `touch escaped` would leave a file of that name where it is run.
+# Each is one part of a path. If executed, `touch escaped` leaves a file of that name.
 NAMES = {
     "space": "two  words .mp4",
     "quotes": 'it\'s "so".mp4',
@@ -40,7 +40,7 @@ NAMES = {
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A list (a CSV, which can quote anything) of a clip of each name."""
+    """A list (a CSV, which can quote anything) with a clip of each name."""
     list_file = tmp_path / "list.csv"
     with list_file.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -74,7 +74,7 @@ def test_hostile_names_work(tmp_path: Path, hostile: Path) -> None:
     }
     assert set(results(output)) == expected
     assert all(path.startswith(os.fspath(output)) for path in everything_in(tmp_path) - before)
-    # The records name each video to the letter.
+    # The records have each name unchanged.
     assert {video for _, video, _ in statuses(output)} == {
         f"{index}/{name}" for index, name in enumerate(NAMES.values())
     }

@@ -14,7 +14,7 @@ from test_names import NAMES, everything_in
 from support.fault_cases import encode, results, run, statuses
 from support.paths import REPOSITORY
 
-# Two jobs each, so what means something to Snakemake, a shell or a path is put together.
+# Each name costs two jobs, so special characters of Snakemake, shells and paths are combined.
 FOR_JOBS = {
     "shell": "--x 'it\"s' $(touch escaped)`touch escaped`;%s *[a]? .mp4",
     "decomposed": NAMES["decomposed"],
@@ -104,5 +104,5 @@ def test_hostile_names_in_the_report(tmp_path: Path) -> None:
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert "\x1b" not in text
-        # A name that reads like markup is shown, not obeyed.
+        # A name that looks like markup is shown, not interpreted.
         assert "<b>&amp;<br>[bold]" not in text

@@ -1,4 +1,4 @@
-"""`m3flow verify` and `m3flow doctor`: what is wrong is found, named and repaired; what is well is left alone."""
+"""`m3flow verify` and `m3flow doctor`: faults are found, reported and repaired; good files are not touched."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from support.fault_cases import QUICK, data_set, encode, here, results, run, statuses, temporaries
 
-# What each file of the folder of odd videos is: verdict, frames that decode, size as used, and a word of the reason.
+# The expected row of each odd video: verdict, frames that decode, size as used, and a word of the reason.
 ODD = {
     "BigBuckBunny.mp4": ("ok", 4, (540, 320), ""),
     "big_buck_bunny_432_433.webm": ("ok", 24, (1280, 720), ""),
@@ -68,8 +68,8 @@ def test_good_videos_are_all_well(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ((), "name a list or a video"),
-        (("list.csv",), "say what to check"),
+        ((), "give a list or a video"),
+        (("list.csv",), "give --input"),
         (("list.csv", "--input", "--output", "out"), "--input checks the videos"),
         (("list.csv", "--output", "out"), "has neither flows/ nor trajs/"),
         (("none.csv", "--input"), "no such list file"),
@@ -141,7 +141,7 @@ def test_what_is_wrong_is_found_repaired_and_made_again(made: Path) -> None:
     x = flows / "class1/clip001.mp4/x.mp4"
     os.truncate(x, x.stat().st_size - 40)
     y = flows / "class2/clip002.mp4/y.mp4"
-    flip(y, y.read_bytes().index(b"mdat") + 40)  # a byte of the picture: only the hash tells
+    flip(y, y.read_bytes().index(b"mdat") + 40)  # a byte of the picture: only the hash detects it
     (flows / "class0/clip003.mp4/x.mp4").unlink()
     (trajs / "class1/clip004.mp4_6.gz").write_bytes(b"")
     gone = flows / f"class0/.{socket.gethostname()[:40]}-4194305-0123456789ab.m3flow-tmp"
@@ -153,18 +153,18 @@ def test_what_is_wrong_is_found_repaired_and_made_again(made: Path) -> None:
 
     found = run("verify", *place)
     assert found.returncode == 3
-    for path, what in (
+    for path, message in (
         (gz, "CRC check failed"),
         (x, ""),
         (y, "its content is not what was written"),
         (flows / "class0/clip003.mp4/x.mp4", "missing"),
         (trajs / "class1/clip004.mp4_6.gz", "not a trajectory file"),
     ):
-        assert any(str(path) in line and what in line for line in found.stderr.splitlines()), path
+        assert any(str(path) in line and message in line for line in found.stderr.splitlines()), path
     assert "4 wrong, 1 missing of 5 videos" in found.stderr
     assert (
         results(output).keys() | {"flows/clips/class0/clip003.mp4/x.mp4"} == before.keys()
-    )  # only looked at
+    )  # nothing was changed
 
     assert run("verify", *place, "--repair").returncode == 3
     assert temporaries(output) == sorted([mine, elsewhere]) or set(temporaries(output)) == {mine, elsewhere}
@@ -184,7 +184,7 @@ def test_what_is_wrong_is_found_repaired_and_made_again(made: Path) -> None:
     assert run("verify", *place, "--repair").returncode == 0 and temporaries(output) == []
 
 
-def test_other_settings_than_those_wanted_are_found(made: Path) -> None:
+def test_settings_other_than_the_expected_ones_are_found(made: Path) -> None:
     place = [made / "list.csv", "--root", made, "--output", made / "out"]
     right = (
         "--estimator",
@@ -210,7 +210,7 @@ def test_other_settings_than_those_wanted_are_found(made: Path) -> None:
         assert here("verify", *place, *wrong)[0] == 3, wrong
 
 
-def test_the_configuration_says_what_is_wanted(made: Path) -> None:
+def test_the_expected_settings_come_from_the_configuration(made: Path) -> None:
     config = made / "config.yaml"
     flow = "{estimator: dis, parameters: {preset: ultrafast}, camera: none}"
     text = f"videos: {made / 'list.csv'}\nroot: {made}\noutput: {made / 'out'}\nflow: {flow}\n"
@@ -257,7 +257,7 @@ def test_the_log_has_the_settings_the_machine_a_line_a_video_and_tracebacks(tmp_
 def test_doctor_tries_what_a_run_needs(tmp_path: Path) -> None:
     done = run("doctor", "--output", tmp_path)
     text = done.stdout
-    # Slurm may be half installed where this runs; all else that is wrong would fail every run.
+    # Slurm may be partly installed here; any other fault would fail every run.
     wrong = [line for line in text.splitlines() if line.startswith("wrong") and "Slurm" not in line]
     assert wrong == [] and done.returncode == (1 if "wrong" in text else 0)
     for part in (

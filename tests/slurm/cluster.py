@@ -1,8 +1,8 @@
-"""A real Slurm on this machine, of several pretended nodes with pretended GPUs, in a folder of its own.
+"""A real Slurm on this machine, with several emulated nodes and GPUs, in its own folder.
 
 By hand (as root; Debian and Ubuntu: apt-get install slurm-wlm munge):
 
-    python tests/slurm/cluster.py start /tmp/slurm     # prints what to set
+    python tests/slurm/cluster.py start /tmp/slurm     # prints the variables to set
     export SLURM_CONF=/tmp/slurm/slurm.conf PATH=/tmp/slurm/bin:$PATH
     sinfo
     snakemake --profile profiles/slurm …
@@ -63,7 +63,7 @@ PartitionName=main Nodes=node[1-{count}] Default=YES MaxTime=INFINITE State=UP O
 def missing() -> str:
     """Why a Slurm cannot be started here; "" if it can."""
     if os.geteuid() != 0:
-        return "a Slurm of our own needs root"
+        return "a private Slurm needs root"
     absent = [name for name in PROGRAMS if _program(name) is None]
     return f"Slurm is not installed (no {', '.join(absent)})" if absent else ""
 
@@ -92,7 +92,7 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to use this Slurm."""
+        """The environment of a process that uses this Slurm."""
         path = f"{self.folder}/bin:{os.environ.get('PATH', '')}"
         return {**os.environ, "SLURM_CONF": str(self.conf), "PATH": path}
 
@@ -101,7 +101,7 @@ class Cluster:
         return self.folder / "pids.json"
 
     def start(self) -> None:
-        """Returns when every node is idle; stops everything again if that does not come about."""
+        """Returns when every node is idle; stops everything if that fails."""
         self._write_configuration()
         try:
             self._spawn(
@@ -124,7 +124,7 @@ class Cluster:
         self._spawn(name, "-D", "-N", name, "-f", str(self.conf), program="slurmd")
 
     def kill_node(self, name: str) -> None:
-        """What a power cut does to a node: its daemon and every process of its jobs are gone at once."""
+        """Simulate a power failure of a node: kill its daemon and every process of its jobs at once."""
         jobs = self.command("squeue", "-h", "-w", name, "-o", "%A").split()
         self._kill(self._pids.pop(name))
         for process in psutil.process_iter():
@@ -138,7 +138,7 @@ class Cluster:
                 continue
 
     def revive_node(self, name: str) -> None:
-        """Start a killed node again; returns when it takes jobs."""
+        """Start a killed node again; returns when it accepts jobs."""
         self.start_node(name)
         self._save()
         self._wait(lambda: "down" not in " ".join(self.states()), name)
@@ -149,7 +149,7 @@ class Cluster:
                 [_found("scancel"), "--user=root"], env=self.environment, capture_output=True, check=False
             )
             self._wait_for_no_jobs()
-        # The controller last but munged: a daemon that loses it writes errors.
+        # The controller last, except for munged: daemons that lose it log errors.
         for name in sorted(self._pids, key=lambda name: (name == "munged", name == "slurmctld")):
             self._kill(self._pids[name], signal.SIGTERM)
         self._pids = {}
@@ -194,7 +194,7 @@ class Cluster:
         (self.folder / "gres.conf").write_text(
             f"NodeName={','.join(self.names)} Name=gpu File={self.folder}/dev/gpu[0-{GPUS - 1}]\n"
         )
-        # Snakemake starts srun without the SLURM_ variables of its job; elsewhere /etc/slurm stands in.
+        # Snakemake starts srun without the SLURM_ variables of its job; real clusters have /etc/slurm.
         srun = self.folder / "bin" / "srun"
         srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.conf} exec {_found("srun")} "$@"\n')
         srun.chmod(0o755)

@@ -1,4 +1,4 @@
-"""A Slurm for the tests of this folder, started once; without it they are skipped, saying why."""
+"""A Slurm for the tests of this folder, started once; without it they are skipped with a reason."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from slurm.cluster import Cluster, missing
 def cluster() -> Iterator[Cluster]:
     if reason := missing():
         pytest.skip(reason)
-    # A short path: the name of a socket may have some hundred characters only.
+    # A short path: socket names are limited to about a hundred characters.
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder, Cluster(Path(folder)) as running:
         yield running
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests of this folder; all of them run in the one process that has started the Slurm."""
+    """Mark the tests of this folder; all of them run in the process that started the Slurm."""
     item.add_marker(pytest.mark.slurm)
     item.add_marker(pytest.mark.xdist_group("slurm"))

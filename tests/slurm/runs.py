@@ -1,4 +1,4 @@
-"""Snakemake with the Slurm profile, as its users run it, on a data set of its own."""
+"""Snakemake with the Slurm profile, as users run it, on a temporary data set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 120.0
 
 
 class Run:
-    """A data set with its config.yaml, worked on by a cluster."""
+    """A data set with its config.yaml, processed by a cluster."""
 
     def __init__(self, folder: Path, cluster: Cluster, names: list[str], **config: object) -> None:
         self.folder, self.cluster = folder, cluster
@@ -30,7 +30,7 @@ class Run:
         (folder / "config.yaml").write_text(yaml.safe_dump(values))
 
     def command(self, *arguments: str, gpus: int = 1, retries: int = 0) -> list[str]:
-        # What a site changes in the profile: these nodes are small, and tests must not wait.
+        # A site's changes to the profile: these nodes are small, and tests must not wait.
         jobs = {"cpus_per_task": 2, "mem_mb": 1000}
         site = [f"{kind}_shard:{key}={value}" for kind in KINDS for key, value in jobs.items()]
         site += [f"flow_shard:gpu={gpus}", f"motion_shard:gpu={gpus}"]
@@ -54,7 +54,7 @@ class Run:
             )
 
     def run(self, *arguments: str, gpus: int = 1, retries: int = 0, status: int = 0) -> str:
-        """Run to the end; the output."""
+        """Run to the end; returns the output."""
         process = self.start(*arguments, gpus=gpus, retries=retries)
         process.wait()
         text = (self.folder / "snakemake.out").read_text()
@@ -62,7 +62,7 @@ class Run:
         return text
 
     def jobs(self) -> dict[str, int]:
-        """How many jobs of each rule a dry run lists."""
+        """The number of jobs per rule in a dry run."""
         counts = re.findall(r"^(\w+) +(\d+)$", self.run("--dry-run"), re.MULTILINE)
         return {rule: int(count) for rule, count in counts if rule not in ("all", "total")}
 
@@ -71,14 +71,14 @@ class Run:
         return list(read_records(sorted((self.output / "records" / "list.txt").glob(f"{kind}-*.csv"))))
 
     def counts(self, kind: str) -> Counter[tuple[str, str]]:
-        """How often each (video, status) stands in the records."""
+        """The number of records per (video, status)."""
         return Counter((record.video, record.status) for record in self.records(kind))
 
     def logs(self, kind: str) -> list[str]:
         return [path.read_text() for path in sorted((self.output / "logs/list.txt").glob(f"{kind}-*.log"))]
 
     def files(self) -> dict[str, tuple[int, int]]:
-        """Every final file with its inode and time of change: a file made again differs."""
+        """Every final file with its inode and modification time: a file made again differs."""
         found = [*self.output.glob("flows/**/*.mp4"), *self.output.glob("trajs/**/*.gz")]
         return {
             str(path.relative_to(self.output)): (path.stat().st_ino, path.stat().st_mtime_ns)
@@ -101,5 +101,5 @@ KINDS = ("flow", "trajectories", "motion")
 def wait_until(ready: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not ready():
-        assert time.monotonic() < deadline, f"{what} did not come about"
+        assert time.monotonic() < deadline, f"{what} did not happen"
         time.sleep(0.05)

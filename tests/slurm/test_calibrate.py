@@ -1,4 +1,4 @@
-"""`m3flow calibrate` as one job of a real Slurm, and what the plan makes of it."""
+"""`m3flow calibrate` as one job of a real Slurm, and its effect on the plan."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def test_calibration_changes_the_plan(cluster: Cluster, tmp_path: Path) -> None:
     after = json.loads((tmp_path / "after.json").read_text())
     assert after["hours"]["flow"] > 0 and after["gpu_hours"] == after["hours"]["flow"]
     assert after["cpu_hours"] > 2 * after["hours"]["flow"]
-    # Nine seconds a shard: as many videos as fit beside the job's start, a power of two.
+    # Nine seconds per shard: as many videos as fit in addition to the job's start, a power of two.
     pace = (after["longest"]["hours"]["flow"] * 3600 - measured["start"]) / after["longest"]["videos"]
     assert after["size"] * pace <= 9 - measured["start"] + 1e-6 or after["size"] == 1
 
 
-def test_a_job_that_slurm_does_not_take(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_that_slurm_rejects(cluster: Cluster, tmp_path: Path) -> None:
     clip(tmp_path / "data" / "a/b/c.mkv")
     (tmp_path / "list.txt").write_text("a/b/c.mkv\n")
     said = m3flow(
@@ -73,4 +73,4 @@ def test_a_job_that_slurm_does_not_take(cluster: Cluster, tmp_path: Path) -> Non
         *("--partition", "nowhere"),
         status=2,
     )
-    assert "Slurm does not take the job" in said and "partition" in said
+    assert "Slurm rejected the job" in said and "partition" in said

@@ -1,4 +1,4 @@
-"""Shards on a real Slurm: many videos over several nodes, and what is left after nodes and jobs die."""
+"""Shards on a real Slurm: many videos over several nodes, and recovery after nodes and jobs die."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_many_videos_over_the_nodes(
     logs = run.logs("flow")
     assert len({re.search(r"on node (node\d)", text)[1] for text in logs}) >= 3  # type: ignore[index]
     assert all("CUDA_VISIBLE_DEVICES=0,1,2,3," in text for text in logs)
-    # A job that asks for no GPU sees none.
+    # A job that requests no GPU sees none.
     assert all("CUDA_VISIBLE_DEVICES=(not set)" in text for text in run.logs("trajectories"))
 
     # The same on this machine, without Slurm and without shards.
@@ -71,11 +71,11 @@ def test_many_videos_over_the_nodes(
 
 
 def test_only_what_is_missing_after_deaths(cluster: Cluster, tmp_path: Path) -> None:
-    """Four shards of long videos: a job reaches its time limit, one is asked to stop by SIGUSR1, one is
-    cancelled, a node dies; the next run makes the rest, and touches nothing that is good."""
+    """Four shards of long videos: a job reaches its time limit, one is stopped by SIGUSR1, one is
+    cancelled, a node dies; the next run makes the rest, and does not touch good files."""
     names = [f"set/c/v{number:02d}.mkv" for number in range(40)]
     (tmp_path / "data/set/c").mkdir(parents=True)
-    # The first shard lasts longer: Slurm looks for jobs near their time limit twice a minute.
+    # The first shard takes longer: Slurm checks jobs' time limits twice per minute.
     long, medium, short = (clip(tmp_path / f"{frames}.mkv", frames=frames) for frames in (6000, 1000, 50))
     for number, name in enumerate(names):
         shutil.copy(long if number < 10 else medium, tmp_path / "data" / name)
@@ -84,7 +84,7 @@ def test_only_what_is_missing_after_deaths(cluster: Cluster, tmp_path: Path) -> 
     run = Run(
         tmp_path, cluster, names, flow=FLOW | {"camera": "none"}, shard=shard, run={"workers": 1, "batch": 4}
     )
-    # Every job has a node to itself; a job whose node dies is not put back into the queue by Slurm itself.
+    # Every job has its own node; Slurm does not requeue a job whose node dies.
     process = run.start("--slurm-no-requeue", gpus=4)
     records = {name: run.output / "records/list.txt" / f"motion-{name}.csv" for name in shards}
 
@@ -101,7 +101,7 @@ def test_only_what_is_missing_after_deaths(cluster: Cluster, tmp_path: Path) -> 
         elif end == "cancel":
             cluster.command("scancel", job)
         elif end == "time":
-            # The profile asks for SIGTERM two minutes before the limit: soon, with one of a minute.
+            # The profile requests SIGTERM two minutes before the limit: at once, if that is one minute.
             cluster.command("scontrol", "update", f"job={job}", "TimeLimit=1")
         else:
             cluster.command("scancel", "--signal=USR1", job)
@@ -116,17 +116,17 @@ def test_only_what_is_missing_after_deaths(cluster: Cluster, tmp_path: Path) -> 
     assert {f"trajs/{video}_6.gz" for video in done} <= set(files)
     assert run.jobs() == {"motion_shard": 4}
 
-    # The node may have died between two files of a video: that one is not whole, and made again.
+    # The node may have died between two files of a video: that one is incomplete and made again.
     parts = {name: {f"trajs/{name}_6.gz", f"flows/{name}/x.mp4", f"flows/{name}/y.mp4"} for name in names}
     whole = {name for name, its_files in parts.items() if its_files <= set(files)}
     good = {path for name in whole for path in parts[name]}
     for name in set(names) - whole:
-        # Enough was long.
+        # The videos were long enough.
         shutil.copy(short, tmp_path / "data" / name)
     run.run("--slurm-no-requeue", gpus=4)
     counts = run.counts("motion")
     for name in names:
-        # A video is made once; the node that died may have taken one line of the records with it.
+        # A video is made once; one line of the records may be lost with the dead node.
         assert counts[name, "done"] == 1 or (counts[name, "kept"] == 1 and name in whole)
         assert counts[name, "kept"] == (name in whole)
         assert counts[name, "failed"] == counts[name, "rejected"] == 0

@@ -1,4 +1,4 @@
-"""Small videos written on the spot, for tests that need no real footage."""
+"""Small generated videos, for tests that need no real footage."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_video(
     pix_fmt: str = "gray",
     quantiser: int | None = None,
 ) -> Path:
-    """Grey frames [F, H, W] as a video file; FFV1 in Matroska comes back exactly."""
+    """Write grey frames [F, H, W] as a video file; FFV1 in Matroska is lossless."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
@@ -50,7 +50,7 @@ def write_video(
 
 
 def write_lossy_video(path: Path, frames: np.ndarray) -> Path:
-    """Grey frames [F, H, W] as cameras write them: lossy, with colour planes."""
+    """Write grey frames [F, H, W] as cameras do: lossy, with colour planes."""
     return write_video(path, frames, codec="mpeg4", pix_fmt="yuv420p", quantiser=3)
 
 
@@ -68,6 +68,6 @@ def image_folder(folder: Path, frames: np.ndarray) -> Path:
 
 
 def write_list(path: Path, names: list[str]) -> Path:
-    """A list file of these paths, labelled by their place."""
+    """Write a list file of these paths, labelled by their index."""
     path.write_text("".join(f"{name} {index}\n" for index, name in enumerate(names)), encoding="utf-8")
     return path

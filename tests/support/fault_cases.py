@@ -1,4 +1,4 @@
-"""Clips, runs and faults for the tests of what goes wrong."""
+"""Clips, runs and faults for the fault tests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from m3flow.results.trajectoryfile import load_trajectories
 from m3flow.results.verify import Wanted, verify_all
 from m3flow.videos.videolist import VideoList
 
-# What makes runs short: the cheapest estimator, and no search for the camera.
+# Short runs: the cheapest estimator, and no camera estimation.
 QUICK = ("--estimator", "dis", "--set", "preset=ultrafast", "--camera", "none")
 COMMAND = (sys.executable, "-c", "from m3flow.cli import main; main()")
 
@@ -45,7 +45,7 @@ def encode(
     seed: int = 0,
     container: str = "",
 ) -> Path:
-    """A clip of a textured picture that moves by (2, 1) pixels per frame."""
+    """Write a clip of a texture that moves by (2, 1) pixels per frame."""
     path.parent.mkdir(parents=True, exist_ok=True)
     small = np.random.default_rng(seed).integers(0, 256, (height // 4 + 12, width // 4 + 12), np.uint8)
     texture = np.kron(small, np.ones((4, 4), np.uint8))
@@ -63,7 +63,7 @@ def encode(
 
 
 def data_set(root: Path, count: int, **about: int) -> Path:
-    """A list of `count` clips in three classes, all different; returns the list file."""
+    """Write a list of `count` different clips in three classes; returns the list file."""
     lines = []
     for number in range(count):
         name = f"clips/class{number % 3}/clip{number:03d}.mp4"
@@ -75,7 +75,7 @@ def data_set(root: Path, count: int, **about: int) -> Path:
 
 
 def run(*arguments: str | Path, **how: object) -> subprocess.CompletedProcess[str]:
-    """`m3flow …` to its end."""
+    """Run `m3flow …` to its end."""
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
         capture_output=True,
@@ -88,7 +88,7 @@ def run(*arguments: str | Path, **how: object) -> subprocess.CompletedProcess[st
 
 
 def here(*arguments: str | Path) -> tuple[int, str]:
-    """`m3flow …` in this process, for what starts no run: its exit status and what it says."""
+    """`m3flow …` in this process, for commands that start no run: its exit status and its messages."""
     said = io.StringIO()
     with patch.object(sys, "argv", ["m3flow", *map(str, arguments)]), redirect_stderr(said):
         try:
@@ -99,7 +99,7 @@ def here(*arguments: str | Path) -> tuple[int, str]:
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
-    """`m3flow …` in a process group of its own, not waited for."""
+    """Start `m3flow …` in its own process group, without waiting."""
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         stdout=subprocess.DEVNULL,
@@ -107,13 +107,13 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
         encoding="utf-8",
         errors="surrogateescape",
         start_new_session=True,
-        # A shell that runs the tests in the background has its children ignore Ctrl-C.
+        # Children of a background shell ignore Ctrl-C.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
-    """Until the condition holds; fails after a while."""
+    """Wait until the condition holds; fails after a timeout."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
@@ -124,7 +124,7 @@ def statuses(output: Path) -> list[tuple[str, str, str]]:
     """(records file, video, status) of every record line, in the order of the files' names."""
     lines = []
     for path in sorted((output / "records").glob("*.csv")):
-        # Read at once: a run may be writing it.
+        # Read in one go: a run may be writing it.
         text = path.read_bytes().decode("utf-8", errors="surrogateescape")
         for row in csv.DictReader(io.StringIO(text, newline="")):
             if row.get("time") is not None:
@@ -133,7 +133,7 @@ def statuses(output: Path) -> list[tuple[str, str, str]]:
 
 
 def results(output: Path) -> dict[str, str]:
-    """The hash of each result file by its path in the output folder; temporary files are none."""
+    """The hash of each result file by its path in the output folder, without temporary files."""
     found = {}
     for kind in ("flows", "trajs"):
         for where, _, names in os.walk(output / kind):
@@ -151,7 +151,7 @@ def temporaries(output: Path) -> list[Path]:
 
 
 def unfinished(output: Path) -> list[str]:
-    """The result files that do not hold all that was written into them."""
+    """The incomplete result files."""
     wrong = []
     for name in results(output):
         path = output / name
@@ -166,7 +166,7 @@ def unfinished(output: Path) -> list[str]:
 
 
 def damaged(list_file: Path, output: Path) -> list[str]:
-    """What `m3flow verify` has to say of the files of a list."""
+    """The problems that `m3flow verify` reports for the files of a list."""
     wanted = Wanted(
         outputs=Outputs(output), flow=(output / "flows").is_dir(), trajectories=(output / "trajs").is_dir()
     )
@@ -182,7 +182,7 @@ def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The worker processes of a run: not their decoders, not what multiprocessing needs for itself."""
+    """The worker processes of a run, without their decoders and multiprocessing's helper processes."""
     found = []
     for child in descendants(process):
         try:
@@ -195,7 +195,7 @@ def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def open_in(process: subprocess.Popen[str], video: Path) -> psutil.Process | None:
-    """The process of the run that has the video open."""
+    """The process of the run that currently reads the video."""
     for child in descendants(process):
         try:
             if any(file.path == str(video) for file in child.open_files()):

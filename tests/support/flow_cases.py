@@ -1,4 +1,4 @@
-"""Frame pairs that the tests of the estimators share: real clips, ground truth, and a texture moved."""
+"""Frame pairs for the estimator tests: real clips, ground truth, and a moved texture."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Pair:
 
 
 def endpoint_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Per pixel, the length of the difference of two flows [B, 2, H, W]: [B, H, W]."""
+    """The end-point distance of two flows [B, 2, H, W] per pixel: [B, H, W]."""
     return np.hypot(*np.moveaxis(np.asarray(first) - np.asarray(second), 1, 0))
 
 
 def clip_frames(clips: Path, clip: str, start: int, count: int) -> np.ndarray:
-    """Grey frames uint8 [count, H, W] of a real clip, of the size that data sets have."""
+    """Grey frames uint8 [count, H, W] of a real clip, at a size usual in data sets."""
     video = cv2.VideoCapture(str(clips / clip))
     frames = [video.read()[1] for _ in range(start + count)][start:]
     scale = min(1, TALLEST / frames[0].shape[0])
@@ -68,7 +68,7 @@ def ground_truth(shared_data: Path, name: str) -> Pair:
 
 
 def moved_texture(height: int, width: int, matrix: tuple[tuple[float, ...], ...], margin: int = 8) -> Pair:
-    """A real texture and the same one under the affine map x' = matrix · (x, y, 1), whose flow is exact.
+    """A real texture and the same one under the affine map x' = matrix · (x, y, 1), with exact flow.
 
     The map is about the frame's centre. Known: pixels that stay `margin` inside the frame.
     """

@@ -1,4 +1,4 @@
-"""Flow to be stored, and flow videos as the original extractor writes them."""
+"""Flow levels for tests, and flow videos as written by the original extractor."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from m3flow.scoring.scenes import make_scene
 
 
 def soft_levels(height: int, width: int, frames: int = 6) -> np.ndarray:
-    """Levels of a real kind of motion: smooth, with edges."""
+    """Levels of realistic motion: smooth, with edges."""
     flow = make_scene("object_moving_camera", frames=frames + 1, height=height, width=width).flow
     return quantise(flow, 20.0)
 
 
 def opencv_video(path: Path, frames: np.ndarray) -> Path:
-    """What the original extractor writes: OpenCV's own writer with mp4v."""
+    """A file as written by the original extractor: OpenCV's writer with mp4v."""
     height, width = frames.shape[1:]
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (width, height))

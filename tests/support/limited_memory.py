@@ -1,4 +1,4 @@
-"""An allocator that runs out, on the CPU: tensors count for as long as anything refers to them."""
+"""Simulated out-of-memory on the CPU: tensors count as long as they are referenced."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.utils._pytree import tree_leaves
 
 
 class LimitedMemory(TorchDispatchMode):
-    """Within its block, tensors of more than `limit` bytes in all raise `error`, by default torch's own.
+    """Within its block, tensors of more than `limit` bytes in total raise `error`, by default torch's.
 
     Attributes
     ----------
-    live, peak: bytes of the tensors made in the block that are in use, and the most that were.
+    live, peak: current and maximum bytes of the live tensors made in the block.
     """
 
     def __init__(self, limit: float = float("inf"), error: type[Exception] = torch.OutOfMemoryError) -> None:

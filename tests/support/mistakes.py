@@ -1,6 +1,6 @@
-"""Mistakes that people make with the command line and the workflow, tried, and the table of them in the docs.
+"""Common mistakes with the command line and the workflow, and their table in the documentation.
 
-Run as a program, it tries all of them again and writes the table of docs/troubleshooting.md.
+Run as a program, with --write, it runs all of them and updates the table in docs/troubleshooting.md.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ videos=one.csv limit=3
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a person sees: the lines on the terminal and the exit status."""
+    """The visible outcome: the lines on the terminal and the exit status."""
 
     typed: str
     lines: list[str]
@@ -148,7 +148,7 @@ class Outcome:
 
 
 def prepare(folder: Path) -> None:
-    """The files that the mistakes are made with."""
+    """Write the files used by the commands."""
     clip(folder / "a" / "one.mkv", 4)
     (folder / "nothing").mkdir()
     files = {
@@ -174,7 +174,7 @@ def prepare(folder: Path) -> None:
 
 
 def tried(folder: Path) -> Iterator[Outcome]:
-    """Every mistake on the command line, made in `folder`, in this process."""
+    """Run every mistake on the command line in `folder`, in this process."""
     with contextlib.chdir(folder):
         here("flow one.csv -o made --estimator dis --camera none --workers 1")
         for line in COMMANDS.strip().splitlines():
@@ -203,7 +203,7 @@ def here(line: str) -> Outcome:
 
 
 def tried_in_workflow(folder: Path) -> Iterator[Outcome]:
-    """Every mistake in the workflow's configuration, as dry runs."""
+    """Run every mistake in the workflow's configuration, as dry runs."""
     for name in ("Snakefile", "config.yaml", "workflow"):
         if not (folder / name).exists():
             (folder / name).symlink_to(REPOSITORY / name)
@@ -217,11 +217,13 @@ def tried_in_workflow(folder: Path) -> Iterator[Outcome]:
             check=False,
             env=os.environ | {"NO_COLOR": "1"},
         )
-        yield Outcome(f"snakemake -n --config {line}", _said(done.stdout + done.stderr), done.returncode)
+        yield Outcome(
+            f"snakemake -n --config {line}", _error_lines(done.stdout + done.stderr), done.returncode
+        )
 
 
-def _said(text: str) -> list[str]:
-    """The lines of a run of Snakemake about its error: without its own frame around our message."""
+def _error_lines(text: str) -> list[str]:
+    """The lines of a Snakemake run about its error, without its own frame around our message."""
     lines = text.splitlines()
     starts = [
         number for number, line in enumerate(lines) if line.startswith(("WorkflowError", "Building DAG"))

@@ -1,4 +1,4 @@
-"""The house: which room may import which, and how large a file may be."""
+"""Architecture: the allowed imports between packages, and the size of files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from support.paths import REPOSITORY
 
 SOURCE = REPOSITORY / "src" / "m3flow"
-# From the ground up: a room imports rooms of lower floors, and its own.
+# From the bottom up: a package imports only from lower layers and itself.
 FLOORS = [
     {"errors", "version"},
     {"atomic", "steps", "system", "text", "layout", "validation"},
@@ -63,7 +63,7 @@ def room_of(name: str) -> str:
 def test_imports_go_down_the_house(path: Path) -> None:
     room = room_of(module_name(path))
     if not room:
-        return  # the public face names its modules, and imports them when they are used
+        return  # the package faces list their modules and import them when they are used
     for name, _ in imports(path):
         other = room_of(name)
         assert other in ("", room) or FLOOR[other] < FLOOR[room], f"{module_name(path)} imports {name}"

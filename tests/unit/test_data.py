@@ -1,4 +1,4 @@
-"""Clips for training: against the trajectories of the video that is really cropped and flipped."""
+"""Clips for training, against the trajectories of the cropped and flipped video."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_an_item_has_what_it_says(folder: Path, scene: Scene, exact: Trajectorie
         assert item["trajectories"].shape == (4 * LENGTH, 8, 12, 2)
         assert item["trajectories"].dtype == torch.int8
         assert item["types"].shape == (4, 8, 12) and item["types"].dtype == torch.uint8
-        # The middle: 26 windows, the clip's four are 4 apart; 36 px and 36 px of room around the crop.
+        # The middle: 26 windows, the clip's four are 4 apart; margins of 36 px and 36 px around the crop.
         start, left, top = 6, 16, 16
         shown = scene.frames[start : start + 16 : 2, top : top + 64, left : left + 96]
         np.testing.assert_array_equal(item["frames"][:, 0].numpy(), shown)
@@ -105,7 +105,7 @@ def test_with_exact_flow_an_item_is_the_trajectories_of_the_cut_video(
     expected, inside = track(flow, length=LENGTH)
     stored = np.asarray(expected)[:, :20].reshape(2, LENGTH, 20, 8, 12).transpose(2, 1, 3, 4, 0)
     # A step of exactly half a pixel rounds to the right, which a flip makes the left; and a point that has
-    # left the crop goes on from its edge in the cut video.
+    # left the crop continues from its edge in the cropped video.
     stays = np.asarray(inside)[:20].astype(bool)
     difference = np.abs(displacements.reshape(20, LENGTH, 8, 12, 2) - stored)
     same = (difference == 0).all(axis=(1, 4))
@@ -116,7 +116,7 @@ def test_with_exact_flow_an_item_is_the_trajectories_of_the_cut_video(
 
 
 def cut_flow(flow: np.ndarray, window: Window) -> np.ndarray:
-    """The flow of the cut video, made the plain way: slices and a mirror."""
+    """The flow of the cropped video, by plain slicing and mirroring."""
     left = window.left + window.flip
     part = flow[:, :, window.top : window.top + window.height, left : left + window.width]
     if not window.flip:
@@ -147,7 +147,7 @@ def test_with_an_estimator_an_item_is_the_trajectories_of_the_cut_video(scene: S
     ends = displacements.reshape(26, LENGTH, 8, 12, 2).sum(axis=1)
     expected = features.reshape(2, LENGTH, 26, 8, 12).sum(axis=1).transpose(1, 2, 3, 0)
     apart = np.linalg.norm(ends - expected, axis=-1)[(types * inside).astype(bool)]
-    # The estimator sees other borders in the cut video; what is not at them is the same.
+    # The estimator sees other borders in the cropped video; away from them the result is the same.
     assert np.median(apart) == 0 and apart.mean() < 0.5
     wrong_sign = ends * [-1, 1]
     assert np.linalg.norm(wrong_sign - expected, axis=-1).mean() > 3 * apart.mean()
@@ -171,7 +171,7 @@ def test_random_items_are_whole_and_can_be_repeated(folder: Path) -> None:
 
 
 def test_frames_and_trajectories_fit_each_other(folder: Path) -> None:
-    """Follow the trajectories of random items: the picture must move as they say."""
+    """Follow the trajectories of random items: the picture must move along them."""
     dataset = clips(folder, stride=1, frames=8)
     torch.manual_seed(0)
     followed, unmoved, mirrored = [], [], []
@@ -214,7 +214,7 @@ def test_short_videos_repeat_their_end(folder: Path, scene: Scene) -> None:
         read_frames(str(folder / "data/a/clip.avi"), [40], (50, 66))
 
 
-def test_files_that_do_not_say_their_frames_size(folder: Path, exact: Trajectories, tmp_path: Path) -> None:
+def test_files_without_the_frame_size(folder: Path, exact: Trajectories, tmp_path: Path) -> None:
     def rewritten(trajectories: Trajectories, **made: object) -> TrajectoryClips:
         path = tmp_path / f"out/trajs/data/a/clip.avi_{trajectories.length}.gz"
         write(path, trajectories, **made)
@@ -249,7 +249,7 @@ def test_files_that_do_not_say_their_frames_size(folder: Path, exact: Trajectori
 def test_mme_finds_the_files_where_the_page_on_training_says(path: str, parts: int, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(f"{path} 0\n")
     (video,) = VideoList(tmp_path / "list.csv", parts=parts).read()
-    # As its loader builds the path: everything after the first part, and the length.
+    # The path as built by its loader: everything after the first part, and the length.
     looked_for = Path("data/trajs") / ("/".join(Path(path).parts[1:]) + "_4.gz")
     assert Outputs(Path("data")).trajectories(video.name, 4) == looked_for
 
@@ -285,7 +285,7 @@ def test_a_video_without_a_window_is_missing(folder: Path, exact: Trajectories, 
     assert [video.name for video in dataset.videos] == ["data/b/images"]
 
 
-def test_a_wrong_root_is_said_before_training(folder: Path, tmp_path: Path) -> None:
+def test_a_wrong_root_is_reported_before_training(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"no such file: '.*data/a/clip\.avi', nor the next 1 videos.*root is"
     ):

@@ -1,7 +1,7 @@
-"""The documentation is true: its commands run, its links lead somewhere, its names exist, nothing is left out.
+"""The documentation is correct and complete: commands run, links resolve, names exist, nothing is missing.
 
-A code block that a line `<!-- run -->` precedes is run, in the order of its page, in a folder of its own that holds a
-video `clip.mkv` and a list `videos.csv` of three under `clips/`. `<!-- run: write NAME -->` writes it to a file.
+A code block after a line `<!-- run -->` is run, in the order of its page, in a temporary folder with a video
+`clip.mkv` and a list `videos.csv` of three under `clips/`. `<!-- run: write NAME -->` writes it to a file.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_list(tmp_path / "videos.csv", names)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    # `m3flow` and its Python are those of this test, wherever it is run from.
+    # Use this test's `m3flow` and Python, wherever it is run from.
     bin_folder = tmp_path / ".bin"
     bin_folder.mkdir()
     (bin_folder / "m3flow").write_text(
@@ -98,7 +98,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make_results(folder: Path) -> None:
-    """What the pages read: the flow (with the camera's motion) and trajectories of clip.mkv in results/."""
+    """Make the results that the pages read: flow (with camera motion) and trajectories of clip.mkv in results/."""
     work = Work(
         outputs=Outputs(folder / "results"), flow=FlowSettings(), trajectories=TrajectorySettings(), threads=1
     )
@@ -108,7 +108,7 @@ def make_results(folder: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.stem)
 def test_code_blocks_run(page: Path, folder: Path) -> None:
-    if page.stem != "index":  # which makes them itself
+    if page.stem != "index":  # that page makes them itself
         make_results(folder)
     names: dict[str, Any] = {"__name__": "page"}
     for file, language, code in runnable(page):
@@ -123,13 +123,13 @@ def test_code_blocks_run(page: Path, folder: Path) -> None:
                 ["bash", "-euo", "pipefail", "-c", code], capture_output=True, text=True, check=False
             )
             assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
-    # The files that a page names at the beginning of a line are there.
+    # Files mentioned at the beginning of a line exist.
     for name in re.findall(r"^(results/\S+)", text_of(page), re.MULTILINE):
         assert (folder / name).stat().st_size > 0
 
 
 def test_the_readme_runs(folder: Path) -> None:
-    """Its commands on a data set laid out as they say, then its Python on what they made."""
+    """Its commands on a matching data set, then its Python code on the results."""
     video = "UCF-101/Archery/v_Archery_g01_c01.avi"
     frames = moving_texture(frames=10, height=48, width=64, dx=1, dy=0)
     write_lossy_video(folder / "data" / video, frames)
@@ -150,7 +150,7 @@ def test_the_readme_runs(folder: Path) -> None:
 
 
 def test_the_training_page_runs(folder: Path) -> None:
-    """Its Python, loaders with two workers included, on two videos laid out as it says."""
+    """Its Python code, including loaders with two workers, on two matching videos."""
     videos = [f"UCF-101/Archery/v_Archery_g01_c0{number}.avi" for number in (1, 2)]
     frames = moving_texture(frames=20, height=224, width=232, dx=1, dy=0)
     for video in videos:
@@ -197,7 +197,7 @@ def test_python_blocks_that_are_not_run_are_python() -> None:
 
 
 def slug(heading: str) -> str:
-    """A heading's anchor, as the site and code hosts make it."""
+    """A heading's anchor, as made by the site and by code hosts."""
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
     return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain).strip().lower())
 
@@ -221,7 +221,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_page_is_in_the_site_and_in_the_readme() -> None:
-    # The site's settings name classes of the generator, which are not needed to read them.
+    # The site's settings refer to classes of the generator, which are not needed here.
     nav = yaml.safe_load(text_of(REPOSITORY / "mkdocs.yml"))["nav"]
     listed = [page for entry in nav for page in entry.values()]
     assert sorted(listed) == sorted(page.name for page in DOCS.glob("*.md"))
@@ -262,7 +262,7 @@ def test_commands_and_options_exist(page: Path) -> None:
             continue
         options = re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", call)
         wrong += [f"{name}: {option}" for option in options if option not in commands()[name]]
-    # Options named in the text: some command must have them, unless the line is about another program.
+    # Options mentioned in the text: some command must have them, unless the line is about another program.
     spans = re.findall(r"`(-[^`\n]+)`", BLOCK.sub("\n", text_of(page)))
     mentioned = {option for span in spans for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)}
     wrong += sorted(mentioned - everything - OTHER_PROGRAMS)
@@ -305,7 +305,7 @@ def test_configurations_in_the_pages_can_be_read() -> None:
 
 
 def dotted(values: dict[str, Any], before: str = "") -> set[str]:
-    """`a.b` for every key; the values under `settings.parameters`, versions and schemes are not named one by one."""
+    """`a.b` for every key; values under `settings.parameters`, versions and schemes are not listed one by one."""
     found = set()
     for key, value in values.items():
         name = f"{before}{key}"
@@ -354,7 +354,7 @@ def test_estimators_and_their_parameters_are_described() -> None:
 
 
 def fixed_parts(call: ast.Call) -> str:
-    """The longest piece of a message that is the same in every case."""
+    """The longest constant part of a message."""
     pieces = [
         node.value
         for argument in call.args[:1]

@@ -1,4 +1,4 @@
-"""The doctor's verdict on GPUs, from the architectures that torch builds and GPUs are known to have."""
+"""The doctor's verdict on GPUs, from the known architectures of torch builds and GPUs."""
 
 from __future__ import annotations
 

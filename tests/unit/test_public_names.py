@@ -1,4 +1,4 @@
-"""The public names of the package: those that users may rely on."""
+"""The public names of the package, on which users may rely."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs of single videos on a machine with several GPUs, which are pretended: jobs only say which one they got."""
+"""Single-video jobs on a machine with several simulated GPUs: jobs only report the one assigned to them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from support.clips import write_list
 from support.paths import REPOSITORY
 
 GPUS, CORES, VIDEOS = 4, 16, 16
-# Imported by every Python of the run as it starts.
-PRETEND = f"""
+# Imported by every Python process of the run at startup.
+SIMULATION = f"""
 import json, os, time
 from pathlib import Path
 import m3flow.extraction.dispatch as dispatch
@@ -34,7 +34,7 @@ jobs.execute_one = execute_one
 
 
 def test_jobs_are_spread_over_all_gpus_and_limited_by_them(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(PRETEND)
+    (tmp_path / "sitecustomize.py").write_text(SIMULATION)
     (tmp_path / "done").mkdir()
     names = [f"v{number:02d}.mkv" for number in range(VIDEOS)]
     write_list(tmp_path / "list.txt", names)
@@ -61,7 +61,7 @@ def test_jobs_are_spread_over_all_gpus_and_limited_by_them(tmp_path: Path) -> No
     jobs = [json.loads(path.read_text()) for path in (tmp_path / "done").iterdir()]
     assert {name for name, *_ in jobs} == set(names)
     assert {threads for _, _, threads, _, _ in jobs} == {2}
-    # Two jobs at a time on each GPU, whenever one begins: 16 cores are 8 pairs.
+    # At most two concurrent jobs per GPU: 16 cores are 8 pairs.
     for _, _, _, began, _ in jobs:
         running = Counter(device for _, device, _, start, end in jobs if start <= began < end)
         assert max(running.values()) <= 2

@@ -1,4 +1,4 @@
-"""The workflow in a folder that `m3flow init` made."""
+"""The workflow in a folder made by `m3flow init`."""
 
 from __future__ import annotations
 

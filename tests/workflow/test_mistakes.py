@@ -1,4 +1,4 @@
-"""Every mistake of tests/support/mistakes.py is answered in a few lines that a person can act on, as the docs show."""
+"""Every mistake of tests/support/mistakes.py gets a short, actionable message, as shown in the documentation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
     return [*tried(folder), *tried_in_workflow(folder)]
 
 
-def test_each_is_answered_shortly(outcomes: list[Outcome]) -> None:
+def test_each_message_is_short(outcomes: list[Outcome]) -> None:
     assert len(outcomes) >= 60
     for outcome in outcomes:
         text = "\n".join(outcome.lines)
@@ -34,7 +34,7 @@ def test_each_is_answered_shortly(outcomes: list[Outcome]) -> None:
         assert outcome.status in expected, outcome
 
 
-def test_the_table_of_the_documentation_is_what_happens(outcomes: list[Outcome]) -> None:
+def test_the_table_of_the_documentation_is_current(outcomes: list[Outcome]) -> None:
     assert table_in_page().splitlines() == table(outcomes).splitlines(), (
         "python -m tests.support.mistakes --write"
     )

@@ -1,4 +1,4 @@
-"""The workflow with a job for each shard of the list, on one machine."""
+"""The workflow with one job per shard of the list, on one machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLOW = {"estimator": "dis", "parameters": {"preset": "ultrafast"}}
 
 
 class Shards:
-    """Seven clips of the list in shards of three, with a config.yaml of their own."""
+    """Seven clips of the list in shards of three, with their own config.yaml."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.output = folder, folder / "out"
@@ -50,17 +50,17 @@ class Shards:
         return done.stdout + done.stderr
 
     def jobs(self) -> dict[str, int]:
-        """How many jobs of each of the shards' rules a dry run lists."""
+        """The number of jobs per shard rule in a dry run."""
         counts = re.findall(r"^(\w+)_shard +(\d+)$", self.run("--dry-run"), re.MULTILINE)
         return {rule: int(count) for rule, count in counts}
 
     def files(self) -> dict[str, int]:
-        """Every final file with its inode: a file made again has another."""
+        """Every final file with its inode: a file made again has another one."""
         found = [*self.output.glob("flows/**/*.mp4"), *self.output.glob("trajs/**/*.gz")]
         return {str(path.relative_to(self.output)): path.stat().st_ino for path in found}
 
     def statuses(self, kind: str, shard: str) -> list[str]:
-        """What the records of a shard say, line after line."""
+        """The statuses in the records of a shard, line by line."""
         path = self.output / "records/list.txt" / f"{kind}-{shard}.csv"
         return [record.status for record in read_records([path])]
 
@@ -77,7 +77,7 @@ def test_shards_and_a_list_that_grows(shards: Shards) -> None:
     assert len(files) == 3 * 7
     assert shards.jobs() == {}
 
-    # Two videos more: the last shard is filled, and does only what is new.
+    # Two more videos: the last shard is filled, and processes only the new ones.
     more = ["set/a/v7.mkv", "set/a/gone.mkv"]
     clip(shards.folder / "data" / more[0], seed=7)
     shards.write_list([*shards.names, *more])
@@ -100,7 +100,7 @@ def test_shards_and_a_list_that_grows(shards: Shards) -> None:
     made = f"trajs/{shards.names[3]}_6.gz"
     assert all(again[name] == after[name] for name in after if name != made)
 
-    # Another length is a matter of the trajectories alone.
+    # Another length affects only the trajectories.
     shards.config["trajectories"] = {"length": 4}
     assert shards.jobs() == {"trajectories": 3}
 
@@ -114,7 +114,7 @@ def test_one_pass_without_keeping_the_flow(shards: Shards) -> None:
 
 
 def test_a_failure_of_ours_fails_its_job_after_the_rest(shards: Shards) -> None:
-    # A folder stands where one video's flow file must go: no fault of the video.
+    # A folder in place of a video's flow file: an error that is not the video's.
     (shards.output / "flows" / shards.names[1] / "x.mp4" / "in the way").mkdir(parents=True)
     shards.run(status=1)
     assert shards.statuses("flow", "00000") == ["done", "failed", "done"]

@@ -1,4 +1,4 @@
-"""The workflow with a flow and a trajectory job for each video, run as its users run it."""
+"""The workflow with a flow and a trajectory job per video, as users run it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAST_FLOW = "{estimator: dis, parameters: {preset: ultrafast}, codec: h264-lossl
 
 
 class Workflow:
-    """Snakemake on one data set, in a working folder of its own."""
+    """Snakemake on one data set, in its own working folder."""
 
     def __init__(self, folder: Path, videos: Path, root: Path) -> None:
         self.output = folder / "results"
@@ -50,13 +50,13 @@ class Workflow:
         return done.stdout + done.stderr
 
     def jobs(self, *arguments: str, config: tuple[str, ...] = ()) -> dict[str, int]:
-        """How many jobs of each rule a dry run lists."""
+        """The number of jobs per rule in a dry run."""
         text = self.run("--dry-run", *arguments, config=config)
         counts = re.findall(r"^(\w+) +(\d+)$", text, re.MULTILINE)
         return {rule: int(count) for rule, count in counts if rule not in ("all", "total")}
 
     def files(self) -> dict[str, tuple[int, int]]:
-        """Every final file with its inode and time of change: a file made again differs."""
+        """Every final file with its inode and modification time: a file made again differs."""
         found = [*self.output.rglob("flows/**/*.mp4"), *self.output.rglob("trajs/**/*.gz")]
         return {
             str(path.relative_to(self.output)): (path.stat().st_ino, path.stat().st_mtime_ns)
@@ -114,7 +114,7 @@ def test_only_what_is_missing_or_changed_is_done_again(small: Workflow) -> None:
     data = small.folder / "data"
     for path in data.rglob("*.mp4"):
         os.utime(path)
-    assert small.jobs() == {}, "a new time stamp is no new video"
+    assert small.jobs() == {}, "a new timestamp is not a new video"
 
     shutil.copy(data / "set/b/three.mp4", data / "set/a/two.mp4")
     assert small.jobs() == {"flow": 1, "trajectories": 1}
@@ -172,7 +172,7 @@ def test_rejected_videos_are_no_failed_jobs(small: Workflow) -> None:
     assert len(small.files()) == 3
     text = small.run()
     assert "Nothing to be done" in text and "2 rejected" in text
-    # One is there now, the other is another one.
+    # One exists now, the other was replaced.
     (small.folder / "one.mp4").rename(data / "one.mp4")
     assert small.jobs() == {"flow": 1, "trajectories": 1}
     (data / "two.mp4").write_bytes(good)
@@ -216,7 +216,7 @@ def test_wrong_configuration_is_refused_before_anything_starts(small: Workflow) 
     assert not small.files()
 
 
-def test_records_and_logs_tell_what_happened(small: Workflow) -> None:
+def test_records_and_logs_have_the_outcome(small: Workflow) -> None:
     small.run()
     log = (small.output / "logs/flow/set/a/one.mp4.log").read_text()
     assert "'estimator': 'dis'" in log

@@ -1,7 +1,7 @@
-"""Who made the results, what has changed, and who runs next: what is made again, counted.
+"""Results made again, counted for each combination of first run, change and next run.
 
-The jobs are done in this process, by the functions that the workflow's scripts call; that Snakemake calls
-them for what is due and for nothing else is in test_video_granularity and test_shard_granularity.
+Jobs run in this process, by the functions called by the workflow's scripts; test_video_granularity and
+test_shard_granularity check that Snakemake calls them for exactly the jobs that are due.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from m3flow.extraction.run import ALL_DONE, execute
 from support.clips import clip
 
 NAMES = [f"set/a/v{number}.mkv" for number in range(2)]
-WHO = ("command line", "job a video", "shards")
+WHO = ("command line", "job per video", "shards")
 
 
 def experiment(folder: Path, **config: Any) -> Experiment:
@@ -30,14 +30,14 @@ def experiment(folder: Path, **config: Any) -> Experiment:
 
 
 def make(who: str, given: Experiment) -> None:
-    """Run what `who` finds to do."""
+    """Run the jobs that are due, in the way of `who`."""
     videos = given.videos.read()
     if who == "command line":
         for kind in ("flow", "trajectories"):
             records = given.outputs.records / f"{kind}-{len(list(given.outputs.records.glob('*')))}.csv"
             assert execute(kind, videos, work_of(given, kind), records=records, workers=1) == ALL_DONE
         return
-    granularity = "video" if who == "job a video" else "shard"
+    granularity = "video" if who == "job per video" else "shard"
     for kind, units in due(given, granularity).units.items():
         for unit in units:
             log, outcome = given.outputs.log(kind), given.outputs.folder / "outcome.json"
@@ -50,7 +50,7 @@ def make(who: str, given: Experiment) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Finished results by each of the three, with their videos."""
+    """Finished results made in each of the three ways, with their videos."""
     folders = {who: tmp_path_factory.mktemp("made") for who in WHO}
     for who, folder in folders.items():
         for number, name in enumerate(NAMES):
@@ -106,7 +106,7 @@ def new_version(_: Path) -> dict[str, Any]:
     return {}
 
 
-# What has changed, and how many flow pairs and trajectory files are made again.
+# Changes, with the numbers of flow pairs and trajectory files made again.
 CHANGES: dict[Callable[[Path], dict[str, Any]], tuple[int, int]] = {
     nothing: (0, 0),
     records_gone: (0, 0),
@@ -122,7 +122,7 @@ CHANGES: dict[Callable[[Path], dict[str, Any]], tuple[int, int]] = {
 
 
 def files(output: Path) -> dict[str, int]:
-    """Every result with its inode: one that is made again has another."""
+    """Every result with its inode, which changes when it is made again."""
     found = [*output.glob("flows/**/x.mp4"), *output.glob("trajs/**/*.gz")]
     return {str(path.relative_to(output)): path.stat().st_ino for path in found}
 

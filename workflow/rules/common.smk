@@ -1,7 +1,7 @@
-# What a run has to do is decided here, from the records and the files, not from Snakemake's notes of earlier
-# runs: `due` names the videos or shards, and the graph holds their jobs and no others. A job's declared output
-# is a small file, its outcome, in a folder of this run alone. So Snakemake never deletes a result (it deletes
-# the declared outputs of a job that fails or runs again), and a video that is rejected is no failed job.
+# The jobs of a run are determined here, from the records and the files, not from Snakemake's metadata of earlier
+# runs: `due` returns the videos or shards, and the graph has only their jobs. A job's declared output is a small
+# file, its outcome, in a folder of this run. So Snakemake never deletes a result (it deletes the declared outputs
+# of a job that fails or runs again), and a rejected video is not a failed job.
 import functools
 import math
 import os
@@ -26,12 +26,12 @@ outputs = experiment.outputs
 if workflow.is_main_process:
     os.environ["M3FLOW_RUN"] = time.strftime("%m%d-%H%M%S-") + str(os.getpid())
 
-# Snakemake takes braces in a path for a wildcard, and has no way to say that they are none; its wildcards
-# match no line break.
+# Snakemake reads braces in a path as a wildcard, without a way to escape them, and its wildcards do not match
+# line breaks.
 for path in (str(outputs.folder), experiment.videos.name):
     if set(path) & set("{}\n"):
         raise WorkflowError(
-            f"{path!r}: Snakemake cannot have braces or a line break in a name; rename it"
+            f"{path!r}: Snakemake does not allow braces or a line break in a name; rename it"
         )
 
 
@@ -48,12 +48,12 @@ wildcard_constraints:
 
 
 def outcome(rule, unit):
-    """The file that a job writes last; `unit` is a video, a shard or a wildcard."""
+    """The last file written by a job; `unit` is a video, a shard or a wildcard."""
     return f"{run_folder}/{rule}/{unit}.json"
 
 
 def on_cluster():
-    """Whether jobs go to other machines; a dry run tells by what a cluster's profile sets."""
+    """Whether jobs run on other machines; in a dry run, inferred from a cluster profile's settings."""
     if workflow.remote_exec or workflow.non_local_exec:
         return True
     settings = workflow.resource_settings
@@ -81,7 +81,7 @@ def videos():
     if unusable:
         raise WorkflowError(
             "\n".join(
-                f"{name!r}: Snakemake cannot have braces or a line break in a name; rename it, or use "
+                f"{name!r}: Snakemake does not allow braces or a line break in a name; rename it, or use "
                 "granularity: shard"
                 for name in unusable
             )
@@ -91,10 +91,10 @@ def videos():
 
 @functools.cache
 def due():
-    """What this run has to do; looked for once, and not again in the processes of its jobs."""
+    """The jobs of this run; determined once, and not again in the processes of its jobs."""
     from m3flow.experiment.cost import hours_of_starts
     from m3flow.experiment.jobs import due
-    from m3flow.experiment.preflight import LOOKED_AT, require_sources
+    from m3flow.experiment.preflight import CHECKED, require_sources
     from m3flow.experiment.status import MANY_VIDEOS
 
     try:
@@ -102,17 +102,17 @@ def due():
             videos()
         found = due(experiment, granularity())
         if found.units.get("flow") or found.units.get("motion"):
-            require_sources(experiment.videos.sample(LOOKED_AT), experiment.videos.root)
+            require_sources(experiment.videos.sample(CHECKED), experiment.videos.root)
     except (UsageError, WorkflowError) as error:
-        # Raised from here, in an input function, an exception would come with a traceback.
+        # An exception raised here, in an input function, would be shown with a traceback.
         logger.error(str(error))
         raise SystemExit(1)
     say(found.status)
     if granularity() == "video" and found.videos > MANY_VIDEOS:
         hours = hours_of_starts(experiment, found.videos, workflow.cores)
         logger.info(
-            f"m3flow: a job for each of {found.videos:,} videos; granularity=shard would save about {hours:.1f} "
-            "hours of starting them"
+            f"m3flow: one job for each of {found.videos:,} videos; granularity=shard would save about {hours:.1f} "
+            "hours of startup time"
         )
     return found
 
@@ -125,10 +125,10 @@ def say(status):
 
 
 def targets(wildcards):
-    """The outcomes of the jobs that are due; the list itself where none are."""
+    """The outcomes of the jobs that are due; the list itself if there are none."""
     suffix = "_shard" if granularity() == "shard" else ""
     units = due().units
-    # Those of flow that trajectories wait for are in the graph by that.
+    # The flow jobs on which trajectories depend are in the graph through them.
     waited_for = set(units.get("trajectories", ()))
     wanted = [
         outcome(kind + suffix, unit)
@@ -140,7 +140,7 @@ def targets(wildcards):
 
 
 def end_of_run():
-    """What came of the run, from the records."""
+    """The outcome of the run, from the records."""
     from m3flow.experiment.status import status_of
 
     shutil.rmtree(run_folder, ignore_errors=True)
@@ -148,7 +148,7 @@ def end_of_run():
 
 
 def flow_before(rule, unit):
-    """The outcome of the flow job that trajectories wait for, if this run has one."""
+    """The outcome of the flow job on which trajectories depend, if this run has one."""
     return (
         outcome(rule, unit) if workflow.is_main_process and unit in flow_units() else []
     )
@@ -193,7 +193,7 @@ def run_minutes(kind):
 
 
 def report_so_far(wildcards):
-    """The report, where there is one and Snakemake is asked for its own: no run waits for it."""
+    """The report, if it exists and Snakemake's own report is requested; no run waits for it."""
     asked = any(
         argument == "--report" or argument.startswith("--report=")
         for argument in sys.argv

@@ -1,6 +1,6 @@
-# The page by which to judge a run: `snakemake report`, as often as wanted. `snakemake --report FILE report` puts it
-# and the table of counts into Snakemake's own report. Its inputs are the records of all jobs so far, whether or not
-# these went well; no job of the list has to be done for it.
+# The report on a run: `snakemake report`, at any time. `snakemake --report FILE report` embeds it and the table of
+# counts in Snakemake's own report. Its inputs are the records of all jobs so far, successful or not; it does not
+# depend on any job of the list.
 
 
 rule report:

@@ -1,10 +1,10 @@
-# A job for each shard of the list, for a cluster.
+# One job per shard of the list, for a cluster.
 import signal
 
 from m3flow.system import available_cores
 
-# A job is asked to stop by SIGTERM or SIGUSR1, which Slurm sends to all of its processes. Snakemake and the
-# shell between Slurm and our process must outlive them, so that it can end well.
+# Slurm sends SIGTERM or SIGUSR1 to all processes of a job to stop it. Snakemake and the shell between Slurm
+# and our process must survive them, so that our process can shut down cleanly.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 shell.prefix("trap : TERM; ")
 
@@ -16,7 +16,7 @@ rule flow_shard:
         shard_log("flow"),
     conda:
         "../envs/m3flow.yaml"
-    # On one machine a job takes all cores; on a cluster the profile's `cpus_per_task` says how many it gets.
+    # On one machine a job uses all cores; on a cluster the profile's `cpus_per_task` sets their number.
     threads: available_cores()
     resources:
         runtime=run_minutes("flow"),
@@ -44,7 +44,7 @@ rule trajectories_shard:
         "../scripts/shard.py"
 
 
-# Both in one pass: the flow is never read back, and stored only where it is kept.
+# Both in one pass: the flow is never read back, and stored only if it is kept.
 rule motion_shard:
     output:
         outcome("motion_shard", "{shard}"),

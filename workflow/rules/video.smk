@@ -1,5 +1,5 @@
-# A job for each video, for one machine and some thousands of videos.
-# `conda` counts only for those who run with --software-deployment-method conda.
+# One job per video, for one machine and up to a few thousand videos.
+# `conda` takes effect only with --software-deployment-method conda.
 
 
 def source_of(wildcards):
@@ -44,7 +44,7 @@ rule trajectories:
         "../scripts/video.py"
 
 
-# Both in one pass: the flow is never read back, and stored only where it is kept.
+# Both in one pass: the flow is never read back, and stored only if it is kept.
 rule motion:
     output:
         outcome("motion", "{video}"),

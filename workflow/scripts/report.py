@@ -1,4 +1,4 @@
-"""The report on what was made so far."""
+"""The report on the results so far."""
 
 import sys
 from pathlib import Path

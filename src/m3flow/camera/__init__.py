@@ -1,4 +1,4 @@
-"""Camera motion: finding it, taking it out of the flow, putting it back."""
+"""Camera motion: estimation, removal from the flow, and restoration."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The flow back, from each pair's later frame to its earlier one, in the view that the flow forth was computed in."""
+"""Backward flow, from each pair's later frame to its earlier one, in the same view as the forward flow."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 SHORT_SIDE = 64
-"""Frames with a shorter side than this are not halved."""
+"""Frames with a shorter short side are not halved."""
 
 
 def backward_flow(estimator: Estimator, frames: Array, step: int, homographies: Array | None) -> Array:
     """The flow from frame t + step to frame t for all t: uint8 [F, H, W] -> float32 [F - step, 2, H, W].
 
-    It is computed at half the resolution, at a quarter of the cost: it is there to be compared with the flow forth, and
-    tells wrong from right as well (benchmarks/leaderboard.py).
+    It is computed at half the resolution, at a quarter of the cost: it is only compared with the forward flow, and
+    detects errors as well as at full resolution (benchmarks/leaderboard.py).
 
     Parameters
     ----------
-    homographies: float32 [F - step, 3, 3], the camera's motion that was taken out of the flow forth: the later
-        frame is then resampled into the earlier one's view, as it was for that. None: the frames as they are.
+    homographies: float32 [F - step, 3, 3], the camera motion removed from the forward flow: the later frame is
+        then resampled into the earlier one's view, as for the forward flow. None: the frames as they are.
     """
     previous, current = frames[:-step], frames[step:]
     if homographies is not None:
@@ -75,7 +75,7 @@ def _enlarged(flow: Array, height: int, width: int) -> Array:
 
 
 def _resampled(current: Array, homographies: Array, previous: Array) -> Array:
-    """The later frames of moving cameras in the earlier ones' view; the others as they are."""
+    """The later frames, resampled into the earlier ones' view if the camera moves."""
     if is_tensor(current):
         import torch
 

@@ -1,4 +1,4 @@
-"""Candidates for the camera's motion in each frame pair, and the evidence for each, on a coarse grid."""
+"""Candidates for the camera motion of each frame pair, with the evidence for each on a coarse grid."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from m3flow.camera.thresholds import HYPOTHESES
 ROWS, COLUMNS = 6, 8  # of the grid
 COUNT = 1 + HYPOTHESES  # candidates of a pair; the first is the identity
 SMALL = (60, 80)  # height and width of the frames whose grey levels are compared
-THUMBNAIL = (24, 32)  # height and width of the frames in which cuts are looked for
+THUMBNAIL = (24, 32)  # height and width of the frames used for cut detection
 PHOTOMETRIC_MARGIN = 1.0  # grey levels by which the best candidate must beat the second at a pixel
-LARGEST_DIFFERENCE = 30.0  # grey levels; larger ones count as this much
+LARGEST_DIFFERENCE = 30.0  # grey levels; larger ones are clipped
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The evidence about the camera in n frame pairs, independent of all other pairs.
+    """Evidence for the camera motion of n frame pairs, independent of all other pairs.
 
     Attributes
     ----------
     homographies: float64 [n, K, 3, 3], previous frame -> current frame in pixels; the first is the identity.
     valid: bool [n, K], whether the candidate exists.
     matches: float32 [n, R, C], matches that start in each grid cell.
-    support: float32 [n, K, R, C], matches in each cell that the candidate explains, each weighted by
+    support: float32 [n, K, R, C], matches in each cell explained by the candidate, each weighted by
         1 - (error / inlier distance)^2.
-    still: float32 [n, R, C], matches that stand still, weighted likewise.
+    still: float32 [n, R, C], static matches, weighted likewise.
     photometric: float32 [n, K, R, C], the share of a cell's pixels at which the candidate predicts the grey
         level clearly better than all others.
     bars: int32 [n, 4], uniform dark rows and columns of both frames at the top, bottom, left and right.
-    change: float32 [n], how much the picture changes, see `m3flow.camera.cuts`.
+    change: float32 [n], the change of the picture, see `m3flow.camera.cuts`.
     """
 
     homographies: np.ndarray
@@ -60,7 +60,7 @@ class Candidates:
 
     @staticmethod
     def empty(pairs: int) -> Candidates:
-        """No evidence at all: what a run without compensation looks at."""
+        """No evidence, for runs without compensation."""
         grid = (pairs, ROWS, COLUMNS)
         return Candidates(
             homographies=np.tile(np.eye(3), (pairs, COUNT, 1, 1)),

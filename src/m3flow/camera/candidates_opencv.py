@@ -1,10 +1,10 @@
-"""Candidates for the camera's motion between two frames with OpenCV: tracked corners and robust fits.
+"""Candidates for the camera motion between two frames with OpenCV: tracked corners and robust fits.
 
 Corners are the best pixel of each cell by the smaller eigenvalue of the structure tensor (Shi and Tomasi
 1994), spread over the frame, tracked by pyramidal Lucas-Kanade (Bouguet 2001) and kept if their
-forward-backward error is small. Homographies are fitted one after the other, each to the outliers of those
-before (locally optimised RANSAC, Chum, Matas and Kittler 2003), so that the background is among them even
-where something else fills most of the frame. `m3flow.camera.selection` chooses.
+forward-backward error is small. Homographies are fitted successively, each to the outliers of the previous
+ones (locally optimised RANSAC, Chum, Matas and Kittler 2003), so that the background is among them even
+if something else fills most of the frame. `m3flow.camera.selection` chooses.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ITERATIONS = (1000, 500, 500)  # of each fit
 def find_candidates(frames: np.ndarray, step: int, *, camera: bool = True) -> Candidates:
     """The candidates and their evidence for each pair of frames t, t + step: uint8 [F, H, W] -> F - step pairs.
 
-    camera: whether the camera is looked for; otherwise only cuts are.
+    camera: whether to search for the camera; otherwise only for cuts.
 
     A pair's candidates depend on its two frames alone: OpenCV's random generator starts from a fixed seed.
     """
@@ -60,7 +60,7 @@ def find_candidates(frames: np.ndarray, step: int, *, camera: bool = True) -> Ca
 
 @dataclass(frozen=True)
 class _View:
-    """A frame uint8 [H, W] with what is needed of it in two pairs.
+    """A frame uint8 [H, W] with the data shared by its two pairs.
 
     Attributes
     ----------
@@ -73,10 +73,10 @@ class _View:
     bars: np.ndarray
 
     def at_brightness_of(self, other: _View) -> _View | None:
-        """This frame with another one's brightness and contrast; None where they differ little.
+        """This frame with another one's brightness and contrast; None if they differ little.
 
-        Gain and offset come from a line through the quantiles of both frames' grey levels, which motion leaves
-        as they are. None also where a line does not explain the difference.
+        Gain and offset come from a line through the quantiles of both frames' grey levels, which motion does not
+        change. None also if a line does not explain the difference.
         """
         x, y = self.levels, other.levels
         before = np.abs(y - x).mean()
@@ -94,7 +94,7 @@ class _View:
 
 
 def _of_pair(previous: _View, current: _View) -> tuple[np.ndarray, ...]:
-    """The fields of one pair's `Candidates`, all but the last."""
+    """The fields of one pair's `Candidates` except the last."""
     shape, bars = previous.frame.shape, np.minimum(previous.bars, current.bars)
     start, end, current = _tracked(previous, current, corners(previous.frame, bars))
     homographies, valid = _fits(start, end, shape)
@@ -114,14 +114,14 @@ def _of_pair(previous: _View, current: _View) -> tuple[np.ndarray, ...]:
 
 
 def _tracked(previous: _View, current: _View, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, _View]:
-    """The matches from the points, and the current frame at the brightness at which they were tracked."""
+    """The matches of the points, and the current frame with the brightness used for tracking."""
     matched = current.at_brightness_of(previous)
     if matched is None:
         return *track(previous.frame, current.frame, points), current
     at_one_brightness = track(previous.frame, matched.frame, points)
     if len(at_one_brightness[0]) >= thresholds.MOST_TRACKED * len(points):
         return *at_one_brightness, matched
-    # New content may look like another exposure: the tracking decides.
+    # New content may look like a change of exposure: keep the version that tracks more corners.
     as_they_are = track(previous.frame, current.frame, points)
     if len(at_one_brightness[0]) > len(as_they_are[0]):
         return *at_one_brightness, matched
@@ -136,7 +136,7 @@ def _quantiles(frame: np.ndarray) -> np.ndarray:
 
 
 def _fits(start: np.ndarray, end: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The identity and up to `HYPOTHESES` homographies: float64 [K, 3, 3], and which of them are valid."""
+    """The identity and up to `HYPOTHESES` homographies: float64 [K, 3, 3], and their validity [K]."""
     homographies = np.tile(np.eye(3), (COUNT, 1, 1))
     valid = np.arange(COUNT) == 0
     left = np.ones(len(start), bool)
@@ -167,13 +167,13 @@ def _fit(start: np.ndarray, end: np.ndarray, iterations: int) -> np.ndarray | No
             maxIters=iterations,
             confidence=CONFIDENCE,
         )
-    except cv2.error:  # some degenerate sets of points
+    except cv2.error:  # for some degenerate point sets
         return None
     return found
 
 
 def _cells(points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The index of the grid cell that each point lies in: int64 [N]."""
+    """The index of each point's grid cell: int64 [N]."""
     column = (points[:, 0] * COLUMNS / shape[1]).astype(np.int64)
     row = (points[:, 1] * ROWS / shape[0]).astype(np.int64)
     return row * COLUMNS + column
@@ -220,7 +220,7 @@ def photometric_support(
 
 
 def scaling(down: float, across: float) -> np.ndarray:
-    """The matrix that takes pixels of a frame to those of the frame resized by these factors."""
+    """The matrix from pixels of a frame to those of the frame resized by these factors."""
     return np.array([[across, 0, across / 2 - 0.5], [0, down, down / 2 - 0.5], [0, 0, 1]])
 
 
@@ -229,10 +229,10 @@ def _shrunk(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def corners(frame: np.ndarray, bars: np.ndarray | None = None) -> np.ndarray:
-    """The frame's best corners, at most one a cell, spread over the grid: uint8 [H, W] -> float32 [N, 2] (x, y).
+    """The frame's best corners, at most one per cell, spread over the grid: uint8 [H, W] -> float32 [N, 2] (x, y).
 
     The best corner of every grid cell comes first, then every second best, and so on, so that a textured
-    object does not use up the number of corners that are tracked.
+    object does not use up the corner budget.
     """
     strength = cv2.cornerMinEigenVal(frame, blockSize=3)
     height, width = strength.shape
@@ -260,7 +260,7 @@ def corners(frame: np.ndarray, bars: np.ndarray | None = None) -> np.ndarray:
 
 
 def _rank_in_group(value: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """How many of the corners in the same grid cell are better: int64 [rows * columns]."""
+    """The number of better corners in the same grid cell: int64 [rows * columns]."""
     group = _groups(rows, columns)
     order = np.lexsort((-value, group))
     first = np.searchsorted(group[order], np.arange(ROWS * COLUMNS))
@@ -271,7 +271,7 @@ def _rank_in_group(value: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _groups(rows: int, columns: int) -> np.ndarray:
-    """The grid cell that each corner cell lies in: int64 [rows * columns]."""
+    """The grid cell of each corner cell: int64 [rows * columns]."""
     row, column = np.divmod(np.arange(rows * columns), columns)
     group = row * ROWS // rows * COLUMNS + column * COLUMNS // columns
     group.flags.writeable = False
@@ -279,7 +279,7 @@ def _groups(rows: int, columns: int) -> np.ndarray:
 
 
 def track(previous: np.ndarray, current: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The positions of points of the previous frame in the current one, those that can be trusted.
+    """Track points of the previous frame into the current one, and keep the reliable ones.
 
     float32 [N, 2] as (x, y) -> float32 [M, 2] in the previous and [M, 2] in the current frame, M <= N: the
     points with a forward-backward error below 0.5 px that moved 25 px at most.
@@ -295,7 +295,7 @@ def track(previous: np.ndarray, current: np.ndarray, points: np.ndarray) -> tupl
 
 
 def _follow(one: np.ndarray, two: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    start = np.empty_like(points)  # OpenCV's stubs want an array; it is only written to
+    start = np.empty_like(points)  # OpenCV's stubs require an array; it is only written to
     end, found, _ = cv2.calcOpticalFlowPyrLK(
         one, two, points, start, winSize=WINDOW, maxLevel=LEVELS, criteria=STOP
     )

@@ -1,7 +1,7 @@
-"""Candidates for the camera's motion of many frame pairs at once, in torch.
+"""Candidates for the camera motion of many frame pairs at once, in torch.
 
-The torch counterpart of `m3flow.camera.candidates_opencv`: the same corners, tracked both ways, the same
-successive fits and the same evidence. Nothing depends on the other pairs of a batch. The evidence stays on
+The torch counterpart of `m3flow.camera.candidates_opencv`: the same corners, tracked forward and backward, the
+same successive fits and the same evidence. Nothing depends on the other pairs of a batch. The evidence stays on
 the device until a single copy at the end.
 """
 
@@ -33,7 +33,7 @@ from m3flow.flow.image_ops import correlate, pixel_grid, resize, resize_area, sa
 def find_candidates(frames: Tensor, step: int, *, camera: bool = True, seed: int = 0) -> Candidates:
     """The candidates and their evidence for each pair of frames t, t + step: uint8 [F, H, W] -> F - step pairs.
 
-    camera: whether the camera is looked for; otherwise only cuts are.
+    camera: whether to search for the camera; otherwise only for cuts.
     seed: of the hypotheses; the same for every pair, so that a pair's candidates depend on its frames alone.
     """
     images = frames.float()
@@ -108,14 +108,14 @@ def _evidence(
 
 
 def _grid_cells(points: Tensor, height: int, width: int) -> Tensor:
-    """1 for the grid cell that each point lies in, else 0: float32 [B, N, R * C]."""
+    """1 for the grid cell of each point, else 0: float32 [B, N, R * C]."""
     column, row = (points[..., 0] * COLUMNS / width).long(), (points[..., 1] * ROWS / height).long()
     cells = torch.arange(ROWS * COLUMNS, device=points.device)
     return ((row * COLUMNS + column)[..., None] == cells).float()
 
 
 def _sums(weights: Tensor, on_grid: Tensor) -> Tensor:
-    """Sums of weights [B, K, N] over the points of each cell: float32 [B, K, R, C]; no matrix units."""
+    """Sums of weights [B, K, N] over the points of each cell: float32 [B, K, R, C]; without a matrix product."""
     sums = [(one[..., None] * on_grid).sum(1) for one in weights.unbind(1)]
     return torch.stack(sums, 1).view(*weights.shape[:2], ROWS, COLUMNS)
 
@@ -123,8 +123,8 @@ def _sums(weights: Tensor, on_grid: Tensor) -> Tensor:
 def _at_one_brightness(
     previous: Tensor, current: Tensor, points: Tensor, valid: Tensor, matches: Tensor, tracked: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The current frames, the matches and which are tracked: with matched brightness where that tracks most corners, or
-    more of them: new content may look like another exposure.
+    """The current frames, the matches and which are tracked, with matched brightness where that tracks most corners,
+    or more than without: new content may look like a change of exposure.
     """
     matched, differs = match_brightness(previous, current)
     pairs = differs.nonzero()[:, 0]
@@ -207,7 +207,7 @@ def _shrunk(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def corners(frames: Tensor, bars: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Each frame's best corners, at most one a cell, spread over the grid.
+    """Each frame's best corners, at most one per cell, spread over the grid.
 
     [B, H, W], bars [B, 4] -> (float32 [B, N, 2] as (x, y), bool [B, N] which of them are corners). As in
     `m3flow.camera.candidates_opencv`: the best of every grid cell first, then every second best, and so on.
@@ -242,7 +242,7 @@ def _picture(bars: Tensor, height: int, width: int) -> Tensor:
 
 
 def _spread_over_grid(value: Tensor, rows: int, columns: int) -> Tensor:
-    """Which corners are tracked: the index of up to `CORNERS` of [B, rows * columns], int64 [B, N]."""
+    """The corners to track: indices of up to `CORNERS` of [B, rows * columns], int64 [B, N]."""
     group, rank = _groups(rows, columns, value.device)
     by_value = value.sort(dim=1, descending=True, stable=True).indices
     in_group = group[by_value].sort(dim=1, stable=True).indices
@@ -254,7 +254,7 @@ def _spread_over_grid(value: Tensor, rows: int, columns: int) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _groups(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The grid cell that each corner cell lies in, and the rank in its group of each after sorting by group."""
+    """The grid cell of each corner cell, and the rank in its group of each after sorting by group."""
     row, column = np.divmod(np.arange(rows * columns), columns)
     group = row * ROWS // rows * COLUMNS + column * COLUMNS // columns
     ordered = np.sort(group)
@@ -275,7 +275,7 @@ def smaller_eigenvalue(frames: Tensor) -> Tensor:
 
 
 def track(previous: Tensor, current: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """The positions of points [B, N, 2] in the current frames, and which can be trusted: bool [B, N].
+    """The positions of points [B, N, 2] in the current frames, and which are reliable: bool [B, N].
 
     Those with a forward-backward error below 0.5 px that stay in the frame and moved 25 px at most.
     """

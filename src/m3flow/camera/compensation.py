@@ -1,4 +1,4 @@
-"""From frames to the motion that the camera does not explain."""
+"""Motion not explained by the camera, from frames."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Motion:
 
     Convention
     ----------
-    A homography maps a point (x, y, 1) of the previous frame, in pixels, x first, to where the camera alone
-    takes it in the current frame. With it the flow of the frames as they were filmed is
+    A homography maps a point (x, y, 1) of the previous frame, in pixels, x first, to its position in the
+    current frame under the camera motion alone. The flow of the original frames is
     `m3flow.camera.put_camera_back(flow, homographies)`.
 
     Attributes
@@ -41,8 +41,8 @@ class Motion:
     schemes: B names of what was done: a scheme ("one-pass", "two-pass"), "still" where the camera does not
         move, "cut" across a cut, "" where the homography was refused or none was wanted.
     confidence: float32 [B], the probability of the homography, 0 across a cut; None with camera "none".
-    cut: bool [B], whether the pair crosses a cut; None where cuts are not looked for.
-    bars: int32 [B, 4], rows and columns at the top, bottom, left and right that are no part of the picture.
+    cut: bool [B], whether the pair crosses a cut; None without cut detection.
+    bars: int32 [B, 4], rows and columns at the top, bottom, left and right that are not part of the picture.
     """
 
     flow: Array
@@ -81,8 +81,8 @@ class MotionEstimator:
         the current one resampled into its view. "two-pass" (Wang and Schmid 2013): it runs on the frames as
         they are first, and again on the resampled ones; the second flow is kept. Where the camera is found
         from tracked corners the result is that of one-pass, at twice the price.
-    cuts: whether cuts are looked for; no flow goes across one.
-    confidence: a homography less probable than this is refused.
+    cuts: whether to detect cuts; no flow crosses one.
+    confidence: a homography less probable than this is rejected.
     seed: of the random choices in the homography search on torch (OpenCV's seed is fixed).
 
     Raises
@@ -113,7 +113,7 @@ class MotionEstimator:
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether a pair's motion depends on the pairs around it."""
+        """Whether a pair's motion depends on its neighbouring pairs."""
         return self.camera != "none" or self.cuts
 
     def candidates(self, frames: Array, step: int = 1) -> Candidates:
@@ -168,7 +168,7 @@ class MotionEstimator:
         return self._motion(flow, selection, identical)
 
     def _whole(self, frames: Array, step: int, selection: Selection | None) -> Motion:
-        """The flow as the estimator has it, but exactly 0 between identical frames and across cuts."""
+        """The flow of the estimator, but exactly 0 between identical frames and across cuts."""
         flow = self.estimator.sequence(frames, step)
         same: Any = frames[:-step] == frames[step:]
         flow[same.reshape(len(flow), -1).all(1)] = 0
@@ -191,7 +191,7 @@ class MotionEstimator:
         return self._motion(np.stack(flow), selection, identical)
 
     def _motion(self, flow: Array, selection: Selection, identical: np.ndarray) -> Motion:
-        """The flow with what is known of its camera; identical frames have one that stands still."""
+        """The flow with its camera; identical frames have a static one."""
         bars = selection.bars
         for pair in np.flatnonzero(bars.any(axis=1)):
             top, bottom, left, right = bars[pair]

@@ -25,7 +25,7 @@ def compensated(
     The whole flow where the homography is the identity; 0 across a cut.
     """
     if cut or np.array_equal(previous, current):
-        # No motion, and exactly none: Farneback sees up to 0.8 px at the right and lower edge.
+        # Exactly zero motion: Farneback gives up to 0.8 px at the right and lower edge.
         return np.zeros((2, *previous.shape[:2]), np.float32)
     if (homography == np.eye(3)).all():
         return _flow(estimator, previous, current)
@@ -41,7 +41,7 @@ def resample(current: np.ndarray, homography: np.ndarray, previous: np.ndarray) 
     5 px: no motion is seen there.
     """
     height, width = previous.shape[:2]
-    inverse_map = cv2.WARP_INVERSE_MAP  # the homography says where to read
+    inverse_map = cv2.WARP_INVERSE_MAP  # the homography maps to the source
     resampled = cv2.warpPerspective(
         current,
         homography,
@@ -58,7 +58,7 @@ def resample(current: np.ndarray, homography: np.ndarray, previous: np.ndarray) 
 
 @lru_cache(maxsize=8)
 def _trusted(height: int, width: int) -> np.ndarray:
-    """1 inside the frame's margin, 0 on it: uint8 [H, W]."""
+    """1 inside, 0 within the frame's margin: uint8 [H, W]."""
     margin = round(thresholds.MARGIN)
     mask = np.zeros((height, width), np.uint8)
     mask[margin : height - margin, margin : width - margin] = 1

@@ -41,7 +41,7 @@ def compensated(
         result = _tensor(estimator(previous, chosen(moving, resampled, current)))
     else:
         result = _tensor(estimator.sequence(images, step))
-    # No motion, and exactly none: Farneback sees up to 0.8 px at the right and lower edge.
+    # Exactly zero motion: Farneback gives up to 0.8 px at the right and lower edge.
     none = identical | torch.from_numpy(selection.cut).to(images.device)
     result = torch.where(none[:, None, None, None], 0, result)
     return estimator.give_back(result, like=frames), identical.cpu().numpy()
@@ -53,7 +53,7 @@ def _tensor(flow: Array) -> Tensor:
 
 
 def camera_flow(homographies: Tensor, height: int, width: int) -> Tensor:
-    """The flow that the camera alone makes: [B, 3, 3] -> float32 [B, 2, H, W]."""
+    """The flow of the camera motion alone: [B, 3, 3] -> float32 [B, 2, H, W]."""
     return displace(homographies.new_zeros(len(homographies), 2, height, width), homographies)
 
 
@@ -63,7 +63,7 @@ def displace(flow: Tensor, matrices: Tensor) -> Tensor:
     dx, dy = flow.unbind(1)
     to_x, to_y = x + dx, y + dy
     m = matrices[:, :, :, None, None]
-    # The motion M q - q of the point q, differences before products: M q and q are large and nearly equal.
+    # The motion M q - q of the point q, with differences before products: M q and q are large and nearly equal.
     bend = m[:, 2, 0] * to_x + m[:, 2, 1] * to_y
     across = (m[:, 0, 0] - m[:, 2, 2]) * to_x + m[:, 0, 1] * to_y + m[:, 0, 2] - bend * to_x
     down = m[:, 1, 0] * to_x + (m[:, 1, 1] - m[:, 2, 2]) * to_y + m[:, 1, 2] - bend * to_y

@@ -1,8 +1,8 @@
 """Hard cuts: pairs of frames that show different shots.
 
 The change of a pair is 1 minus the correlation of its two thumbnails, so that brightness and contrast do not
-matter. A cut is a change that is large, and large against the pairs before and after it: a fast pan or a
-flash changes several pairs in a row.
+matter. A cut is a change that is large, also relative to the pairs before and after it: a fast pan or a
+flash changes several consecutive pairs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def change(thumbnails: np.ndarray, step: int) -> np.ndarray:
 def is_cut(changes: Sequence[float], pair: int, step: int) -> bool:
     """Whether a pair crosses a cut, from the changes of the pairs around it.
 
-    The neighbours are `step` pairs away: a cut lies in `step` pairs in a row. A pair without neighbours crosses none.
+    The neighbours are `step` pairs away: a cut affects `step` consecutive pairs. Pairs without neighbours cross none.
     """
     around = [changes[t] for t in (pair - step, pair + step) if 0 <= t < len(changes)]
     return bool(around) and changes[pair] > max(SMALLEST_CHANGE, RATIO * max(around))

@@ -1,14 +1,14 @@
-"""Flow and the camera's homography: taking one out of the other and putting it back.
+"""Flow and the camera homography: removing the camera motion from the flow and restoring it.
 
 Convention
 ----------
 A homography H acts on column vectors (x, y, 1) in pixels, x to the right, y down, the centre of the first
-pixel at (0, 0). It maps a point of the *previous* frame to where the camera's motion alone takes it in the
-*current* frame. Flows are [..., 2, H, W], channel 0 is x; they belong to the pixels of the previous frame.
+pixel at (0, 0). It maps a point of the *previous* frame to its position in the *current* frame under the
+camera motion alone. Flows are [..., 2, H, W], channel 0 is x; they belong to the pixels of the previous frame.
 
 - flow f: the point p of the previous frame is at p + f(p) in the current frame.
-- residual r: what the camera does not explain, r(p) = H^-1 (p + f(p)) - p. It is the flow from the previous
-  frame to the current frame *resampled into the previous frame's view*; 0 wherever only the camera moved.
+- residual r: the motion not explained by the camera, r(p) = H^-1 (p + f(p)) - p. It is the flow from the
+  previous frame to the current frame *resampled into the previous frame's view*; 0 where only the camera moved.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 
 def transform(matrices: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points [..., N, 2] as (x, y) through matrices [..., 3, 3]: float64 [..., N, 2]."""
+    """Points [..., N, 2] as (x, y) mapped by matrices [..., 3, 3]: float64 [..., N, 2]."""
     matrices = np.asarray(matrices, np.float64)
     moved = points @ matrices[..., :2].swapaxes(-1, -2) + matrices[..., None, :, 2]
     return moved[..., :2] / moved[..., 2:]
@@ -30,9 +30,9 @@ def frame_corners(height: int, width: int) -> np.ndarray:
 
 
 def camera_motion(homographies: np.ndarray, height: int, width: int) -> np.ndarray:
-    """How far the camera moves the frame's corners at most: [..., 3, 3] -> float64 [...] in pixels.
+    """The largest motion of the frame's corners by the camera: [..., 3, 3] -> float64 [...] in pixels.
 
-    Nothing inside the frame moves further, as long as the homography does not turn the frame inside out.
+    No point inside the frame moves further, unless the homography turns the frame inside out.
     """
     corners = frame_corners(height, width)
     distance = np.linalg.norm(transform(homographies, corners) - corners, axis=-1)
@@ -40,7 +40,7 @@ def camera_motion(homographies: np.ndarray, height: int, width: int) -> np.ndarr
 
 
 def is_plausible(homography: np.ndarray, height: int, width: int) -> bool:
-    """Whether the frame stays in front of the camera and is not mirrored: no camera motion does that."""
+    """Whether the frame stays in front of the camera and is not mirrored, as for every real camera motion."""
     if not np.isfinite(homography).all() or abs(np.linalg.det(homography)) < 1e-6:
         return False
     corners = frame_corners(height, width)
@@ -52,7 +52,7 @@ def is_plausible(homography: np.ndarray, height: int, width: int) -> bool:
 
 
 def camera_flow(homographies: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The flow that the camera alone makes: [..., 3, 3] -> float32 [..., 2, H, W]."""
+    """The flow of the camera motion alone: [..., 3, 3] -> float32 [..., 2, H, W]."""
     return put_camera_back(
         np.zeros((*np.shape(homographies)[:-2], 2, height, width), np.float32), homographies
     )
@@ -64,16 +64,16 @@ def remove_camera(flow: np.ndarray, homographies: np.ndarray) -> np.ndarray:
 
 
 def put_camera_back(residual: np.ndarray, homographies: np.ndarray) -> np.ndarray:
-    """The whole flow H (p + residual) - p, which `remove_camera` undoes.
+    """The total flow H (p + residual) - p, the inverse of `remove_camera`.
 
     Parameters
     ----------
-    residual: float32 [..., 2, H, W] in pixels, the motion without the camera's, as the flow files hold it.
-    homographies: [..., 3, 3], previous frame -> current frame, as kept with the flow files.
+    residual: float32 [..., 2, H, W] in pixels, the motion without the camera's, as in the flow files.
+    homographies: [..., 3, 3], previous frame -> current frame, as in the flow files.
 
     Returns
     -------
-    float32 [..., 2, H, W] in pixels: from the previous frame to the current frame as it was filmed.
+    float32 [..., 2, H, W] in pixels: from the previous frame to the original current frame.
     """
     return _displace(residual, np.asarray(homographies, np.float64))
 
@@ -110,5 +110,5 @@ def dark_bars(frame: np.ndarray) -> np.ndarray:
 
 
 def _leading(flags: np.ndarray) -> int:
-    """How many flags at the start are set."""
+    """The number of leading flags that are set."""
     return len(flags) if flags.all() else int(flags.argmin())

@@ -26,12 +26,12 @@ REFINEMENTS = 4  # of all homographies together
 def fit_successively(
     start: Tensor, end: Tensor, valid: Tensor, *, count: int, inlier: float, outlier: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Robust homographies for each pair, each to the matches that those before leave unexplained.
+    """Robust homographies for each pair, each fitted to the matches not explained by the previous ones.
 
     start, end: float32 [B, N, 2] in centred coordinates; valid: bool [B, N].
     inlier, outlier: the distance up to which a match is explained, and from which it is left to the next fit.
 
-    Returns (float32 [B, count, 3, 3], the number of inliers of each that were left to it [B, count]).
+    Returns (float32 [B, count, 3, 3], the number of inliers of each among its matches [B, count]).
     """
     found, matches, left = [], [], valid
     for _ in range(count):
@@ -77,7 +77,7 @@ def truncated_sum(squared_errors: Tensor, valid: Tensor, limit: float) -> Tensor
 def sample_positions(seed: int) -> Tensor:
     """Relative positions of four matches for each hypothesis, in [0, 1): float32 [HYPOTHESES, 4].
 
-    Drawn on the CPU: a GPU's generator gives other numbers.
+    Drawn on the CPU: a GPU's generator gives different numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(HYPOTHESES, 4, generator=generator, dtype=torch.float64).to(torch.float32)
@@ -119,7 +119,7 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
 
 
 def transform(homographies: Tensor, points: Tensor) -> Tensor:
-    """Points [..., N, 2] through homographies [..., 3, 3]; far away where they are behind the camera."""
+    """Points [..., N, 2] mapped by homographies [..., 3, 3]; far away if behind the camera."""
     x, y = points.unbind(-1)
     h = homographies[..., None]
     scale = h[..., 2, 0, :] * x + h[..., 2, 1, :] * y + h[..., 2, 2, :]
@@ -137,7 +137,7 @@ def squared_transfer_error(homographies: Tensor, start: Tensor, end: Tensor) -> 
 def _refine(homography: Tensor, start: Tensor, end: Tensor, valid: Tensor, limit: float) -> Tensor:
     """One Gauss-Newton step on the error of the matches, weighted by Tukey's biweight.
 
-    A match counts nothing beyond twice the inliers' distance.
+    Matches beyond twice the inlier distance have zero weight.
     """
     homography = homography / _not_zero(homography[:, 2:, 2:])
     x, y = start.unbind(-1)
@@ -160,7 +160,7 @@ def _refine(homography: Tensor, start: Tensor, end: Tensor, valid: Tensor, limit
     weighted = jacobian * weight[..., None, None]
     normal = (weighted[..., :, None] * jacobian[..., None, :]).sum((1, 2))
     right = (weighted * error[..., None]).sum((1, 2))
-    # Keeps pairs without enough matches solvable; far below what any real match weighs.
+    # Keeps pairs without enough matches solvable; far below the weight of any real match.
     normal = normal + 1e-6 * torch.eye(8, device=normal.device)
     change = torch.linalg.solve_ex(normal, right).result
     return homography + functional.pad(change, (0, 1)).view(-1, 3, 3)
@@ -171,7 +171,7 @@ def _not_zero(values: Tensor) -> Tensor:
 
 
 def in_pixels(fitted: Tensor, centre: tuple[float, float], scale: float) -> Tensor:
-    """Homographies of centred coordinates as homographies of pixels, the last element 1."""
+    """Homographies in centred coordinates converted to pixels, with last element 1."""
     x, y = centre
     to_centred = fitted.new_tensor([[1 / scale, 0, -x / scale], [0, 1 / scale, -y / scale], [0, 0, 1]])
     to_pixels = fitted.new_tensor([[scale, 0, x], [0, scale, y], [0, 0, 1]])

@@ -1,7 +1,7 @@
-"""Points followed from frame to frame in torch: pyramidal Lucas-Kanade, all points of all pairs at once.
+"""Pyramidal Lucas-Kanade point tracking in torch, all points of all pairs at once.
 
 J.-Y. Bouguet, Pyramidal implementation of the Lucas Kanade feature tracker, Intel 2001. As in
-`cv2.calcOpticalFlowPyrLK`, but for a fixed number of iterations, so that no point waits for another.
+`cv2.calcOpticalFlowPyrLK`, but with a fixed number of iterations, so that no point waits for another.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from torch import Tensor
 from m3flow.flow.image_ops import correlate
 
 RADIUS = 4  # of the square window around a point
-LEVELS = 4  # halvings and the frame itself: reaches motion of about 30 px
+LEVELS = 4  # including the full size: covers motion of about 30 px
 SMALLEST_SIDE = 16  # no level is smaller
-ITERATIONS = 5  # a level
+ITERATIONS = 5  # per level
 WEAKEST = 1e-4  # of a window's smaller eigenvalue, per pixel and squared grey level: below, the point stays
 
 
 def follow(previous: list[Tensor], current: list[Tensor], points: Tensor) -> Tensor:
-    """Where points of the previous frames are in the current ones.
+    """The positions in the current frames of points of the previous ones.
 
     Parameters
     ----------
-    previous, current: what `pyramid` gives for float32 [B, H, W].
+    previous, current: pyramids from `pyramid`.
     points: float32 [B, N, 2] as (x, y) in pixels.
 
     Returns
     -------
-    float32 [B, N, 2]: a guess for every point; whether it can be trusted is told by following it back.
+    float32 [B, N, 2]: an estimate for every point; track it back to check its reliability.
     """
     motion = torch.zeros_like(points)
     for level in reversed(range(len(previous))):
@@ -50,7 +50,7 @@ def follow(previous: list[Tensor], current: list[Tensor], points: Tensor) -> Ten
 
 
 def pyramid(frames: Tensor) -> list[Tensor]:
-    """Float32 [B, H, W] and its halvings, the full size first, as `cv2.pyrDown` makes them."""
+    """The pyramid of float32 [B, H, W], full size first, with the filter of `cv2.pyrDown`."""
     levels = [frames]
     taps = [1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16]
     while len(levels) < LEVELS and min(levels[-1].shape[1:]) >= 2 * SMALLEST_SIDE:
@@ -70,7 +70,7 @@ def _with_slopes(frames: Tensor) -> Tensor:
 def _read(images: Tensor, points: Tensor) -> Tensor:
     """The windows around points [B, N, 2] of images [B, C, H, W]: [B, C, N, 81], borders replicated.
 
-    The pixels of a window all lie equally far between four neighbours, so that each is read once.
+    All pixels of a window have the same fractional offset, so that each neighbour is read once.
     """
     batch, channels, height, width = images.shape
     offsets = torch.arange(-RADIUS, RADIUS + 2, device=points.device)

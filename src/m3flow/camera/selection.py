@@ -1,11 +1,11 @@
 """The background's motion among the candidates of each pair, decided over a window of the shot.
 
-Each candidate of a pair gets a probability from where its evidence lies: the background reaches the frame's
-rim, explains the picture without texture too, and stands still where a still camera explains it. The weights
+Each candidate of a pair gets a probability from the location of its evidence: the background reaches the frame's
+rim, also explains untextured regions, and is static if a static camera explains it. The weights
 are those of a conditional logit fitted to synthetic shots of the kinds in benchmarks/camera_kinds.py. Over
 time the candidates form a hidden Markov model: the background of one pair is most likely the candidate of the
-next that is supported by the same places. The forward pass runs from the start of the shot, the backward pass
-over a bounded number of following pairs, so that memory and latency are bounded and batches do not matter.
+next that is supported at the same places. The forward pass runs from the start of the shot, the backward pass
+over a bounded number of following pairs, so that memory and latency are bounded and batches have no influence.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from m3flow.camera.geometry import camera_motion
 from m3flow.camera.thresholds import CONFIDENCE, MATCHES_NEEDED, SLOW, STILL, STILL_COST, STILL_SUPPORT
 
 LOOKAHEAD = 15  # pairs
-SWITCHING = 2.0  # log-probability lost by going on with a candidate that shares no place with the last
-STANDING = 1.0  # log-probability gained where the same places go on standing still: no motion is that even
-VANISHING = 3.0  # log-probability lost by going over to "none of them", or back
-FEW = 2.0  # matches: cells with fewer say little
+SWITCHING = 2.0  # log-probability lost by a transition to a candidate that shares no place with the last
+STANDING = 1.0  # log-probability gained if the same places remain static: no motion is that even
+VANISHING = 3.0  # log-probability lost by a transition to "none of them", or back
+FEW = 2.0  # matches: cells with fewer are weak evidence
 
-# The zones of the grid, and what the evidence in each is worth.
+# The zones of the grid, and the weight of the evidence in each.
 UPPER_RIM, LOWER_SIDES, BOTTOM, RING, CENTRE = range(5)
 SUPPORT = np.array([1.41, 2.27, 0.32, 2.35, 1.63])
 PHOTOMETRIC = np.array([4.6, 2.26, 0.0, -4.17, -3.21])
@@ -45,7 +45,7 @@ def _zones() -> np.ndarray:
     zone[1 : ROWS // 2, [0, -1]] = UPPER_RIM
     zone[ROWS // 2 : -1, [0, -1]] = LOWER_SIDES
     zone[-1] = BOTTOM
-    return np.stack([(zone == which) / (zone == which).sum() for which in range(5)])
+    return np.stack([(zone == number) / (zone == number).sum() for number in range(5)])
 
 
 ZONES = _zones()
@@ -54,7 +54,7 @@ ZONES = _zones()
 def log_probabilities(candidates: Candidates) -> np.ndarray:
     """The log-probability that each candidate is the background's motion: float64 [n, K + 1].
 
-    The last is that none of them is.
+    The last one is that of none of them.
     """
     share = candidates.matches + FEW
     support = np.einsum("zrc,nkrc->nkz", ZONES, candidates.support / share[:, None])
@@ -89,7 +89,7 @@ def transitions(candidates: Candidates) -> np.ndarray:
 
 
 def _overlap(places: np.ndarray) -> np.ndarray:
-    """How much of each pair's places [n, K, R, C] the next pair has too: float [n - 1, K, K], 0 to 1."""
+    """The overlap of each pair's places [n, K, R, C] with the next pair's: float [n - 1, K, K], 0 to 1."""
     size = places.sum(axis=(2, 3))
     shared = np.minimum(places[:-1, :, None], places[1:, None]).sum(axis=(3, 4))
     return shared / np.maximum(np.sqrt(size[:-1, :, None] * size[1:, None]), 0.5)
@@ -115,7 +115,7 @@ class Selection:
 
     Attributes
     ----------
-    homographies: float64 [n, 3, 3], the identity where refused, across a cut, or where the camera stands still.
+    homographies: float64 [n, 3, 3], the identity if rejected, across a cut, or for a static camera.
     accepted: bool [n], whether the camera is known.
     confidence: float32 [n], the probability of the most probable candidate; 0 across a cut.
     cut: bool [n], whether the pair crosses a cut.
@@ -169,13 +169,13 @@ class Selector:
         self._bars: np.ndarray | None = None
 
     def push(self, candidates: Candidates) -> list[Decision]:
-        """The decisions that the next pairs make possible."""
+        """Add the next pairs; returns the decisions made possible by them."""
         self._pairs.extend(_pairs(candidates, self._last, self._size))
         self._last = candidates[len(candidates) - 1 :] if len(candidates) else self._last
         return self._decide(len(self._pairs) - LOOKAHEAD - self._step)
 
     def finish(self) -> list[Decision]:
-        """The decisions about all pairs that are left."""
+        """The decisions about all remaining pairs."""
         return self._decide(len(self._pairs))
 
     def _decide(self, end: int) -> list[Decision]:
@@ -199,7 +199,7 @@ class Selector:
         return decisions
 
     def _backward(self, start: int, ends: list[int]) -> np.ndarray:
-        """What the pairs of each window say of its first pair: log-likelihoods float64 [n, K + 1]."""
+        """The evidence of each window's pairs for its first pair: log-likelihoods float64 [n, K + 1]."""
         evidence = np.stack([pair.log_probabilities for pair in self._pairs])
         transition = np.stack([pair.transition for pair in self._pairs])
         first = np.arange(start, start + len(ends))
@@ -255,7 +255,7 @@ class _Pair:
     transition: np.ndarray
     matches: float
     support: np.ndarray
-    motion: np.ndarray  # of the frame's corners by each candidate, in px; infinite where there is none
+    motion: np.ndarray  # of the frame's corners by each candidate, in px; infinite if it is invalid
     bars: np.ndarray
     change: float
 

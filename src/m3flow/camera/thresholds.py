@@ -1,4 +1,4 @@
-"""The constants that decide about the camera, the same on every backend."""
+"""The constants of the camera search, the same for every backend."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ RETURN_DISTANCE = 0.5  # px: largest forward-backward error of a match
 MATCH_RADIUS = 25.0  # px: longest displacement of a match
 INLIER_DISTANCE = 1.0  # px
 OUTLIER_DISTANCE = 1.5  # px: matches further from one hypothesis are left to the next
-STILL_DISTANCE = 0.4  # px: a match that moves less speaks for a camera that stands still
+STILL_DISTANCE = 0.4  # px: a match that moves less is evidence for a static camera
 MATCHES_NEEDED = 50  # a pair with no more matches has no camera
 INLIERS_NEEDED = 10  # a hypothesis with no more inliers is dropped
-HYPOTHESES = 3  # homographies fitted one after the other, each to the outliers of those before
+HYPOTHESES = 3  # homographies fitted successively, each to the outliers of the previous ones
 
 # Gain and offset are matched where the quantiles of the frames' grey levels differ by this much on average, and
 # a line explains most of the difference: new content does not lie on one.
@@ -29,8 +29,8 @@ MOST_TRACKED = 0.6  # of the corners: brightness that matches tracks as many
 # level of the stored flow is 0.157 px, so a smaller motion is below the homography's noise.
 STILL = 0.05  # px
 
-# Homographies that move no pixel further than this are taken for one motion with the identity, and the better
-# one of them is kept: the evidence hardly tells them apart.
+# Homographies that move no pixel further than this are treated as the same motion as the identity, and the better
+# one of them is kept: the evidence hardly distinguishes them.
 SLOW = 0.5  # px
 
 # The camera also stands still if the identity explains the matches nearly as well as the homography does:
@@ -39,11 +39,11 @@ STILL_SUPPORT = (
 )
 STILL_COST = 1.1  # and the ratio of what the two leave unexplained of all matches
 
-MARGIN = 5.0  # px: a resampled frame is trusted where it comes from this far inside the current frame
+MARGIN = 5.0  # px: a resampled frame is valid where its source is this far inside the current frame
 
 CONFIDENCE = 0.4  # default: a camera less probable than this is not taken out
 
 
 def cell_size(height: int, width: int) -> int:
-    """The side of the square cells that the corners are chosen from, in pixels."""
+    """The side of the square cells with one corner each, in pixels."""
     return max(8, round((height * width / CELLS) ** 0.5))

@@ -25,13 +25,13 @@ from m3flow.cli import (
 from m3flow.errors import BadInput, Interrupted, UsageError
 from m3flow.version import __version__
 
-HELP = """Turn videos into motion data for training: dense optical flow with the camera's own motion removed,
-stored as video, then dense motion trajectories, stored as compressed pickles.
+HELP = """Turn videos into motion data for training: dense optical flow with camera motion removed, stored as
+video, then dense motion trajectories, stored as compressed pickles.
 
-Exit status: 0 every video has its output; 3 all done, but some videos were rejected (bad input, named with
-the reason); 2 wrong usage or a bad list, nothing was started; 1 a failure of ours, or stopped: run again."""
+Exit status: 0 every video has its outputs; 3 done, but some videos were rejected (bad input, listed with the
+reason); 2 wrong usage or a bad list, nothing was started; 1 failed or stopped: run again."""
 
-# The parser's errors about options and arguments; typer itself names only this kind of them.
+# The parser's errors about options and arguments; typer exports only a subclass.
 WRONG_CALL: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
@@ -56,8 +56,8 @@ score.register(app)
 select.register(app)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"m3flow {__version__}")
         raise typer.Exit
 
@@ -65,30 +65,30 @@ def _version(wanted: bool) -> None:
 @app.callback(help=HELP)
 def _options(
     version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Show the version and end."
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
     ),
 ) -> None:
     del version
 
 
 def main() -> None:
-    """The console script: runs a command and turns our errors into one line and the exit status."""
+    """The console script: runs a command and reports errors as one line each and the exit status."""
     try:
         sys.exit(app(standalone_mode=False, prog_name="m3flow"))
     except WRONG_CALL as error:
-        _complain(_wrong_call(error))
+        _print_error(_wrong_call(error))
         sys.exit(2)
     except UsageError as error:
-        _complain(str(error))
+        _print_error(str(error))
         sys.exit(2)
     except BadInput as error:
-        _complain(str(error))
+        _print_error(str(error))
         sys.exit(3)
     except Interrupted as error:
-        _complain(str(error))
+        _print_error(str(error))
         sys.exit(1)
     except OSError as error:
-        _complain(f"{error.filename or 'the system'}: {error.strerror or error}")
+        _print_error(f"{error.filename or 'the system'}: {error.strerror or error}")
         sys.exit(1)
 
 
@@ -98,7 +98,7 @@ def _wrong_call(error: Any) -> str:
     return f"{' '.join(error.format_message().split()).rstrip('.')} (see {command} --help)"
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     console = Console(stderr=True)
     for line in text.splitlines():
         console.print(f"m3flow: {line}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -30,12 +30,12 @@ EXAMPLES = """**Examples**
 
 `m3flow calibrate` — on this machine, with the settings of `config.yaml`
 
-`m3flow calibrate --cluster slurm --partition gpu --gpus 1 --cpus 8` — one short job where the work will run
+`m3flow calibrate --cluster slurm --partition gpu --gpus 1 --cpus 8` — one short job on the target nodes
 
 `m3flow calibrate train.csv --root /data/k400 --set flow.estimator=tvl1`
 """
 POLL_SECONDS = 1.0
-# States of a job, as squeue names them, after which no result comes any more.
+# Final states of a job in squeue.
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 
 
@@ -54,18 +54,18 @@ def calibrate(
         str, typer.Option(help="local: on this machine, now. slurm: in one job of a cluster.")
     ] = "local",
     partition: Annotated[str, typer.Option(help="Slurm's partition; its default one if not given.")] = "",
-    account: Annotated[str, typer.Option(help="Slurm's account, where one is needed.")] = "",
+    account: Annotated[str, typer.Option(help="Slurm's account, if one is needed.")] = "",
     constraint: Annotated[str, typer.Option(help="Node features, such as a GPU model.")] = "",
     gpus: Annotated[int, typer.Option(min=0, help="GPUs of the job, as in the profile.")] = 0,
-    gres: Annotated[str, typer.Option(help="In place of --gpus where a site wants it: gpu:1.")] = "",
+    gres: Annotated[str, typer.Option(help="In place of --gpus at sites that require it: gpu:1.")] = "",
     cpus: Annotated[int, typer.Option(min=1, help="CPU cores of the job, as in the profile.")] = 8,
     memory_gb: Annotated[float, typer.Option(help="Memory of the job, in GB.")] = 24,
     minutes: Annotated[int, typer.Option(min=1, help="Time limit of the job.")] = 30,
 ) -> None:
-    """Measure how fast these settings are where the work will run, and write it to `shard.calibration`.
+    """Measure the throughput of these settings on the target machine, and write it to `shard.calibration`.
 
-    A few videos of the list are worked on, in a temporary folder, with several numbers of workers and frame
-    sizes. `m3flow plan`, `shard.videos: auto` and the jobs' time limits use what was measured.
+    A few videos of the list are processed in a temporary folder, with several numbers of workers and frame
+    sizes. `m3flow plan`, `shard.videos: auto` and the jobs' time limits use the result.
     """
     from rich.console import Console
 
@@ -79,7 +79,7 @@ def calibrate(
         with StepDisplay("calibrate", Console(stderr=True)) as steps:
             found = measure(experiment, on_step=steps)
     elif cluster == "slurm":
-        asked = {
+        request = {
             "timeout_min": minutes,
             "cpus_per_task": cpus,
             "mem_gb": memory_gb,
@@ -89,7 +89,7 @@ def calibrate(
             "slurm_gpus_per_node": gpus if not gres else 0,
             "slurm_gres": gres,
         }
-        found = _on_slurm(experiment, {key: value for key, value in asked.items() if value})
+        found = _on_slurm(experiment, {key: value for key, value in request.items() if value})
     else:
         raise UsageError(f"--cluster is {cluster!r}; choose from local, slurm")
     path = Path(experiment.shard.calibration)
@@ -99,8 +99,8 @@ def calibrate(
     console.print(f"written to {path}", markup=False, soft_wrap=True)
 
 
-def _on_slurm(experiment: Experiment, asked: dict[str, Any]) -> Calibration:
-    """Measure in one job of its own; the paths of the experiment must mean the same on its node."""
+def _on_slurm(experiment: Experiment, request: dict[str, Any]) -> Calibration:
+    """Measure in one Slurm job; the paths of the experiment must be valid on its node."""
     import submitit
 
     from m3flow.experiment.calibrate import calibrate as measure
@@ -108,19 +108,19 @@ def _on_slurm(experiment: Experiment, asked: dict[str, Any]) -> Calibration:
     folder = experiment.outputs.logs / "calibrate"
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
-        executor.update_parameters(name="m3flow-calibrate", **asked)
+        executor.update_parameters(name="m3flow-calibrate", **request)
         job = executor.submit(measure, experiment, "slurm")
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
-        raise UsageError(f"Slurm does not take the job: {' '.join(str(error).split())[-500:]}") from error
-    said = ""
+        raise UsageError(f"Slurm rejected the job: {' '.join(str(error).split())[-500:]}") from error
+    shown = ""
     while not job.paths.result_pickle.exists():
         time.sleep(POLL_SECONDS)
         state = _state(job.job_id)
-        if state != said:
+        if state != shown:
             typer.echo(f"job {job.job_id}: {state}", err=True)
-            said = state
+            shown = state
         if state in ENDED and not job.paths.result_pickle.exists():
-            # The file may be on its way over a network file system.
+            # On a network file system the file may appear late.
             time.sleep(5 * POLL_SECONDS)
             if not job.paths.result_pickle.exists():
                 raise RuntimeError(f"the job {job.job_id} ended as {state}; its log is {job.paths.stderr}")
@@ -128,7 +128,7 @@ def _on_slurm(experiment: Experiment, asked: dict[str, Any]) -> Calibration:
 
 
 def _state(job: str) -> str:
-    """What Slurm says of a job; "UNKNOWN" once it has forgotten it."""
+    """The state of a job in Slurm; "UNKNOWN" if Slurm no longer knows it."""
     done = subprocess.run(
         ["squeue", "-h", "-t", "all", "-j", job, "-o", "%T"], capture_output=True, text=True, check=False
     )

@@ -12,12 +12,12 @@ from m3flow.flow.parameters import Parameters
 
 LIST_EXAMPLES = """Examples:
 
-`m3flow estimators` — every estimator that is installed, with its parameters
+`m3flow estimators` — all installed estimators, with their parameters
 
 `m3flow estimators raft_large` — one of them"""
 WEIGHTS_EXAMPLES = """Examples:
 
-`m3flow weights raft_large` — on a machine with a network, before jobs that have none"""
+`m3flow weights raft_large` — on a machine with a network, before jobs on machines without"""
 
 
 def register(app: typer.Typer) -> None:
@@ -26,9 +26,11 @@ def register(app: typer.Typer) -> None:
 
 
 def estimators(
-    names: Annotated[list[str] | None, typer.Argument(help="Some of them; all where none is named.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of estimators; all if none is given.")
+    ] = None,
 ) -> None:
-    """List the estimators that are installed, our own and those of plug-ins, with their parameters."""
+    """List the installed estimators, our own and plug-ins, with their parameters."""
     from m3flow.flow import ESTIMATORS
 
     console = Console()
@@ -44,7 +46,7 @@ def estimators(
 
 
 def weights(name: Annotated[str, typer.Argument(help="The estimator, such as raft_large.")]) -> None:
-    """Fetch the weights of an estimator, once, on a machine with a network: a job never fetches any."""
+    """Fetch the weights of an estimator once, on a machine with a network: jobs never fetch any."""
     from m3flow.errors import UsageError
     from m3flow.flow import ESTIMATORS, implementation_of
 
@@ -65,7 +67,7 @@ def _known(name: str) -> str:
 
 
 def _parameters(parameters: type[Parameters]) -> list[str]:
-    """A line for each parameter: its name, its default, and what it allows."""
+    """One line per parameter: name, default and allowed values."""
     hints = get_type_hints(parameters)
     lines = []
     for item in fields(parameters):

@@ -1,4 +1,4 @@
-"""The experiment that a command is about: config.yaml, with what the command line puts over it."""
+"""The experiment of a command: config.yaml, overridden by the command line."""
 
 from __future__ import annotations
 
@@ -14,21 +14,19 @@ from m3flow.experiment.config import SECTIONS, Experiment, every_key, nearest_ke
 from m3flow.validation import SettingsError
 
 Config = Annotated[
-    Path, typer.Option(help="The configuration; optional where a LIST is given and the file does not exist.")
+    Path, typer.Option(help="The configuration; a LIST replaces it if the file does not exist.")
 ]
 OptionalList = Annotated[
     str | None,
     typer.Argument(
         metavar="[LIST]",
-        help="The list of videos, a folder or one video; by default what the configuration names.",
+        help="The list of videos, a folder or one video; by default the configuration's.",
         show_default=False,
     ),
 ]
 OptionalRoot = Annotated[
     Path | None,
-    typer.Option(
-        "--root", help="The folder that relative paths of the list are taken from.", show_default=False
-    ),
+    typer.Option("--root", help="The folder to which relative paths of the list refer.", show_default=False),
 ]
 OptionalOutput = Annotated[
     Path | None, typer.Option("--output", "-o", help="The folder for the results.", show_default=False)
@@ -38,7 +36,7 @@ OptionalParts = Annotated[
     typer.Option(
         "--parts",
         min=1,
-        help="Number of last parts of a video's path that name its outputs.",
+        help="Number of trailing parts of a video's path that make up its output name.",
         show_default=False,
     ),
 ]
@@ -54,12 +52,12 @@ Settings = Annotated[
 
 
 class Configuration:
-    """The keys of config.yaml with the options of a command over them.
+    """The keys of config.yaml, overridden by the options of a command.
 
     Attributes
     ----------
     values: as in config.yaml.
-    given: the keys that the command line set, such as `flow.step`.
+    given: the keys set on the command line, such as `flow.step`.
     """
 
     def __init__(self, values: dict[str, Any] | None = None) -> None:
@@ -68,7 +66,7 @@ class Configuration:
         self._options: set[str] = set()
 
     def put(self, options: Mapping[str, Any]) -> Configuration:
-        """Take over the values of options by their keys; None is an option that was not given."""
+        """Set keys to the values of options; None is an option that was not given."""
         for key, value in options.items():
             if value is not None:
                 self._put(key, str(value) if isinstance(value, Path) else value)
@@ -76,7 +74,7 @@ class Configuration:
         return self
 
     def set(self, settings: list[str] | None) -> Configuration:
-        """Take over `KEY=VALUE` texts of --set; raises UsageError for one of another form."""
+        """Set keys from the `KEY=VALUE` texts of --set; raises UsageError for any other form."""
         for setting in settings or []:
             key, equals, text = setting.partition("=")
             if not equals or not key:
@@ -92,7 +90,7 @@ class Configuration:
         return self
 
     def experiment(self) -> Experiment:
-        """The experiment; raises UsageError, naming options where these have set what is wrong."""
+        """The experiment; a UsageError names the option that set an invalid value."""
         try:
             return Experiment.of(self.values, kept=self.given)
         except SettingsError as error:
@@ -119,9 +117,9 @@ class Configuration:
 
 
 def _is_parameter(name: str) -> bool:
-    """Whether a key of --set is taken for a parameter of the estimator: it is one, or resembles no other key.
+    """Whether a key of --set is read as a parameter of the estimator: it is one, or resembles no other key.
 
-    The parameter `preset` of dis comes before the configuration's key.
+    The parameter `preset` of dis takes precedence over the configuration's key.
     """
     if "." in name or name in SECTIONS:
         return False
@@ -133,9 +131,9 @@ def _is_parameter(name: str) -> bool:
 
 
 def experiment_of(config: Path, settings: list[str] | None, options: Mapping[str, Any]) -> Experiment:
-    """The experiment of a configuration file, with options (by their keys) and settings over it.
+    """The experiment of a configuration file, overridden by options (by their keys) and settings.
 
-    Raises UsageError where neither a configuration nor a list is there, and for settings that cannot be used.
+    Raises UsageError if there is neither a configuration nor a list, and for invalid settings.
     """
     if not config.exists() and options.get("videos") is None:
         raise UsageError(f"no LIST given, and there is no {config}; see --help")

@@ -32,9 +32,9 @@ FLOW_EXAMPLES = """**Examples**
 
 `m3flow flow clip.avi --output results --camera none` — one video, plain flow
 
-`m3flow flow train.csv --root /data --output results --preset original` — what the original extractor does
+`m3flow flow train.csv --root /data --output results --preset original` — settings of the original extractor
 
-`m3flow flow train.csv --root /data --output results --estimator farneback --set levels=3` — an estimator's parameters
+`m3flow flow train.csv --root /data --output results --estimator farneback --set levels=3` — parameters of the estimator
 """
 
 TRAJECTORY_EXAMPLES = """**Examples**
@@ -62,20 +62,18 @@ def flow(
     estimator: Annotated[str, typer.Option(help="dis, farneback, tvl1 or brox.")] = "dis",
     set_: Settings = None,
     backend: Annotated[
-        str, typer.Option(help="auto, torch or opencv; auto is torch on a GPU where there is one.")
+        str, typer.Option(help="auto, torch or opencv; auto is torch on a GPU if there is one.")
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    camera: Annotated[
-        str, typer.Option(help="warp takes the camera's own motion out, none leaves it in.")
-    ] = "warp",
+    camera: Annotated[str, typer.Option(help="warp removes the camera motion, none keeps it.")] = "warp",
     scheme: Annotated[
         str,
-        typer.Option(help="How it is taken out: auto, one-pass or two-pass."),
+        typer.Option(help="Camera compensation scheme: auto, one-pass or two-pass."),
     ] = "auto",
     camera_confidence: Annotated[
         float, typer.Option(help="A camera less probable than this, from 0 to 1, is left in.")
     ] = 0.4,
-    cuts: Annotated[bool, typer.Option(help="Look for cuts; no flow goes across one.")] = True,
+    cuts: Annotated[bool, typer.Option(help="Detect cuts; no flow crosses one.")] = True,
     bound: Annotated[float, typer.Option(help="The largest displacement stored, in pixels.")] = 20.0,
     step: Annotated[int, typer.Option(help="Flow from frame t to frame t + step.")] = 1,
     store: Annotated[
@@ -103,12 +101,12 @@ def flow(
     workers: Workers = 0,
     gpus: Gpus = 0,
     batch: Annotated[
-        int, typer.Option(min=0, help="Frame pairs computed at a time; 0 chooses by the device's memory.")
+        int, typer.Option(min=0, help="Frame pairs per batch; 0 chooses by the device's memory.")
     ] = 0,
 ) -> None:
     """Make the optical flow of every video: `flows/<video>/x.mp4` and `y.mp4` in the output folder, or another form.
 
-    What is already there, made with the same settings from the same source, is kept.
+    Existing flow made with the same settings from the same source is kept.
     """
     del preset  # its callback has set the defaults of the other options
     options = {
@@ -155,20 +153,20 @@ def trajectories(
         ),
     ] = "trajs_dense",
     tracking: Annotated[
-        str, typer.Option(help="subpixel, or integer: the original tracker to the bit.")
+        str, typer.Option(help="subpixel, or integer: bit-identical to the original tracker.")
     ] = "subpixel",
     track: Annotated[
         str,
         typer.Option(
-            help="What a point follows where the camera's motion was taken out: motion (the stored flow) or "
-            "pixels (its pixel in the video; stored is the motion without the camera's)."
+            help="The path of a point where camera motion was removed: motion follows the stored flow, pixels "
+            "the pixel in the video (the stored motion is still without the camera's)."
         ),
     ] = "motion",
     confidence: Annotated[
         str,
         typer.Option(
-            help="photometric adds the confidence of each point, judged by the frames; none does not. "
-            "(forward-backward needs flow of the same pass: shard.one_pass.)"
+            help="photometric adds the confidence of each point, computed from the frames; none does not. "
+            "(forward-backward needs flow and trajectories in one pass: shard.one_pass.)"
         ),
     ] = "none",
     fine: Annotated[bool, typer.Option(help="Add the displacements in 1/16 px.")] = False,
@@ -179,12 +177,12 @@ def trajectories(
         ),
     ] = None,
     form: Annotated[
-        str, typer.Option(help="How that flow is stored: images (jpg or png), flo, h5 or npz.")
+        str, typer.Option(help="Format of that flow: images (jpg or png), flo, h5 or npz.")
     ] = "images",
     bound: Annotated[
         float, typer.Option(help="Its bound in pixels, where it is 8-bit levels that do not state one.")
     ] = 20.0,
-    step: Annotated[int, typer.Option(help="Its step, where its names do not state one.")] = 1,
+    step: Annotated[int, typer.Option(help="Its step, unless given in the file names.")] = 1,
     parts: Parts = 3,
     exclude: Exclude = None,
     limit: LimitPairs = None,
@@ -192,15 +190,15 @@ def trajectories(
     device: Annotated[
         str,
         typer.Option(
-            help="Where the stored flow is tracked: auto, cpu, cuda or cuda:N. auto is the CPU, or GPUs with --gpus."
+            help="Device that tracks the stored flow: auto, cpu, cuda or cuda:N. auto is the CPU, or GPUs with --gpus."
         ),
     ] = "auto",
     gpus: Gpus = 0,
 ) -> None:
     """Make the trajectories of every video: `trajs/<video>_<L>.gz` in the output folder.
 
-    They follow the flow that `m3flow flow` left in the same output folder; job mvs reads the videos instead.
-    What is already there, made with the same settings from the same flow, is kept.
+    They follow the flow made by `m3flow flow` in the same output folder; job mvs reads the videos instead.
+    Existing trajectories made with the same settings from the same flow are kept.
     """
     del preset  # its callback has set the defaults of the other options
     options = {
@@ -230,7 +228,7 @@ def trajectories(
 
 
 def _check_device(experiment: Experiment) -> None:
-    """Refuse an estimator, backend or device that cannot be had before anything is started."""
+    """Reject an unavailable estimator, backend or device before anything is started."""
     from m3flow.flow import ESTIMATORS
     from m3flow.flow.device import choose
 
@@ -239,7 +237,7 @@ def _check_device(experiment: Experiment) -> None:
 
 
 def _check_tracking_device(experiment: Experiment) -> None:
-    """Refuse a GPU for tracking that is not there."""
+    """Reject an unavailable GPU for tracking."""
     from m3flow.flow.device import torch_device
 
     device = experiment.run.device
@@ -258,10 +256,10 @@ def _run(kind: str, experiment: Experiment) -> None:
     from m3flow.results.records import new_record_path
 
     videos = tried(experiment, experiment.videos.read())
-    # A job of the workflow tracks on the CPU; the command tracks where it is told to.
+    # A job of the workflow tracks on the CPU; the command tracks on the given device.
     work = replace(work_of(experiment, kind), device=experiment.run.device)
     workers, gpus = experiment.run.workers, experiment.run.gpus
-    worker_config(work, len(videos), workers, gpus)  # refused before any file is made
+    worker_config(work, len(videos), workers, gpus)  # raises before any file is written
     if kind == "trajectories" and experiment.wants_flow:
         require_flow(videos, experiment.outputs)
     else:

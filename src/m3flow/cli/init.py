@@ -15,7 +15,7 @@ EXAMPLES = """**Examples**
 
 `m3flow init ucf101` — then edit `ucf101/config.yaml`, and run `snakemake` in `ucf101`
 """
-# The files of a workflow folder, and their sources among the files of the package.
+# The files of a workflow folder, and their sources in the package.
 FILES = {
     "Snakefile": "module.smk",
     "config.yaml": "config.yaml",
@@ -30,20 +30,20 @@ def register(app: typer.Typer) -> None:
 
 def init(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="The folder to make, or to put the files into.")
+        Path, typer.Argument(metavar="FOLDER", help="The folder to create, or to add the files to.")
     ],
 ) -> None:
     """Make a folder to run the workflow in: `Snakefile`, `config.yaml` and the profiles.
 
-    The rules themselves stay in the installed package. Nothing that is there is overwritten.
+    The rules themselves stay in the installed package. Existing files are never overwritten.
     """
-    there = [name for name in FILES if (folder / name).exists()]
-    if there:
-        raise UsageError("\n".join(f"{folder / name}: is there already" for name in there))
+    existing = [name for name in FILES if (folder / name).exists()]
+    if existing:
+        raise UsageError("\n".join(f"{folder / name}: exists already" for name in existing))
     package = files("m3flow") / "project"
     for name, source in FILES.items():
         write_text(folder / name, (package / source).read_text(encoding="utf-8"))
     typer.echo(
-        f"{folder}: say what is made in config.yaml; then, in that folder: snakemake --dry-run, snakemake, or, on "
+        f"{folder}: edit config.yaml; then, in that folder: snakemake --dry-run, snakemake, or, on "
         "a cluster, snakemake --profile slurm"
     )

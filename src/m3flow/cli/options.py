@@ -1,4 +1,4 @@
-"""Options that several commands share, each described once."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -21,50 +21,48 @@ List = Annotated[
         show_default=False,
     ),
 ]
-Root = Annotated[Path, typer.Option(help="The folder that relative paths of the list are taken from.")]
+Root = Annotated[Path, typer.Option(help="The folder to which relative paths of the list refer.")]
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="The folder for the results.", show_default=False)
 ]
 Parts = Annotated[
-    int, typer.Option(min=1, help="Number of last parts of a video's path that name its outputs.")
+    int, typer.Option(min=1, help="Number of trailing parts of a video's path that make up its output name.")
 ]
 Preset = Annotated[
     str,
     typer.Option(
         callback=lambda context, name: use_preset(context, name),
         is_eager=True,
-        help="none, or original: what the original extractor does (farneback with its CUDA defaults, two-pass "
-        "warp, integer tracking, mpeg4); other options change it.",
+        help="none, or original: the settings of the original extractor (farneback with its CUDA defaults, "
+        "two-pass warp, integer tracking, mpeg4); other options override it.",
     ),
 ]
 Workers = Annotated[
     int,
-    typer.Option(
-        min=0, help="Worker processes; 0 takes one a CPU core, or one for every two cores when GPUs are used."
-    ),
+    typer.Option(min=0, help="Worker processes; 0: one per CPU core, or one per two cores if GPUs are used."),
 ]
-Gpus = Annotated[int, typer.Option(min=0, help="GPUs to use; 0 takes all that this job was given.")]
+Gpus = Annotated[int, typer.Option(min=0, help="GPUs to use; 0: all GPUs of this job.")]
 
 LimitPairs = Annotated[
     list[str] | None,
     typer.Option(
         "--limit",
         metavar="NAME=VALUE",
-        help="What decoding one video may cost: seconds (without a frame, 60), frames (2000000), megapixels "
-        "(of a frame, 40), memory_gb (8); more, and it is rejected. May be repeated.",
+        help="Limits on decoding a video: seconds (timeout for a frame, 60), frames (2000000), megapixels (of a "
+        "frame, 40), memory_gb (8). A video that exceeds one is rejected. Repeatable.",
     ),
 ]
 Exclude = Annotated[
     Path | None,
     typer.Option(
-        help="Videos to leave out: a table of `m3flow verify --input` (what it rejects), or a list of videos.",
+        help="Videos to leave out: a table of `m3flow verify --input` (its rejected videos), or a list of videos.",
         show_default=False,
     ),
 ]
 
 
 def limits(pairs: list[str] | None) -> dict[str, Any]:
-    """`name=value` texts as values of the keys `limits.<name>`, unchecked."""
+    """Values of the keys `limits.<name>` from `name=value` texts, unchecked."""
     values: dict[str, Any] = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
@@ -75,10 +73,10 @@ def limits(pairs: list[str] | None) -> dict[str, Any]:
 
 
 def checked_output(folder: Path) -> Outputs:
-    """The output folder, made if need be; UsageError where it cannot be written."""
+    """The output folder, created if needed; UsageError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Permissions do not tell (a read-only file system, a quota); writing does.
+        # Only writing reveals a read-only file system or an exhausted quota; permissions do not.
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -23,13 +23,13 @@ def register(app: typer.Typer) -> None:
 
 def report(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder that the results are in.", show_default=False)
+        Path, typer.Option("--output", "-o", help="The folder of the results.", show_default=False)
     ],
     videos: Annotated[
         str | None,
         typer.Argument(
             metavar="[LIST]",
-            help="The list file or one video: the page is then about these videos, and its pictures show frames.",
+            help="A list file or one video: the page then covers these videos, and its pictures show frames.",
             show_default=False,
         ),
     ] = None,
@@ -41,14 +41,14 @@ def report(
         ),
     ] = None,
     sheets: Annotated[
-        int, typer.Option(min=0, max=50, help="Contact sheets, of outliers and of videos drawn at random.")
+        int, typer.Option(min=0, max=50, help="Number of contact sheets, of outliers and of random videos.")
     ] = 6,
     length: Annotated[int, typer.Option(min=1, max=999, help="Steps of the trajectories on them.")] = 6,
     parts: Parts = 3,
 ) -> None:
-    """Make one HTML page by which to judge what came out: problems, distributions, outliers, clips, throughput.
+    """Make an HTML page for judging the results: problems, distributions, outliers, clips, throughput.
 
-    It stands alone, needs no network, and stays small however many videos there are.
+    The page is self-contained, needs no network, and stays small however many videos there are.
     """
     from rich.console import Console
 

@@ -16,13 +16,13 @@ from m3flow.settings import FlowSettings, TrajectorySettings
 
 EXAMPLES = """**Examples**
 
-`m3flow score --render scenes` — write the exact scenes as videos, with their truth, for any tracker
+`m3flow score --render scenes` — write the exact scenes as videos, with ground truth, for any tracker
 
 `m3flow score tracks.npz --truth scenes/zoom.npz` — a tracker's TAP-Vid style archive against the truth
 
 `m3flow score results/trajs/clip.avi_6.gz clip.avi --truth truth.npz` — our trajectories and the codec's vectors
 
-`m3flow score results/trajs/davis/*.gz --truth tapvid_davis.pkl` — a data set with true tracks
+`m3flow score results/trajs/davis/*.gz --truth tapvid_davis.pkl` — a data set with ground truth
 
 `m3flow score --estimator dis --estimator farneback --json score.json` — estimators on all scenes
 """
@@ -46,20 +46,20 @@ def score(
     truth: Annotated[
         Path | None,
         typer.Option(
-            help="The true tracks: a file of the same kinds, an archive of several clips, or a folder with a file for "
-            "each clip; clips are found by the names of the files of tracks.",
+            help="The ground truth tracks: a file in one of these formats, an archive of several clips, or a folder "
+            "with one file per clip; clips are found by the names of the track files.",
             show_default=False,
         ),
     ] = None,
     render: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write the exact scenes and their truth into this folder.", show_default=False
+            metavar="DIR", help="Write the exact scenes with ground truth to this folder.", show_default=False
         ),
     ] = None,
     estimator: Annotated[
         list[str] | None,
-        typer.Option(help="Score this estimator on the exact scenes; may be repeated.", show_default=False),
+        typer.Option(help="Score this estimator on the exact scenes. Repeatable.", show_default=False),
     ] = None,
     camera: Annotated[str, typer.Option(help="With --estimator: none or warp.")] = "none",
     scheme: Annotated[
@@ -72,13 +72,13 @@ def score(
     device: Annotated[str, typer.Option(help="With --estimator: auto, cpu, cuda or cuda:N.")] = "auto",
     scene: Annotated[
         list[str] | None,
-        typer.Option(help="With --estimator or --render: these scenes alone.", show_default=False),
+        typer.Option(help="With --estimator or --render: only these scenes.", show_default=False),
     ] = None,
     size: Annotated[
         str,
         typer.Option(
             metavar="WxH",
-            help="The frames' size, for archives with points between 0 and 1 that do not say it.",
+            help="The frame size, for archives with normalised points and without a size.",
         ),
     ] = "",
     json_file: Annotated[
@@ -86,17 +86,17 @@ def score(
         typer.Option("--json", metavar="FILE", help="Write the scores as JSON.", show_default=False),
     ] = None,
 ) -> None:
-    """Score tracks of any program against the truth: error by step, coverage, confidence.
+    """Score tracks of any program against ground truth: error by step, coverage, confidence.
 
     A true track is compared with the nearest one that starts within 6 pixels of it in the same frame, by their
-    displacements from there. `auroc` is the probability that a point within 2 px of the truth has more confidence than
-    one farther off or hidden.
+    displacements from there. `auroc` is the probability that a point within 2 px of the truth has a higher confidence
+    than one farther off or hidden.
     """
     problems = []
     if sum(map(bool, (tracks, render, estimator))) != 1:
-        problems.append("name files of tracks, or --estimator, or --render")
+        problems.append("give track files, or --estimator, or --render")
     if bool(tracks) != bool(truth):
-        problems.append("files of tracks need --truth FILE, and it needs them")
+        problems.append("track files need --truth FILE, and --truth needs track files")
     if problems:
         raise UsageError("\n".join(problems))
     if render is not None:
@@ -107,12 +107,12 @@ def score(
     elif estimator:
         flows = [FlowSettings(estimator=name, camera=camera, scheme=scheme) for name in estimator]  # type: ignore[arg-type]
         settings = TrajectorySettings(tracking=tracking, confidence=confidence)  # type: ignore[arg-type]
-        _hand_over(_of_estimators(flows, settings, _scenes(scene), device), json_file)
+        _show(_of_estimators(flows, settings, _scenes(scene), device), json_file)
     elif tracks and truth:
-        _hand_over(_of_files(tracks, truth, _size(size)), json_file)
+        _show(_of_files(tracks, truth, _size(size)), json_file)
 
 
-def _hand_over(rows: list[dict[str, Any]], json_file: Path | None) -> None:
+def _show(rows: list[dict[str, Any]], json_file: Path | None) -> None:
     if json_file is not None:
         from m3flow.atomic import write_text
 
@@ -176,7 +176,7 @@ def _scenes(names: list[str] | None) -> list[str]:
 
 
 def _size(text: str) -> tuple[int, int] | None:
-    """ "320x240" -> (240, 320); None for no text."""
+    """(height, width) of "WxH"; None if empty."""
     if not text:
         return None
     width, _, height = text.partition("x")

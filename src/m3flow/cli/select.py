@@ -38,22 +38,22 @@ def select(
             help="A condition on the records: comparisons joined by and, or, not. Columns: speed and speed_p95 "
             "(mean and 95th percentile of the motion, pixels per frame), still and saturated (shares of pixels), "
             "camera (share of frame pairs whose camera was found), camera_shift, cuts, reliable and outside (shares "
-            "of trajectories), frames, width, height, status, and the others of the records. May be repeated: "
-            "all must hold.",
+            "of trajectories), frames, width, height, status, and the others of the records. Repeatable: all "
+            "conditions must hold.",
         ),
     ] = None,
     sort: Annotated[
-        str, typer.Option(metavar="COLUMN", help="Sort by this column; -COLUMN: the largest first.")
+        str, typer.Option(metavar="COLUMN", help="Sort by this column; -COLUMN: largest first.")
     ] = "",
-    limit: Annotated[int, typer.Option(min=0, help="This many videos at most; 0 takes all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Maximum number of videos; 0: all.")] = 0,
     parts: Parts = 3,
     exclude: Exclude = None,
 ) -> None:
-    """Write a list of the videos whose motion fulfils conditions, from the records of a run.
+    """Write a list of the videos whose motion satisfies conditions, from the records of a run.
 
-    The list is a CSV with the columns path, label and those of the records; every command takes it as its LIST, with
-    the same --root. A
-    video without a record is left out, and a number that was not measured fulfils no comparison.
+    The list is a CSV with the columns path, label and those of the records; every command accepts it as its LIST,
+    with the same --root. Videos without a record are left out; comparisons with a number that was not measured are
+    false.
     """
     from m3flow.atomic import complete_or_absent
     from m3flow.layout import Outputs

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 EXAMPLES = """**Examples**
 
-`m3flow show clip.avi` — a contact sheet, clip.png, with the flow and trajectories computed for it
+`m3flow show clip.avi` — a contact sheet, clip.png, with flow and trajectories computed for it
 
-`m3flow show UCF-101/Archery/v_Archery_g01_c01.avi --root /data --output results` — of what is stored
+`m3flow show UCF-101/Archery/v_Archery_g01_c01.avi --root /data --output results` — from stored results
 
 `m3flow show clip.avi --mp4 --estimator dis` — a film: frame, flow and trajectories side by side
 """
-# The suffixes of the files that are written, with the format of each.
+# Suffixes of supported output files, with their formats.
 PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 FILMS = {".mp4": "mp4", ".gif": "gif"}
 
@@ -34,7 +34,7 @@ VideoArgument = Annotated[
     str,
     typer.Argument(
         metavar="VIDEO",
-        help="A video, a folder of frame images, or the name that one has under `flows/`.",
+        help="A video, a folder of frame images, or its name under `flows/`.",
         show_default=False,
     ),
 ]
@@ -43,8 +43,8 @@ Results = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="The folder that the results are in; without it, or without this video's results, "
-        "they are computed for the picture.",
+        help="The folder of the results; without it, or without results of this video, they are computed for "
+        "the picture.",
         show_default=False,
     ),
 ]
@@ -56,15 +56,15 @@ To = Annotated[
         show_default=False,
     ),
 ]
-Film = Annotated[bool, typer.Option("--mp4", help="A film, side by side, instead of a contact sheet.")]
+Film = Annotated[bool, typer.Option("--mp4", help="Write a film instead of a contact sheet.")]
 Columns = Annotated[int, typer.Option(min=1, max=12, help="Moments on the contact sheet.")]
-Start = Annotated[float, typer.Option(min=0, help="Where the film starts, in seconds.")]
-Seconds = Annotated[float, typer.Option(min=0.04, help="How long the film is at most, in seconds.")]
+Start = Annotated[float, typer.Option(min=0, help="Start of the film, in seconds.")]
+Seconds = Annotated[float, typer.Option(min=0.04, help="Maximum length of the film, in seconds.")]
 Length = Annotated[int, typer.Option(min=1, max=999, help="Steps of a trajectory, L.")]
-EstimatorName = Annotated[str, typer.Option(help="For what is computed: dis, farneback, tvl1 or brox.")]
-Camera = Annotated[str, typer.Option(help="For what is computed: warp or none.")]
-Backend = Annotated[str, typer.Option(help="For what is computed: auto, torch or opencv.")]
-Device = Annotated[str, typer.Option(help="For what is computed: auto, cpu, cuda or cuda:N.")]
+EstimatorName = Annotated[str, typer.Option(help="For computed motion: dis, farneback, tvl1 or brox.")]
+Camera = Annotated[str, typer.Option(help="For computed motion: warp or none.")]
+Backend = Annotated[str, typer.Option(help="For computed motion: auto, torch or opencv.")]
+Device = Annotated[str, typer.Option(help="For computed motion: auto, cpu, cuda or cuda:N.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -87,7 +87,7 @@ def show(
     device: Device = "auto",
     parts: Parts = 3,
 ) -> None:
-    """Show a video's motion as a picture: frames, flow as colours, the camera's motion, trajectories."""
+    """Show a video's motion as a picture: frames, colour-coded flow, camera motion, trajectories."""
     from m3flow.layout import Outputs
     from m3flow.report.clip import stored_clip
     from m3flow.report.film import write_film
@@ -110,10 +110,10 @@ def show(
 
 
 def _check_name(to: Path | None, mp4: bool) -> None:
-    """Refuse a file name whose suffix is not one that is written, before anything is computed."""
+    """Reject a file name with an unsupported suffix, before anything is computed."""
     suffixes = FILMS if mp4 else {**PICTURES, **FILMS}
     if to is not None and to.suffix.lower() not in suffixes:
-        raise UsageError(f"--to {to}: a file name ends in {', '.join(suffixes)}")
+        raise UsageError(f"--to {to}: the file name must end in {', '.join(suffixes)}")
 
 
 def _write_contact_sheet(path: Path, clip: Clip, columns: int) -> None:
@@ -125,16 +125,16 @@ def _write_contact_sheet(path: Path, clip: Clip, columns: int) -> None:
         temporary.write_bytes(picture)
 
 
-def _video(what: str, root: Path, parts: int, length: int, outputs: Outputs | None) -> Video:
+def _video(name: str, root: Path, parts: int, length: int, outputs: Outputs | None) -> Video:
     from m3flow.videos.videolist import Video, VideoList
 
-    if outputs is not None and not (root / what).exists():
-        stored = outputs.flow(what).is_dir() or outputs.trajectories(what, length).is_file()
+    if outputs is not None and not (root / name).exists():
+        stored = outputs.flow(name).is_dir() or outputs.trajectories(name, length).is_file()
         if stored:
-            return Video("", what)
-    videos = VideoList(Path(what), root, parts).read()
+            return Video("", name)
+    videos = VideoList(Path(name), root, parts).read()
     if len(videos) != 1:
-        raise UsageError(f"{what} is a list of {len(videos)} videos; show takes one of them")
+        raise UsageError(f"{name} is a list of {len(videos)} videos; show takes one of them")
     return videos[0]
 
 
@@ -150,5 +150,5 @@ def _computed(video: Video, settings: FlowSettings, backend: str, device: str, l
 
 
 def _file_name(name: str) -> str:
-    """The video's own name without its extension, as a file name that no shell stumbles over."""
+    """The video's base name without its extension, as a file name that needs no quoting."""
     return re.sub(r"[^\w.+-]+", "_", Path(name).stem).strip("._") or "video"

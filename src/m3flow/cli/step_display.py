@@ -1,4 +1,4 @@
-"""Progress of a command that goes step by step."""
+"""Progress display of a command with discrete steps."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ PLAIN_SECONDS = 30.0
 
 
 class StepDisplay:
-    """Shows the steps of a command; call it at the beginning of each, within its context.
+    """Shows the steps of a command; use as a context manager and call it at the start of each step.
 
-    On a terminal: a bar with an ETA. Elsewhere: a line per step, and one every `PLAIN_SECONDS` during long ones.
+    On a terminal: a bar with an ETA. Elsewhere: one line per step, and one every `PLAIN_SECONDS` during long ones.
     """
 
     def __init__(self, title: str, console: Console) -> None:
@@ -49,7 +49,7 @@ class StepDisplay:
             self._lines.join()
 
     def __call__(self, done: int, total: int, step: str) -> None:
-        """`step` begins; `done` of `total` are done."""
+        """Show that `step` begins, after `done` of `total` steps."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, description=step)
             return

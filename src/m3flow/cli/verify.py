@@ -1,4 +1,4 @@
-"""`m3flow verify`: the videos before a run, the results after it."""
+"""`m3flow verify`: checks the videos before a run and the results after it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 EXAMPLES = """**Examples**
 
-`m3flow verify train.csv --root /data/ucf101 --input --table inventory.csv` — read every video through
+`m3flow verify train.csv --root /data/ucf101 --input --table inventory.csv` — decode every video
 
-`m3flow flow train.csv --root /data/ucf101 --output results --exclude inventory.csv` — leave out what it rejected
+`m3flow flow train.csv --root /data/ucf101 --output results --exclude inventory.csv` — leave out the rejected ones
 
-`m3flow verify train.csv --root /data/ucf101 --output results --bound 20 --camera warp` — check what a run made
+`m3flow verify train.csv --root /data/ucf101 --output results --bound 20 --camera warp` — check the results of a run
 
-`m3flow verify --config config.yaml --repair` — the same by a configuration, and remove what is wrong
+`m3flow verify --config config.yaml --repair` — the same with a configuration, and remove wrong files
 """
 
 COMPARED: Any = {
@@ -52,7 +52,7 @@ def verify(
         ),
     ] = None,
     input_: Annotated[
-        bool, typer.Option("--input", help="Read every video through and write a table of what they are.")
+        bool, typer.Option("--input", help="Decode every video and write a table of their properties.")
     ] = False,
     output: Annotated[
         Path | None,
@@ -68,12 +68,12 @@ def verify(
     root: OptionalRoot = None,
     parts: OptionalParts = None,
     table: Annotated[
-        Path, typer.Option(help="With --input: the table to write, which --exclude takes as it is.")
+        Path, typer.Option(help="With --input: the table to write; --exclude accepts it.")
     ] = Path("inventory.csv"),
     repair: Annotated[
         bool,
         typer.Option(
-            "--repair", help="With results: remove wrong files and left-over temporary ones; run again then."
+            "--repair", help="With results: remove wrong files and leftover temporary files; then run again."
         ),
     ] = False,
     estimator: Annotated[str | None, typer.Option(help="The estimator.", **COMPARED)] = None,
@@ -87,18 +87,16 @@ def verify(
         ),
     ] = None,
     camera: Annotated[str | None, typer.Option(help="warp or none.", **COMPARED)] = None,
-    scheme: Annotated[
-        str | None, typer.Option(help="How the camera's motion is taken out.", **COMPARED)
-    ] = None,
+    scheme: Annotated[str | None, typer.Option(help="The camera compensation scheme.", **COMPARED)] = None,
     camera_confidence: Annotated[
-        float | None, typer.Option(help="The least confidence of a camera.", **COMPARED)
+        float | None, typer.Option(help="Confidence threshold of the camera.", **COMPARED)
     ] = None,
-    cuts: Annotated[bool | None, typer.Option(help="Whether cuts were looked for.", **COMPARED)] = None,
+    cuts: Annotated[bool | None, typer.Option(help="Whether cuts were detected.", **COMPARED)] = None,
     bound: Annotated[float | None, typer.Option(help="The largest displacement stored.", **COMPARED)] = None,
-    step: Annotated[int | None, typer.Option(help="Frames from one to the other.", **COMPARED)] = None,
+    step: Annotated[int | None, typer.Option(help="Distance of the frames of a pair.", **COMPARED)] = None,
     codec: Annotated[str | None, typer.Option(help="mpeg4, fine, h264 or h264-lossless.", **COMPARED)] = None,
     short_side: Annotated[
-        int | None, typer.Option(help="The short side frames were resized to.", **COMPARED)
+        int | None, typer.Option(help="The short side to which frames were resized.", **COMPARED)
     ] = None,
     length: Annotated[
         int | None,
@@ -113,17 +111,16 @@ def verify(
 ) -> None:
     """Check the videos of a list (`--input`), or the results of a run (`--output`, `--config`).
 
-    Of the input: does each video decode to its end? The table has a row for each, with the verdict ok,
-    damaged (it ends before what its header claims; flow is made of what decodes) or rejected.
+    Input: does each video decode to its end? The table has a row per video, with the verdict ok, damaged
+    (fewer frames than the header claims; flow is computed for those that decode) or rejected.
 
-    Of the results: is every file there, readable to its end, of the right shape, with the content that was
-    written, from the video that is there now, made with the settings given? Without --config, flow or
-    trajectories are only looked for where the folder has some.
+    Results: does every file exist, is it complete and of the right shape, with unchanged content, made from
+    the current video with the given settings? Without --config, flow or trajectories are expected only if
+    the folder has some.
 
-    Exit status: 0 all is well, 3 something is wrong (named, with the reason), 2 wrong usage, 1 a failure of
-    ours.
+    Exit status: 0 all is well, 3 something is wrong (listed with the reason), 2 wrong usage, 1 failed.
     """
-    _refuse_unclear(videos, config, output, input_, repair)
+    _reject_ambiguous(videos, config, output, input_, repair)
     options = {
         "videos": videos,
         "root": root,
@@ -154,24 +151,24 @@ def verify(
     raise typer.Exit(_results(chosen, _wanted(experiment, given), workers, repair))
 
 
-def _refuse_unclear(
+def _reject_ambiguous(
     videos: str | None, config: Path | None, output: Path | None, input_: bool, repair: bool
 ) -> None:
     problems = []
     if videos is None and config is None:
-        problems.append("name a list or a video, or a configuration with --config")
+        problems.append("give a list or a video, or a configuration with --config")
     if input_ and (output is not None or repair):
         problems.append("--input checks the videos; --output and --repair are for the results")
     if videos is not None and not input_ and output is None and config is None:
-        problems.append("say what to check: --input, --output DIR or --config FILE")
+        problems.append("give --input, --output DIR or --config FILE to check")
     if problems:
         raise UsageError("\n".join(problems))
 
 
 def _wanted(experiment: Experiment, given: set[str] | None) -> Wanted:
-    """What the results must be: all that the experiment says, or, of its settings, the given keys alone.
+    """The expected results: everything in the experiment, or only the given keys of its settings.
 
-    With given keys, flow and trajectories are only looked for where the folder has some.
+    With given keys, flow and trajectories are expected only if the folder has some.
     """
     from m3flow.results.verify import Wanted
 
@@ -220,8 +217,8 @@ def _input(videos: Sequence[Video], table: Path, workers: int, bounds: Any) -> i
                 _say(console, f"{row.verdict}: {row.video}: {row.reason}")
     write_table(table, [rows[video.name] for video in videos])
     counts = Counter(row.verdict for row in rows.values())
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
-    _say(console, f"verify: {told} of {len(videos)} videos; the table is {table}")
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    _say(console, f"verify: {summary} of {len(videos)} videos; the table is {table}")
     if counts["failed"]:
         return 1
     return 0 if counts["ok"] == len(videos) else 3
@@ -250,13 +247,13 @@ def _results(videos: Sequence[Video], wanted: Wanted, workers: int, repair: bool
         if repair and leftover.abandoned:
             _remove([leftover.path], console)
         else:
-            state = "left by a process that is gone" if leftover.abandoned else "perhaps still in use"
+            state = "left by a dead process" if leftover.abandoned else "possibly still in use"
             _say(console, f"temporary file, {state}: {leftover.path}")
     for line in mixture.lines():
         _say(console, f"mixed settings: {line} videos")
-    told = ", ".join(f"{counts[kind]} {kind}" for kind in ("ok", "wrong", "missing") if counts[kind])
-    again = "; run again to make what is missing" if repair and len(videos) != counts["ok"] else ""
-    _say(console, f"verify: {told} of {len(videos)} videos{again}")
+    summary = ", ".join(f"{counts[kind]} {kind}" for kind in ("ok", "wrong", "missing") if counts[kind])
+    again = "; run again to make the missing files" if repair and len(videos) != counts["ok"] else ""
+    _say(console, f"verify: {summary} of {len(videos)} videos{again}")
     return 0 if counts["ok"] == len(videos) else 3
 
 

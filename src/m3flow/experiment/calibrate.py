@@ -1,4 +1,4 @@
-"""How fast an experiment's settings are on the machine that will do the work: measured, not guessed."""
+"""Measurement of the throughput of an experiment's settings on the target machine."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from m3flow.system import available_cores
 from m3flow.version import __version__
 from m3flow.videos.videolist import Video
 
-# So many videos of the list are measured, whole or, where that would take longer than the whole calibration
-# should, their beginnings; each frame is worked on in some thirty passes.
+# Number of measured videos of the list, whole or, if that would take longer than the calibration should, only
+# their beginnings; each frame is processed in about thirty passes.
 VIDEOS, SECONDS, PASSES = 4, 120.0, 30
 FEWEST_FRAMES, CLIP_FRAMES = 24, 64
 SHORT_SIDES = (120, 240, 480)
-# A job's own beginning: Slurm's step, Snakemake twice, Python's imports; ours is measured and added.
+# Startup time of a job: Slurm's step, Snakemake twice, Python's imports; ours is measured and added.
 JOB_START_SECONDS = 5.0
-# Videos that each worker does while the number of workers is tried.
+# Videos per worker in a trial of a number of workers.
 ROUNDS = 3
 WORKERS_PER_GPU = (1, 2, 4, 8)
 
@@ -48,10 +48,10 @@ log = logging.getLogger("m3flow")
 def calibrate(experiment: Experiment, cluster: str = "local", on_step: OnStep = no_display) -> Calibration:
     """Measure here, with the cores and GPUs that this process may use.
 
-    A few videos of the list are worked on as they are, with different numbers of workers; a clip of theirs,
-    resized, shows how the time depends on the size of the frames. All in a temporary folder.
+    A few videos of the list are processed at their own size, with different numbers of workers; a resized clip
+    of one shows how the time depends on the frame size. All in a temporary folder.
 
-    Raises UsageError where no video of the list can be opened.
+    Raises UsageError if no video of the list can be opened.
     """
     with tempfile.TemporaryDirectory(prefix="m3flow-calibrate-") as name:
         folder = Path(name)
@@ -70,7 +70,7 @@ def calibrate(experiment: Experiment, cluster: str = "local", on_step: OnStep = 
         best = max(rates, key=lambda workers: rates[workers])
         steps.begin("one worker, stage by stage")
         own = _one_worker(experiment, sources, folder / "own", (round(seen.width), round(seen.height)))
-        # The single worker measured warm against as many as are best: what a job gains by them.
+        # The speedup of the best number of workers over a single warm worker.
         gain = rates[best] / rates[min(rates)]
         sizes = [own, *_other_sizes(experiment, sources, own, folder, sides, steps)]
         cores = available_cores()
@@ -97,7 +97,7 @@ def calibrate(experiment: Experiment, cluster: str = "local", on_step: OnStep = 
 
 
 def _sources(experiment: Experiment, folder: Path) -> list[str]:
-    """A few videos of the list, spread over it; of long ones the beginning."""
+    """A few videos, spread over the list; of long ones the beginning."""
     found: list[str] = []
     longest = 0
     for source in experiment.videos.sample(VIDEOS * 4):
@@ -107,7 +107,7 @@ def _sources(experiment: Experiment, folder: Path) -> list[str]:
         if not longest:
             clip = _write_clip(folder / "first.mp4", _frames(source, FEWEST_FRAMES))
             longest = max(FEWEST_FRAMES, round(SECONDS / PASSES / _pace(experiment, clip, folder)))
-        # Motion vectors are the codec's: a video of ours would have others.
+        # Motion vectors depend on the codec: a re-encoded video would have others.
         if experiment.wants_flow and header[0] > longest:
             source = _write_clip(folder / f"beginning{len(found)}.mp4", _frames(source, longest))
         found.append(os.path.abspath(source))  # noqa: PTH100
@@ -121,7 +121,7 @@ def _sources(experiment: Experiment, folder: Path) -> list[str]:
 
 
 def _pace(experiment: Experiment, clip: str, folder: Path) -> float:
-    """Seconds a frame of one worker, once it is warm."""
+    """Seconds per frame of one warm worker."""
     kind = "flow" if experiment.wants_flow else "trajectories"
     work = replace(work_of(experiment, kind), outputs=Outputs(folder / "pace"))
     with Extractor(work) as extractor:
@@ -137,11 +137,11 @@ def _try_workers(
     numbers: Sequence[int],
     steps: StepCounter,
 ) -> tuple[dict[int, float], float]:
-    """Frames per second by the number of workers, all of them busy; and the seconds until the first one begins.
+    """Frames per second by number of workers, all of them busy; and the seconds until the first one starts.
 
-    A number of workers that fails where fewer did not (for memory, of the GPU or of the job) ends the trying.
+    A number of workers that fails where fewer did not (out of memory, of the GPU or of the job) ends the trials.
 
-    Raises BadInput where a video fails with the fewest workers.
+    Raises BadInput if a video fails with the fewest workers.
     """
     rates: dict[int, float] = {}
     start = 0.0
@@ -159,9 +159,9 @@ def _try_workers(
 
 
 def workers_to_try(config: dispatch.WorkerConfig, cores: int) -> list[int]:
-    """The numbers of workers to measure, in rising order, the first 1.
+    """The numbers of workers to measure, in ascending order from 1.
 
-    On a CPU up to one per core. Workers on a GPU take turns on it and each holds memory there: a few for each.
+    On a CPU up to one per core. Workers on a GPU share its time, and each takes memory: only a few per GPU.
     """
     if config.devices[0].startswith("cuda"):
         most = max(cores, len(config.devices))
@@ -171,7 +171,7 @@ def workers_to_try(config: dispatch.WorkerConfig, cores: int) -> list[int]:
 
 
 def _rate(work: Work, devices: tuple[str, ...], workers: int, sources: Sequence[str]) -> tuple[float, float]:
-    """Frames per second of so many warm workers, and the seconds until the first of them begins."""
+    """Frames per second of `workers` warm workers, and the seconds until the first of them starts."""
     count = max(workers * (ROUNDS + 1), len(sources))
     videos = [Video(sources[i % len(sources)], f"try/{i:04d}") for i in range(count)]
     ends: list[tuple[float, int]] = []
@@ -187,7 +187,7 @@ def _rate(work: Work, devices: tuple[str, ...], workers: int, sources: Sequence[
 
     threads = max(1, available_cores() // workers)
     dispatch.run(videos, work, dispatch.WorkerConfig(workers, threads, devices), on_record)
-    # From the end of each worker's first video, when all are at work and warm.
+    # From the end of the first video of each worker, when all are busy and warm.
     warm = ends[workers - 1][0]
     rate = sum(frames for _, frames in ends[workers:]) / max(ends[-1][0] - warm, 1e-9)
     return rate, max(0.0, first - began)
@@ -196,7 +196,7 @@ def _rate(work: Work, devices: tuple[str, ...], workers: int, sources: Sequence[
 def _one_worker(
     experiment: Experiment, sources: Sequence[str], folder: Path, size: tuple[int, int]
 ) -> Throughput:
-    """What one worker does with the given videos: seconds a frame of each kind of job, and bytes."""
+    """One worker on the given videos: seconds per frame of each kind of job, and bytes per frame."""
     outputs = Outputs(folder)
     records: dict[str, list[Record]] = {}
     for kind in ("flow", "trajectories", "motion") if experiment.wants_flow else ("trajectories",):
@@ -211,7 +211,7 @@ def _one_worker(
     flow = records.get("flow", [])
     frames = sum(record.frames for record in records["trajectories"]) or 1
 
-    def a_frame(kind: str) -> float:
+    def per_frame(kind: str) -> float:
         return sum(record.seconds for record in records.get(kind, [])) / frames
 
     def rate(stage: str, of: Sequence[Record]) -> float:
@@ -221,9 +221,9 @@ def _one_worker(
     return Throughput(
         width=size[0],
         height=size[1],
-        flow=a_frame("flow"),
-        trajectories=a_frame("trajectories"),
-        motion=a_frame("motion"),
+        flow=per_frame("flow"),
+        trajectories=per_frame("trajectories"),
+        motion=per_frame("motion"),
         stages={
             **{stage: rate(stage, flow) for stage in ("decode", "flow", "encode")},
             "track": rate("track", records["trajectories"]),
@@ -234,7 +234,7 @@ def _one_worker(
 
 
 def _sides(source: str) -> list[int]:
-    """The short sides at which a clip of the video is measured: its own, then others that differ enough."""
+    """The short sides at which a clip of the video is measured: its own, then sufficiently different ones."""
     own = min(_frames(source, 1).shape[1:])
     return [own, *(side for side in SHORT_SIDES if abs(side / own - 1) >= 0.25)]
 
@@ -247,7 +247,7 @@ def _other_sizes(
     sides: Sequence[int],
     steps: StepCounter,
 ) -> list[Throughput]:
-    """The same at other frame sizes, in proportion to what the clip takes at its own size."""
+    """The same at other frame sizes, scaled by the clip's throughput at its own size."""
     if not sides:
         return []
     frames = _frames(sources[0], CLIP_FRAMES)
@@ -273,7 +273,7 @@ def _in_proportion(other: Throughput, base: Throughput, own: Throughput) -> Thro
 
 
 def _shared(size: Throughput, gain: float) -> Throughput:
-    """The seconds a frame of a whole job, from those of one worker."""
+    """The seconds per frame of a whole job, from those of one worker."""
     return replace(
         size, flow=size.flow / gain, trajectories=size.trajectories / gain, motion=size.motion / gain
     )
@@ -296,7 +296,7 @@ def _resized(frames: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _write_clip(path: Path, frames: np.ndarray) -> str:
-    """The frames as an H.264 video, as most data sets have them."""
+    """Write the frames as an H.264 video, the codec of most data sets."""
     import av
 
     height, width = (side - side % 2 for side in frames.shape[1:])
@@ -311,7 +311,7 @@ def _write_clip(path: Path, frames: np.ndarray) -> str:
 
 
 def _gpus(config: dispatch.WorkerConfig) -> int:
-    """The GPUs that this job was given, used or not: that is what is paid for."""
+    """The number of GPUs allocated to this job, used or not, since all of them are charged."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "") if "SLURM_JOB_ID" in os.environ else ""
     used = sum(device.startswith("cuda") for device in config.devices)
     return max(used, len([name for name in given.split(",") if name]))

@@ -1,4 +1,4 @@
-"""A calibration: throughput and bytes per frame, measured where the work will run."""
+"""Calibration: throughput and bytes per frame, measured on the target machine."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from m3flow.experiment.config import Experiment
 
 @dataclass(frozen=True)
 class Throughput:
-    """What one job did at one frame size.
+    """The throughput of one job at one frame size.
 
     Attributes
     ----------
     width, height: in pixels.
-    flow, trajectories, motion: seconds a frame of a whole job of that kind, with the best number of workers;
+    flow, trajectories, motion: seconds per frame of a whole job of that kind, with the best number of workers;
         `motion` is both in one pass.
     stages: frames per second of each stage in one worker: decode, flow, encode, track.
-    flow_bytes, trajectory_bytes: a frame.
+    flow_bytes, trajectory_bytes: bytes per frame.
     """
 
     width: int
@@ -40,15 +40,15 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `m3flow calibrate` measured, where and with which settings.
+    """The measurements of `m3flow calibrate`, with the machine and the settings.
 
     Attributes
     ----------
     made: m3flow's version, time, host, cluster, partition.
     settings: the identities of `flow` and `trajectories`.
-    cores, gpus, device, backend: what the measuring job had.
-    workers: the best number of worker processes on that; rates: frames per second of each number tried.
-    start: seconds from a job's beginning to its first video.
+    cores, gpus, device, backend: resources of the measuring job.
+    workers: the best number of worker processes with them; rates: frames per second by number of workers.
+    start: seconds from a job's start to its first video.
     sizes: by frame size.
     """
 
@@ -64,11 +64,11 @@ class Calibration:
     sizes: tuple[Throughput, ...]
 
     def seconds_per_frame(self, kind: str, width: float, height: float) -> float:
-        """Seconds of a job of this kind for a frame of this size, interpolated between the sizes measured."""
+        """Seconds per frame of this size in a job of this kind, interpolated between the measured sizes."""
         return self._at([getattr(size, kind) for size in self.sizes], width * height)
 
     def bytes_per_frame(self, width: float, height: float) -> tuple[float, float]:
-        """Bytes of flow and of trajectories for a frame of this size."""
+        """Bytes of flow and of trajectories per frame of this size."""
         pixels = width * height
         return (
             self._at([size.flow_bytes for size in self.sizes], pixels),
@@ -86,7 +86,7 @@ class Calibration:
 
     @classmethod
     def read(cls, path: Path) -> Calibration:
-        """Raises UsageError for a file that is no calibration."""
+        """Read a calibration; raises UsageError for any other file."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             values["sizes"] = tuple(Throughput(**size) for size in values["sizes"])
@@ -98,7 +98,7 @@ class Calibration:
 
 
 def calibration_of(experiment: Experiment) -> Calibration | None:
-    """The calibration that the experiment names, if it is there and was measured with its settings."""
+    """The experiment's calibration, if it exists and was measured with the same settings."""
     path = Path(experiment.shard.calibration)
     if not path.is_file():
         return None
@@ -107,7 +107,7 @@ def calibration_of(experiment: Experiment) -> Calibration | None:
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
-    """What of an experiment decides how fast it goes, as plain JSON values."""
+    """The settings of an experiment that determine its throughput, as JSON values."""
     return {
         "flow": json.loads(json.dumps(experiment.flow.identity())) if experiment.wants_flow else {},
         "trajectories": experiment.trajectories.identity(),

@@ -1,4 +1,4 @@
-"""An experiment as config.yaml describes it, read into the settings that the library works with."""
+"""Experiments: config.yaml read into the settings of the library."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from m3flow.videos.decoder import Limits
 from m3flow.videos.videolist import VideoList
 
 Granularity = Literal["auto", "video", "shard"]
-# In place of a table under `exclude`.
+# Allowed instead of a table in `exclude`.
 REJECTED = "rejected"
 
 
 def typed(value: Any) -> Any:
-    """A configuration whose numbers and booleans may be text, with them as what they are.
+    """A configuration with numbers and booleans that are given as text converted to their types.
 
-    Snakemake hands over the inner values of `--config flow='{step: 2}'` as text. The outer ones it reads
-    itself; they are mostly paths and stay as they are.
+    Snakemake passes the nested values of `--config flow='{step: 2}'` as text. It converts the outer ones
+    itself; they are mostly paths and stay unchanged.
     """
     if isinstance(value, Mapping):
         return {key: typed(inner) for key, inner in value.items()}
@@ -36,7 +36,7 @@ def typed(value: Any) -> Any:
 
 
 def typed_text(text: str) -> Any:
-    """A text as the number or boolean that it spells in YAML, else as it is."""
+    """The number or boolean for a text that is one in YAML, else the text."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -47,7 +47,7 @@ def typed_text(text: str) -> Any:
 def read_config(path: Path) -> dict[str, Any]:
     """The content of a config.yaml file.
 
-    Raises UsageError for a file that cannot be read or is no mapping.
+    Raises UsageError for a file that cannot be read or is not a mapping.
     """
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -65,14 +65,14 @@ def read_config(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSettings:
-    """How the list is cut into jobs.
+    """Division of the list into jobs.
 
     Attributes
     ----------
-    videos: videos per shard, or "auto": as many as take `minutes`, by the calibration.
-    minutes: the time that a shard should take.
-    one_pass: make flow and trajectories in one job, the flow never read back.
-    calibration: the file that `m3flow calibrate` wrote; looked for only with `videos: auto`.
+    videos: videos per shard, or "auto": as many as take `minutes`, according to the calibration.
+    minutes: the target time of a shard.
+    one_pass: make flow and trajectories in one job, without reading the flow back.
+    calibration: the file written by `m3flow calibrate`; required only with `videos: auto`.
     """
 
     videos: int | Literal["auto"] = number(256, least=1)
@@ -86,14 +86,14 @@ class ShardSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """How the machine is used; these change no result beyond the last digits.
+    """Use of the machine; does not change results beyond the last digits.
 
     Attributes
     ----------
     backend, device: see `m3flow.flow.estimator`.
-    batch: frame pairs computed at a time; 0 chooses by the device's memory.
+    batch: frame pairs per batch; 0 chooses by the device's memory.
     workers: processes of a shard job; 0 chooses by its cores and GPUs.
-    gpus: GPUs of a shard job; 0 takes all that it was given.
+    gpus: GPUs of a shard job; 0: all that it was given.
     """
 
     backend: Literal["auto", "torch", "opencv"] = "auto"
@@ -114,7 +114,7 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """`parts`: how many last parts of a video's path name its outputs."""
+    """`parts`: number of trailing parts of a video's path that make up its output name."""
 
     parts: int = number(3, least=1)
 
@@ -139,7 +139,7 @@ class General:
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:
-    """`keep`: whether the flow files stay when the trajectories are made."""
+    """`keep`: whether to keep the flow files after the trajectories are made."""
 
     keep: bool = True
 
@@ -158,7 +158,7 @@ class Existing:
         refuse(problems_of(self))
 
 
-# What the keys of each section set; "" are the keys outside the sections.
+# The settings classes of each section; "" is for keys outside the sections.
 SECTIONS: dict[str, tuple[type, ...]] = {
     "": (General,),
     "layout": (Layout,),
@@ -171,7 +171,7 @@ SECTIONS: dict[str, tuple[type, ...]] = {
 
 
 def keys_of(section: str) -> list[str]:
-    """The keys of a section of config.yaml, as they are written there."""
+    """The keys of a section of config.yaml."""
     return [item.name for kind in SECTIONS[section] for item in fields(kind)]
 
 
@@ -182,10 +182,10 @@ def every_key() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """All of config.yaml, under its names; `videos` also holds `root`, `layout.parts` and `exclude`.
+    """The content of config.yaml, under the same names; `videos` includes `root`, `layout.parts` and `exclude`.
 
-    `granularity` is "video", "shard", or "auto": shards on a cluster, else a job for each video.
-    `skip_rejected` is `exclude: rejected`: videos that were rejected before are not tried again.
+    `granularity` is "video", "shard", or "auto": shards on a cluster, else one job per video.
+    `skip_rejected` is `exclude: rejected`: videos that were rejected before are not retried.
     """
 
     videos: VideoList
@@ -207,11 +207,11 @@ class Experiment:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], kept: Collection[str] = ()) -> Experiment:
-        """The experiment that a configuration describes.
+        """The experiment of a configuration.
 
-        kept: keys, such as `flow.step`, that its preset leaves as they are.
+        kept: keys, such as `flow.step`, that its preset does not override.
 
-        Raises SettingsError with every key that does not exist and every value that it cannot have.
+        Raises SettingsError with every unknown key and every invalid value.
         """
         config = with_preset(config, kept)
         reader = _Reader()
@@ -258,13 +258,13 @@ def _existing(existing: Existing, flow: FlowSettings) -> ExistingFlow | None:
 
 
 def with_preset(config: Mapping[str, Any], kept: Collection[str] = ()) -> dict[str, Any]:
-    """The configuration with the settings of its `preset` over its own, except for the keys `kept`."""
+    """The configuration overridden by the settings of its `preset`, except for the keys `kept`."""
     values = dict(config)
     name = values.get("preset")
     for section, settings in (PRESETS.get(name, {}) if isinstance(name, str) else {}).items():
         given = values.get(section)
         if given is not None and not isinstance(given, Mapping):
-            continue  # the section itself is refused
+            continue  # the section itself is rejected
         replaced = {
             key: value
             for key, value in settings.items()
@@ -275,13 +275,13 @@ def with_preset(config: Mapping[str, Any], kept: Collection[str] = ()) -> dict[s
 
 
 class _Reader:
-    """Reads the sections of a configuration and collects what is wrong with them."""
+    """Reads the sections of a configuration and collects their problems."""
 
     def __init__(self) -> None:
         self.problems: list[tuple[str, str]] = []
 
     def read(self, section: str, values: Any) -> dict[type, Any]:
-        """The settings of a section; their defaults where it has a problem."""
+        """The settings of a section; the defaults if it has a problem."""
         kinds = SECTIONS[section]
         if values is None:
             values = {}
@@ -308,11 +308,11 @@ class _Reader:
 
 
 def nearest_key(key: str) -> str:
-    """The key of config.yaml that resembles `key` most, or has its name in another section; "" for none."""
+    """The key of config.yaml most similar to `key`, or with its name in another section; "" if none."""
     keys = every_key()
     section, _, name = key.rpartition(".")
     if section in SECTIONS:
-        # By the name alone: the section's would make everything in it alike.
+        # By the name alone: with the section's name, all its keys would be similar.
         near = [f"{section}.{one}" for one in difflib.get_close_matches(name, keys_of(section), 1)]
         near = [one.removeprefix(".") for one in near]
     else:
@@ -322,7 +322,7 @@ def nearest_key(key: str) -> str:
 
 
 def unknown_key(key: str, section: str = "") -> str:
-    """The message about a key that does not exist: the nearest one that does, else those of its section."""
+    """The message about an unknown key: the most similar key, else the keys of its section."""
     if near := nearest_key(key):
         return f" is not a key of the configuration; did you mean {near}?"
     known = keys_of(section) + ([] if section else [name for name in SECTIONS if name])

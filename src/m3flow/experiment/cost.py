@@ -10,15 +10,15 @@ from m3flow.experiment.config import Experiment
 from m3flow.experiment.sample import Sample, sample
 from m3flow.videos.videolist import Video
 
-# A job's time limit over its expected time: videos differ, and a busy file system is slower.
+# A job's time limit relative to its expected time: videos differ, and a busy file system is slower.
 TIME_LIMIT_FACTOR, TIME_LIMIT_MINUTES = 1.5, 10.0
 
-# Seconds from the start of a job of one video to its first frame, on a current machine; more with a GPU.
+# Seconds from the start of a single-video job to its first frame, on a current machine; more with a GPU.
 START_SECONDS = 2.0
 
 
 def jobs_of(experiment: Experiment) -> tuple[str, ...]:
-    """The kinds of shard jobs that an experiment has, in their order."""
+    """The kinds of shard jobs of an experiment, in order."""
     if not experiment.wants_flow:
         return ("trajectories",)
     if experiment.shard.one_pass or not experiment.keep_flow:
@@ -27,9 +27,9 @@ def jobs_of(experiment: Experiment) -> tuple[str, ...]:
 
 
 def shard_size(experiment: Experiment) -> int:
-    """The number of videos that the longest job of a shard does in `shard.minutes`, down to a power of two.
+    """The number of videos that a shard's longest job processes in `shard.minutes`, rounded down to a power of two.
 
-    Rounded, so that a calibration that comes out a little different changes nothing.
+    Rounded, so that a slightly different calibration changes nothing.
 
     Raises UsageError without a calibration for the experiment's settings.
     """
@@ -47,20 +47,20 @@ def shard_size(experiment: Experiment) -> int:
 
 
 def seconds_per_video(calibration: Calibration, seen: Sample, kind: str) -> float:
-    """Seconds of a shard job for a video of the list, on average."""
+    """Mean seconds of a shard job per video of the list."""
     return (1 - seen.missing) * seen.frames * calibration.seconds_per_frame(kind, seen.width, seen.height)
 
 
 def time_limit(minutes: float, attempt: int) -> int:
-    """The run time in minutes to ask for where a job should take `minutes`; more at each new attempt."""
+    """The run time in minutes to request for a job that should take `minutes`; more at each new attempt."""
     return math.ceil((minutes * TIME_LIMIT_FACTOR + TIME_LIMIT_MINUTES) * attempt)
 
 
 def hours_of_starts(experiment: Experiment, videos: int, cores: int) -> float:
-    """About how many hours the starts of jobs of single videos take, on so many cores."""
+    """The approximate startup time of single-video jobs on `cores` cores, in hours."""
     return videos * len(jobs_of(experiment)) * START_SECONDS / max(1, cores) / 3600
 
 
 def video_class(video: Video) -> str:
-    """The folder that a video lies in, which in these data sets is its class."""
+    """The video's folder, which in these data sets is its class."""
     return video.name.rpartition("/")[0].rpartition("/")[2]

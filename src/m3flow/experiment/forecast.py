@@ -1,4 +1,4 @@
-"""What a run would do and cost: the plan, what is done already, and the calibration, put together."""
+"""Forecast of a run's work and cost, from the plan, the results so far and the calibration."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from m3flow.system import available_cores
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run would do.
+    """The work of a run and its cost.
 
     Attributes
     ----------
-    videos: by state (see `m3flow.experiment.status`), and in all; left: those that a run would try.
-    frames: of the whole list, and of those left; known from the records where a video has one, from the
-        headers of a sample otherwise.
-    shards, size: how many there are, and videos in each; open: those with something left.
-    longest: the shard that takes longest, with its videos left and its hours (None without a calibration).
-    hours: by kind of job, how long all of its jobs take one after the other; None without a calibration.
-    gpu_hours, cpu_hours: hours times what a job has.
-    flow_bytes, trajectory_bytes: what the videos left will take on the disk.
-    classes: by class, videos and videos left.
-    start_hours: what shards save of the starts of jobs of single videos on this machine; None where these are
-        few.
-    calibrated: where the figures of time and bytes come from; "" if there is no calibration.
+    videos: number by state (see `m3flow.experiment.status`) and in total; left: those that a run would process.
+    frames: of the whole list, and of the videos left; from the records of videos that have one, from the headers
+        of a sample otherwise.
+    shards, size: number of shards, and videos per shard; open: shards with videos left.
+    longest: the longest shard, with its videos left and its hours (None without a calibration).
+    hours: by kind of job, the total time of its jobs; None without a calibration.
+    gpu_hours, cpu_hours: hours times the GPUs and cores of a job.
+    flow_bytes, trajectory_bytes: disk space for the videos left.
+    classes: by class, number of videos and of videos left.
+    start_hours: the startup time of single-video jobs that shards save on this machine; None if it is small.
+    calibrated: the source of the figures of time and bytes; "" without a calibration.
     """
 
     videos: dict[str, int]
@@ -59,9 +58,9 @@ class Forecast:
 
 
 def forecast(experiment: Experiment) -> Forecast:
-    """Look at the list, the results so far and the calibration; nothing is run.
+    """Forecast a run from the list, the results so far and the calibration; nothing is run.
 
-    Raises UsageError for a list that cannot be used.
+    Raises UsageError for an unusable list.
     """
     videos = experiment.videos.read()
     plan = plan_of(experiment)
@@ -99,7 +98,7 @@ def forecast(experiment: Experiment) -> Forecast:
 
 
 def _hours(plan: Plan, experiment: Experiment, videos: int) -> dict[str, float] | None:
-    """By kind of job, the hours of one that does so many videos."""
+    """By kind of job, the hours of one with `videos` videos."""
     minutes = {kind: plan.minutes(kind, videos) for kind in jobs_of(experiment)}
     return {kind: value / 60 for kind, value in minutes.items() if value is not None} or None
 

@@ -1,4 +1,4 @@
-"""The GPUs of one machine, shared by processes that know nothing of each other."""
+"""Sharing of a machine's GPUs between independent processes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from pathlib import Path
 
 @contextmanager
 def free_gpu(devices: Sequence[str], places: int) -> Iterator[str]:
-    """The device among `devices` with the fewest jobs, held within the block.
+    """The device among `devices` with the fewest jobs, reserved within the block.
 
     Parameters
     ----------
-    devices: such as ("cuda:0", "cuda:1"). Devices that are no GPUs are not counted: the first one is given.
-    places: the number of jobs that are counted on a GPU; beyond that all count as equally busy.
+    devices: such as ("cuda:0", "cuda:1"). Devices other than GPUs are not reserved: the first one is returned.
+    places: the number of jobs counted per GPU; beyond that all GPUs count as equally busy.
 
-    A place is a locked file in the folder of temporary files, so that one of a process that was killed is free
-    at once.
+    A place is a locked file in the folder of temporary files, so that a killed process frees its place at once.
     """
     if not devices[0].startswith("cuda"):
         yield devices[0]

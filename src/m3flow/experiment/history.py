@@ -1,4 +1,4 @@
-"""What the records of an output folder say of each video: the last attempt at its outputs, and what was made."""
+"""History of each video in the records of an output folder: the last attempt at its outputs, and the last success."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MADE = ("done", "kept")
 
 
 class Attempt(NamedTuple):
-    """An attempt at an output, as a record has it.
+    """An attempt at an output, from a record.
 
     Attributes
     ----------
     status, reason, time: see `m3flow.results.records.Record`.
-    limits, source, modified: digest of the limits, fingerprint of the video, its size and time of change.
+    limits, source, modified: digest of the limits, fingerprint of the video, its size and modification time.
     settings: digest of the output's settings; "" in the records of earlier releases.
     """
 
@@ -36,7 +36,7 @@ class Attempt(NamedTuple):
 
 
 class Product:
-    """One output of a video: the last attempt at it, and the last one that made it; None where there is none."""
+    """One output of a video: the last attempt at it, and the last successful one; None if there is none."""
 
     __slots__ = ("last", "made")
 
@@ -52,7 +52,7 @@ class Product:
 
 
 class Past:
-    """What the records say of a video; `frames` is 0 where they do not know."""
+    """The records of a video; `frames` is 0 if unknown."""
 
     __slots__ = ("flow", "frames", "trajectories")
 
@@ -69,7 +69,7 @@ class History:
     Parameters
     ----------
     paths: the records files.
-    length: of the trajectories; records of other lengths are about other files.
+    length: of the trajectories; records of other lengths concern other files.
     """
 
     def __init__(self, paths: Iterable[Path], length: int) -> None:
@@ -95,12 +95,12 @@ class History:
             columns = next(reader, [])
             if not {"video", "status", "reason", "time"} <= set(columns):
                 return  # another program's table
-            # Records of earlier releases lack the last columns: the empty text behind each row stands in.
+            # Records of earlier releases lack the last columns: the empty text appended to each row replaces them.
             where = [columns.index(name) if name in columns else -1 for name in COLUMNS]
             about_flow, about_trajectories = _kinds(path.name)
             for row in reader:
                 if len(row) != len(columns) or row == columns:
-                    continue  # a line that a kill cut off, or a second header
+                    continue  # a line truncated by a kill, or a second header
                 row.append("")
                 name, frames, *attempt, flow, trajectories = [row[index] for index in where]
                 status = attempt[0]
@@ -117,6 +117,6 @@ class History:
 
 
 def _kinds(file_name: str) -> tuple[bool, bool]:
-    """Whether the rows of a records file are about flow, and about trajectories, by the file's name."""
+    """Whether the rows of a records file concern flow, and trajectories, from the file's name."""
     kind = file_name.partition("-")[0].partition(".")[0]
     return kind in ("flow", "motion"), kind in ("trajectories", "motion")

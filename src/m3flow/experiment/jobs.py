@@ -1,4 +1,4 @@
-"""The jobs of the workflow: which ones are due, and the work of one, on a shard or on a single video."""
+"""Jobs of the workflow: those that are due, and the work of one, on a shard or a single video."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from m3flow.results.records import STATUSES, Record, read_records
 from m3flow.system import available_cores
 from m3flow.videos.videolist import Video
 
-# More processes gain nothing: they take turns on the GPU, and each has the libraries in its memory.
+# More processes per GPU do not raise the throughput: they take turns, and each has the libraries in its memory.
 MOST_JOBS_PER_GPU = 4
 
 
 @dataclass(frozen=True)
 class Due:
-    """What a run of the workflow has to do.
+    """The jobs that a run of the workflow has to do.
 
     Attributes
     ----------
     status: of every video of the list.
     units: by kind of job, the names of the videos or of the shards, in the order of the list.
-    videos: number of videos that these jobs make.
+    videos: number of videos processed by these jobs.
     """
 
     status: Status
@@ -48,9 +48,9 @@ class Due:
 
 
 def due(experiment: Experiment, granularity: str) -> Due:
-    """The jobs that are due: one for each video ("video") or shard ("shard") with something to make.
+    """The jobs that are due: one per video ("video") or shard ("shard") with missing outputs.
 
-    Raises UsageError for a list that cannot be used.
+    Raises UsageError for an unusable list.
     """
     starts = [shard.line for shard in plan_of(experiment).shards] if granularity == "shard" else []
     videos = (cut_list(experiment) if starts else experiment.videos).read()
@@ -74,7 +74,7 @@ def _is_due(kind: str, left: Remaining) -> bool:
 
 
 def threads_of_a_job(experiment: Experiment, kind: str, cores: int) -> int:
-    """CPU threads of a job of one video, so that as many run at a time as the GPUs bear; 1 without GPUs."""
+    """CPU threads of a single-video job, so that as many run at a time as the GPUs can serve; 1 without GPUs."""
     devices = _devices(experiment, kind)
     if not devices[0].startswith("cuda"):
         return 1
@@ -96,12 +96,12 @@ def run_video(
     outcome: Path,
     before: Sequence[Path] = (),
 ) -> int:
-    """Make the missing outputs of one video in this process, as a job of its own.
+    """Make the missing outputs of one video in this process, as a separate job.
 
     Parameters
     ----------
-    outcome: the file to write at the end, with the video's status; not written where the video failed.
-    before: the outcomes of jobs before this one.
+    outcome: the file to write at the end, with the video's status; not written if the video failed.
+    before: the outcomes of preceding jobs.
 
     Returns the exit status of the job: 0 done or rejected, 1 failed.
     """
@@ -120,11 +120,11 @@ def run_video(
 
 
 def run_shard(experiment: Experiment, kind: str, name: str, log_file: Path | str, outcome: Path) -> int:
-    """Make what is missing of one shard ("flow", "trajectories", or "motion": both in one pass).
+    """Make the missing outputs of one shard ("flow", "trajectories", or "motion": both in one pass).
 
-    Each video's record is appended to the shard's records as it ends. The `outcome`, a JSON file with a
-    summary, is written last, and only when no video failed: rejected ones are no failure. Everything else that
-    the job makes stays when it is killed, and the next attempt goes on from there.
+    Each video's record is appended to the shard's records when it is done. The `outcome`, a JSON file with a
+    summary, is written last, and only if no video failed: rejected ones do not count. Everything else that the
+    job has made is kept when it is killed, and the next attempt continues from there.
 
     Returns the exit status of the job: 0 done, 1 not.
     """
@@ -148,7 +148,7 @@ def run_shard(experiment: Experiment, kind: str, name: str, log_file: Path | str
 
 
 def work_of(experiment: Experiment, kind: str) -> Work:
-    """What a job of this kind makes of each video."""
+    """The outputs that a job of this kind makes for each video."""
     run = experiment.run
     if kind == "trajectories":
         return Work(
@@ -172,7 +172,7 @@ def work_of(experiment: Experiment, kind: str) -> Work:
 
 
 def _calibrated_workers(experiment: Experiment, kind: str) -> int:
-    """The best number of workers, where a job with as many cores was calibrated; else 0, for the usual one."""
+    """The best number of workers, if a job with as many cores was calibrated; else 0, for the default."""
     calibration = calibration_of(experiment)
     if calibration is None or kind == "trajectories" or calibration.cores != available_cores():
         return 0

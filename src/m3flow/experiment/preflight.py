@@ -1,4 +1,4 @@
-"""Checks before a run: mistakes that would reject every video of the list are answered once, at the start."""
+"""Checks before a run: mistakes that would reject every video of the list raise a single error at the start."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from m3flow.layout import Outputs
 from m3flow.results.stored_flow import stored_flow
 from m3flow.videos.videolist import Video
 
-# Looking at all of a large data set takes minutes on a network file system.
-LOOKED_AT = 20
+# Checking all files of a large data set takes minutes on a network file system.
+CHECKED = 20
 
 
 def require_sources(sources: Sequence[str], root: Path) -> None:
-    """Raise UsageError where none of the first sources of the list exists: most likely the root is wrong.
+    """Raise UsageError if none of the first sources of the list exists: most likely the root is wrong.
 
-    `sources` are the paths of the videos; at most `LOOKED_AT` are looked for.
+    `sources` are the paths of the videos; at most `CHECKED` are checked.
     """
-    first = sources[:LOOKED_AT]
+    first = sources[:CHECKED]
     if any(_exists(source) for source in first):
         return
     raise UsageError(
-        f"no video of the list is where it should be ({len(first)} looked for); the first is missing at "
+        f"no video of the list was found ({len(first)} checked); the first is missing at "
         f"{first[0]!r}: is the root ({root}) right?"
     )
 
 
 def require_flow(videos: Sequence[Video], outputs: Outputs) -> None:
-    """Raise UsageError where none of the first videos has flow to make trajectories from."""
-    first = videos[:LOOKED_AT]
+    """Raise UsageError if none of the first videos has flow to make trajectories from."""
+    first = videos[:CHECKED]
     reasons = []
     for video in first:
         try:
@@ -40,7 +40,7 @@ def require_flow(videos: Sequence[Video], outputs: Outputs) -> None:
         else:
             return
     raise UsageError(
-        f"no video of the list has flow to make trajectories from ({len(first)} looked for): {reasons[0]}"
+        f"no video of the list has flow to make trajectories from ({len(first)} checked): {reasons[0]}"
     )
 
 

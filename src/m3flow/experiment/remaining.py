@@ -1,8 +1,8 @@
 """The outputs of a list that are still to be made, and why.
 
-What exists is compared with the settings and the sources: by the records, which a run writes for every video,
-and by the files themselves where the records do not tell. Nothing else decides: no time of a result, no other
-program's notes of what it ran.
+Existing results are compared with the settings and the sources: using the records, which a run writes for every
+video, and the files themselves where the records are incomplete. Nothing else matters: no modification time of a
+result, no other program's metadata.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from m3flow.videos.videolist import Video
 
 MISSING, OTHER_SETTINGS, OTHER_VIDEO = "missing", "other settings", "another video"
 NO_SUCH_FILE = "no such file"
-# Looking at a file of a network file system is a round trip; many are under way at a time.
+# A stat on a network file system is a round trip; many are in flight at a time.
 THREADS, CHUNK = 16, 512
 
 
 class Remaining(NamedTuple):
-    """What is still to be made of a video.
+    """The outputs of a video that are still to be made.
 
     Attributes
     ----------
-    flow, trajectories: why they are to be made: MISSING, OTHER_SETTINGS (what is there was made with others),
-        OTHER_VIDEO (from another source); "" where they are there, or not wanted.
-    rejected: why the video was rejected, where nothing has changed since: it is not tried again.
+    flow, trajectories: why they are to be made: MISSING, OTHER_SETTINGS (the existing ones have others),
+        OTHER_VIDEO (from another source); "" if they are current, or not requested.
+    rejected: why the video was rejected, if nothing has changed since: it is not retried.
     """
 
     flow: str = ""
@@ -67,8 +67,8 @@ class Wanted:
         motion vectors of the codec.
     of_stored_flow: the trajectories are of the flow that is stored, whatever its settings, in place of `tracked`.
     trajectories: settings of the trajectories; None for none.
-    limits: limits of decoding, which decide whether a rejected video is tried again.
-    retry: whether videos that were rejected are tried again when they change.
+    limits: decoding limits, which decide whether a rejected video is retried.
+    retry: whether rejected videos are retried when they change.
     """
 
     outputs: Outputs
@@ -83,14 +83,14 @@ class Wanted:
 def remaining(
     wanted: Wanted, videos: Sequence[Video], history: History, *, every_file: bool
 ) -> list[Remaining]:
-    """What is still to be made of each video.
+    """The outputs of each video that are still to be made.
 
     Parameters
     ----------
     history: the records of the output folder.
-    every_file: look for every single file; otherwise one listing for each folder of videos tells what is
-        there, which on a network file system is faster by far, and does not notice a flow folder that has lost
-        one of its two files.
+    every_file: check every single file; otherwise one directory listing per folder of videos is used, which on a
+        network file system is much faster, but does not notice a flow folder that has lost one of its two
+        files.
     """
     check = _Check(wanted, history, every_file)
     check.look_at([video for video in videos if video.name in history])
@@ -112,7 +112,7 @@ class _Check:
             self._ending = trajectory_suffix(wanted.trajectories.length)
 
     def look_at(self, videos: Sequence[Video]) -> None:
-        """Look at the source files of videos, as they are now."""
+        """Stat the source files of videos."""
         chunks = [videos[start : start + CHUNK] for start in range(0, len(videos), CHUNK)]
         with ThreadPoolExecutor(THREADS) as threads:
             for found in threads.map(_look_at, chunks):
@@ -123,7 +123,7 @@ class _Check:
         flow = self._flow_due(video, past.flow.made) if self._flow else ""
         trajectories = ""
         if self._wanted.trajectories is not None:
-            # Trajectories that are made from stored flow follow the flow, not the video.
+            # Trajectories of stored flow depend on the flow, not on the video.
             stored = past.flow.made if self._flow and not flow else None
             trajectories = self._trajectories_due(video, past.trajectories.made, stored)
         if not flow and not trajectories:
@@ -177,7 +177,7 @@ class _Check:
         return not self._every_file or all(path.is_file() for path in paths)
 
     def _replaced(self, video: Video, then: Attempt) -> bool:
-        """Whether the video is another one now; one that is gone is not: its results outlive it."""
+        """Whether the video has been replaced; a deleted one has not: its results remain valid."""
         if not then.source:
             return False
         if video.source not in self._sources:
@@ -185,7 +185,7 @@ class _Check:
         now = self._sources.get(video.source)
         if now is None:
             return False
-        # A folder's time does not tell that an image in it is another one.
+        # A folder's modification time does not change when the content of an image changes.
         in_folder = self._every_file and stat.S_ISDIR(now.st_mode)
         if not in_folder and stamp_text((now.st_size, now.st_mtime_ns)) == then.modified:
             return False
@@ -225,7 +225,7 @@ def _flow_file(folder: Path) -> Attempt | None:
 
 
 def _trajectory_file(path: Path) -> Attempt | None:
-    """What a trajectory file says of itself; None where it cannot be read."""
+    """The provenance of a trajectory file; None if it cannot be read."""
     try:
         made = read_made(path)
     except BadInput:
@@ -240,9 +240,9 @@ def _made(settings: str, made: dict[str, Any]) -> Attempt:
 def differences(
     wanted: Wanted, videos: Sequence[Video], found: Sequence[Remaining], history: History
 ) -> dict[str, str]:
-    """How the settings of what is there differ from those wanted, by the names of the videos concerned.
+    """Differences between the settings of existing results and the requested ones, by video name.
 
-    One file is read for each combination of settings that the records know.
+    One file is read for each combination of settings in the records.
     """
     texts: dict[tuple[bool, str], str] = {}
     named: dict[str, str] = {}
@@ -278,13 +278,13 @@ def _difference(wanted: Wanted, name: str, *, of_flow: bool) -> str:
 
 
 def _words(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """How settings differ: "dis → farneback", "bound 20.0 → 10.0, step 1 → 2"."""
+    """The difference of settings in words: "dis → farneback", "bound 20.0 → 10.0, step 1 → 2"."""
     for key in ("estimator", "job"):
         if key in wanted and stored.get(key) != wanted[key]:
             return f"{stored.get(key, 'unknown')} → {wanted[key]}"
     words = []
     for key in stored | wanted:
-        # A setting that adds an array is left out where it adds none.
+        # Settings that add an array are omitted if they add none.
         before, value = stored.get(key, "none"), wanted.get(key, "none")
         if isinstance(value, dict) and isinstance(before, dict):
             words.append(_words(before, value))
@@ -294,7 +294,7 @@ def _words(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 class Listing:
-    """The names in a tree of results; a folder is listed once, when one of its names is asked for."""
+    """The names in a tree of results; each folder is listed once, on first use."""
 
     def __init__(self, root: Path) -> None:
         self._root = os.fspath(root)

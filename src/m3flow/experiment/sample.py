@@ -1,4 +1,4 @@
-"""A sample of a list's videos: their number of frames and frame size, from their headers."""
+"""Statistics of a sample of a list's videos: frames and frame size, from their headers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ HEADER_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Sample:
-    """What a sample of a list's videos says of the list, by their headers.
+    """Statistics of a sample of a list's videos, from their headers.
 
     Attributes
     ----------
-    videos: how many were looked at; missing: the share of them that could not be opened.
-    frames: the mean of those that could be; width, height: their medians, in pixels.
+    videos: number of sampled videos; missing: the share of them that could not be opened.
+    frames: the mean of the others; width, height: their medians, in pixels.
     """
 
     videos: int
@@ -32,14 +32,14 @@ class Sample:
 
 
 def sample(experiment: Experiment, count: int = SAMPLE) -> Sample:
-    """Look into the headers of a few videos, spread over the list."""
+    """Sample the headers of a few videos, spread over the list."""
     return of_headers(headers(experiment.videos.sample(count)), experiment.flow.short_side)
 
 
 def headers(sources: Sequence[str]) -> list[tuple[int, int, int] | None]:
-    """(frames, width, height) of each video by its header, None where it cannot be opened.
+    """(frames, width, height) of each video from its header, None if it cannot be opened.
 
-    In a process of its own: a damaged file may kill the library that opens it.
+    In a separate process: a damaged file may crash the library.
     """
     import multiprocessing
     from concurrent.futures import TimeoutError as TimedOut
@@ -67,7 +67,7 @@ def _header(source: str) -> tuple[int, int, int] | None:
 
 
 def of_headers(found: Sequence[tuple[int, int, int] | None], short_side: int = 0) -> Sample:
-    """The sample that the headers of some videos make; sizes are those after the resize to `short_side`."""
+    """The statistics of some videos' headers; sizes are those after the resize to `short_side`."""
     usable = np.array([header for header in found if header], np.float64).reshape(-1, 3)
     if not len(usable):
         return Sample(len(found), 1.0 if found else 0.0, 0.0, 0.0, 0.0)

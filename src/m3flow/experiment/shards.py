@@ -1,8 +1,8 @@
-"""The shards of a list: which videos a job gets, from the list alone, and cheaply for each job.
+"""Division of a list into shards, one per job.
 
-The list is cut every `size` entries, so appending videos changes the last shard and adds new ones, nothing
-else. What was cut is kept in a file of the output folder (`shards/<list>/plan.json`): the list is read and
-checked as a whole once, and each job after that reads the few lines that are its own.
+The list is divided every `size` entries, so appending videos only changes the last shard and adds new ones.
+The division is stored in the output folder (`shards/<list>/plan.json`): the whole list is read and checked
+once, and after that each job reads only its own lines.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ FORMAT = 2
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A stretch of the list that one job works on.
+    """A section of the list processed by one job.
 
     Attributes
     ----------
-    videos: how many videos it holds; those that `exclude` names are not counted.
-    offset, size, line: where it lies in the list, in bytes, and the number of its first line.
-    digest: of the paths of its videos; another one means other videos.
+    videos: number of videos, without those in `exclude`.
+    offset, size, line: its position in the list, in bytes, and the number of its first line.
+    digest: of the paths of its videos, to detect changes.
     """
 
     videos: int
@@ -51,14 +51,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a list is cut.
+    """The division of a list into shards.
 
     Attributes
     ----------
-    size: entries of the list in a shard; the last one may hold fewer.
+    size: entries of the list per shard; the last shard may have fewer.
     shards: in the order of the list.
-    pace: by kind of job, the seconds that a video should take it; empty without a calibration.
-    start: seconds from a job's beginning to its first video, by the calibration.
+    pace: by kind of job, the expected seconds per video; empty without a calibration.
+    start: seconds from a job's start to its first video, from the calibration.
     """
 
     size: int
@@ -79,7 +79,7 @@ class Plan:
         return self.shards[int(name)]
 
     def minutes(self, kind: str, videos: int) -> float | None:
-        """How long a job of this kind should take for so many videos; None without a calibration."""
+        """The expected time of a job of this kind for `videos` videos; None without a calibration."""
         return (self.start + self.pace[kind] * videos) / 60 if kind in self.pace else None
 
 
@@ -88,11 +88,11 @@ def shard_name(number: int) -> str:
 
 
 def make_plan(videos: VideoList, size: int) -> Plan:
-    """Read and check the whole list, and cut it.
+    """Read and check the whole list, and divide it.
 
-    Memory: 8 bytes per video beside the shards, so that lists of many millions can be planned.
+    Memory: 8 bytes per video in addition to the shards, so that lists of many millions can be planned.
 
-    Raises UsageError for everything that `VideoList.read` refuses.
+    Raises UsageError in the same cases as `VideoList.read`.
     """
     list_file, excluded = videos.location, videos.excluded_names()
     problems: list[tuple[int, str]] = []
@@ -123,7 +123,7 @@ def make_plan(videos: VideoList, size: int) -> Plan:
     if begun is not None:
         close(list_size(list_file))
     if doubtful or problems or not shards or _repeats(hashes):
-        # Names whose hashes agree are the same name, or very rarely not: the full check tells, in full.
+        # Equal hashes are nearly always equal names; the full check decides and reports all problems.
         replace(videos, exclude=None).read()
     plan = Plan(size, tuple(shards))
     if excluded and not plan.videos:
@@ -132,13 +132,13 @@ def make_plan(videos: VideoList, size: int) -> Plan:
 
 
 def plan_of(experiment: Experiment, *, renew: bool = True) -> Plan:
-    """The plan of an experiment: the one in its output folder, or a new one where that does not fit any more.
+    """The plan of an experiment: the stored one in its output folder, or a new one if that is out of date.
 
-    A new one is kept there for the next reader, if the folder can be written. Where `shard.videos` is "auto",
-    the size that was chosen is kept with it, so that the shards stay as they are while the list grows. Where
-    the list is a folder it is searched again, unless `renew` is false: a job takes the list that is there.
+    A new plan is stored for the next reader if the folder is writable. If `shard.videos` is "auto", the
+    chosen size is stored with it, so that the shards do not change while the list grows. If the list is a
+    folder, it is searched again, unless `renew` is false: a job uses the stored list.
 
-    Raises UsageError for a list that cannot be used, and for "auto" without a calibration.
+    Raises UsageError for an unusable list, and for "auto" without a calibration.
     """
     path = experiment.outputs.shard_plan(experiment.videos.name)
     kept = _read(path)
@@ -158,7 +158,7 @@ def plan_of(experiment: Experiment, *, renew: bool = True) -> Plan:
         pace = {kind: seconds_per_video(calibration, seen, kind) for kind in jobs_of(experiment)}
         plan = replace(plan, pace=pace, start=calibration.start)
     values = asdict(plan) | {"key": key, "basis": basis, "shards": [astuple(shard) for shard in plan.shards]}
-    # Where the folder cannot be written every reader makes the plan again: slower, not wrong.
+    # If the folder is not writable, every reader makes the plan again, which is slower but correct.
     with suppress(OSError):
         write_text(path, json.dumps(values, separators=(",", ":")))
     return plan
@@ -167,7 +167,7 @@ def plan_of(experiment: Experiment, *, renew: bool = True) -> Plan:
 def shard_videos(experiment: Experiment, shard: Shard) -> list[Video]:
     """The videos of a shard.
 
-    Raises UsageError where the list is no longer what the shard was cut from.
+    Raises UsageError if the list has changed since it was divided.
     """
     part = Part(shard.offset, shard.size, shard.line)
     videos = cut_list(experiment, renew=False).read_part(part)
@@ -177,7 +177,7 @@ def shard_videos(experiment: Experiment, shard: Shard) -> list[Video]:
 
 
 def cut_list(experiment: Experiment, *, renew: bool = False) -> VideoList:
-    """The list file that is cut into shards."""
+    """The list file that is divided into shards."""
     videos = experiment.videos
     return videos.in_file(experiment.outputs.shard_list(videos.name), renew=renew)
 
@@ -196,7 +196,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _file(path: Path | None) -> list[Any] | None:
-    """What tells that a file has not changed."""
+    """Name, size and modification time of a file, to detect changes."""
     if path is None:
         return None
     try:
@@ -207,7 +207,7 @@ def _file(path: Path | None) -> list[Any] | None:
 
 
 def _basis(experiment: Experiment) -> dict[str, Any]:
-    """What `shard.videos: auto` depends on beside the list."""
+    """Everything but the list that `shard.videos: auto` depends on."""
     calibration = Path(experiment.shard.calibration)
     return {
         "shard": asdict(experiment.shard),

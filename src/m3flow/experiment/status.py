@@ -1,4 +1,4 @@
-"""How far a list is: each video's state from the records and the files."""
+"""Status of a list: each video's state, from the records and the files."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ REASONS_SHOWN = 10
 MANY_VIDEOS = 2000
 NOT_BEGUN = "not begun"
 GONE = "was made, but its files are gone"
-NO_TRAJECTORIES = "flow is there, trajectories are not yet"
-NO_FLOW = "trajectories are there, flow is not"
-REPLACED = "the video is another one now, will be made again"
+NO_TRAJECTORIES = "has flow, but no trajectories yet"
+NO_FLOW = "has trajectories, but no flow"
+REPLACED = "the video was replaced, will be made again"
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Status:
         "missing", which the next run makes.
     reasons: of the videos that are not done.
     remaining: the outputs still to be made, by the name of the video.
-    frames: of the videos that the records know, by name.
+    frames: number of frames, by name, of the videos with a record.
     """
 
     states: dict[str, State] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Status:
 
 
 def wanted_by(experiment: Experiment) -> Wanted:
-    """The outputs that an experiment should have of every video."""
+    """The outputs that an experiment requires of every video."""
     flow = experiment.flow if experiment.wants_flow else None
     return Wanted(
         outputs=experiment.outputs,
@@ -94,10 +94,10 @@ def status_of(
 
     Parameters
     ----------
-    every_file: see `m3flow.experiment.remaining.remaining`; by default for a job a video, and for lists that are
-        small.
+    every_file: see `m3flow.experiment.remaining.remaining`; by default with one job per video, and for small
+        lists.
 
-    Raises UsageError for a list that cannot be used. Whether the files are whole is `m3flow verify`'s question.
+    Raises UsageError for an unusable list. `m3flow verify` checks whether the files are complete.
     """
     videos = experiment.videos.read() if videos is None else videos
     if every_file is None:
@@ -123,7 +123,7 @@ def status_of(
 
 
 def tried(experiment: Experiment, videos: Sequence[Video]) -> Sequence[Video]:
-    """The videos that a run works on: all, or, with `exclude: rejected`, those that were not rejected before."""
+    """The videos that a run processes: all, or, with `exclude: rejected`, those not rejected before."""
     if not experiment.skip_rejected:
         return videos
     states = status_of(experiment, videos, every_file=False).states
@@ -131,9 +131,9 @@ def tried(experiment: Experiment, videos: Sequence[Video]) -> Sequence[Video]:
 
 
 def replaced(experiment: Experiment, kind: str, videos: Sequence[Video]) -> list[str]:
-    """What a run of `m3flow flow` or `m3flow trajectories` will overwrite for its other settings, a line each.
+    """Results with other settings that `m3flow flow` or `m3flow trajectories` will overwrite, one line each.
 
-    kind: "flow", or "trajectories" (of the flow that is stored).
+    kind: "flow", or "trajectories" (of the stored flow).
     """
     if kind == "flow":
         wanted = Wanted(outputs=experiment.outputs, flow=experiment.flow)
@@ -154,7 +154,7 @@ def replaced(experiment: Experiment, kind: str, videos: Sequence[Video]) -> list
 
 
 def _why_not(left: Remaining, past: Past, other: str) -> tuple[State, str]:
-    """The state of a video that is not done, and the reason. What became of its flow explains its trajectories."""
+    """The state of a video that is not done, and the reason. The fate of its flow explains its trajectories."""
     if left.rejected:
         return "rejected", left.rejected
     if other:
@@ -178,7 +178,7 @@ def _why_not(left: Remaining, past: Past, other: str) -> tuple[State, str]:
 
 
 def summary(experiment: Experiment, status: Status) -> list[str]:
-    """A few lines on how far a list is, and what to do."""
+    """A few lines on the status of a list, with the next steps."""
     counts = status.counts
     states = [f"{counts[state]:,} {state}" for state in STATES if counts[state]]
     text = [f"m3flow: {', '.join(states) or 'none'} of {len(status.states):,} videos"]

@@ -1,4 +1,4 @@
-"""Work done in a thread behind the main one, with a bound on how much may wait for it."""
+"""A background thread with a bounded task queue."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Background:
-    """Does one task after the other in a thread; at most `ahead` tasks wait.
+    """Runs tasks one after another in a thread; at most `ahead` tasks are queued.
 
-    An error of a task is raised by the next call or by `finish`. Use as a context manager: what still waits
-    when it is left by an exception is dropped.
+    An error in a task is raised by the next call or by `finish`. Use as a context manager: leaving it by an
+    exception discards the queued tasks.
     """
 
     def __init__(self, ahead: int = 2) -> None:
@@ -31,6 +31,6 @@ class Background:
         self._pending.append(self._thread.submit(task))
 
     def finish(self) -> None:
-        """Wait until everything is done."""
+        """Wait until all tasks are done."""
         while self._pending:
             self._pending.popleft().result()

@@ -1,4 +1,4 @@
-"""Videos through an estimator in batches that fit the device's memory."""
+"""Batches of frame pairs, across videos, that fit the device's memory."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 Owner = TypeVar("Owner")
 Result = TypeVar("Result")
 
-# Of a process's part of the GPU's memory; the rest is for the CUDA context and for fragmentation. Halving on
-# out-of-memory makes up for an estimate that is too low.
+# Of a process's part of the GPU's memory; the rest is for the CUDA context and for fragmentation. If memory
+# use was underestimated, the batch is halved on out-of-memory.
 SHARE_OF_MEMORY = 0.7
-# More pixels than this at a time keep a GPU no busier: 100 pairs of 320x240, 4 of 1920x1080.
+# Larger batches do not raise a GPU's throughput: 100 pairs of 320x240, 4 of 1920x1080.
 PIXELS_ENOUGH = 8_000_000
-# On a CPU small batches stay nearer to the cache.
+# On a CPU small batches make better use of the cache.
 BATCH_ON_CPU = 8
 
 
 class TooLarge(RuntimeError):
-    """Not even one pair of frames fits the device's memory."""
+    """A single pair of frames does not fit the device's memory."""
 
 
 def batch_size(
@@ -40,10 +40,10 @@ def batch_size(
     sharing: int = 1,
     setting: int | None = None,
 ) -> int:
-    """How many pairs of frames to compute at a time on `device`; `setting`, if given, is taken as it is.
+    """The number of frame pairs per batch on `device`; `setting`, if given, is used unchanged.
 
     bytes_per_pixel: peak memory of the computation, per pixel of each pair.
-    sharing: how many processes compute on the device.
+    sharing: number of processes that compute on the device.
     """
     if setting is not None:
         return setting
@@ -56,8 +56,8 @@ def batch_size(
 def available_memory(device: str, sharing: int = 1) -> int:
     """Bytes of a GPU's memory for one of the `sharing` processes that use it.
 
-    An equal share of the whole, since those that start at the same time all see the same free memory; never
-    more than is free now, torch's own unused cache included.
+    An equal share of the total, since processes that start at the same time all see the same free memory; at
+    most the memory free now, including torch's unused cache.
     """
     import torch
 
@@ -68,15 +68,15 @@ def available_memory(device: str, sharing: int = 1) -> int:
 
 @dataclass
 class Part(Generic[Owner, Result]):
-    """What came of some frame pairs of one owner.
+    """The result of some frame pairs of one owner.
 
     Attributes
     ----------
-    owner: whose they are.
-    result: what `call` returned for them; None where there are none, or an error.
-    share: its share of the pairs that were computed together.
+    owner: the owner of the pairs.
+    result: the return value of `call` for them; None without pairs or after an error.
+    share: the owner's share of the pairs in the batch.
     last: whether the owner has no more pairs.
-    error: what went wrong; there will be no more parts of this owner.
+    error: the error that ended this owner; no more parts follow.
     """
 
     owner: Owner
@@ -88,7 +88,7 @@ class Part(Generic[Owner, Result]):
 
 @dataclass(eq=False)
 class _Held(Generic[Owner]):
-    """How many frames of an owner are in the buffer: those of pairs still to come."""
+    """The number of an owner's frames in the buffer, those of its pending pairs."""
 
     owner: Owner
     frames: int = 0
@@ -99,29 +99,29 @@ class _Held(Generic[Owner]):
 
 
 class Batches(Generic[Owner, Result]):
-    """`call` on stretches of videos that together make every pair of frames t, t + step exactly once.
+    """Applies `call` to runs of consecutive frames so that every pair t, t + step is computed exactly once.
 
-    The videos come one after the other, each as `add`, as often as it has frames, and `end`. Where `shared`,
-    what is left of a video at its end waits for the next, and both go through in one batch if their frames are
-    of one size; the pairs across the seam are computed and thrown away. `flush` ends the waiting.
+    Videos come one after another: `add`, once for each block of frames, then `end`. If `shared`, the last
+    frames of a video wait for the next one, and both go into one batch if their frames have the same size; the
+    pairs across the seam are computed and discarded. `flush` computes waiting frames at once.
 
-    Where the device's memory runs out, the stretch is halved and tried again, and later ones are as long.
+    On out-of-memory the batch is halved and retried; later batches keep the smaller size.
 
     Parameters
     ----------
-    call: takes frames [n + step, H, W] and returns what belongs to their n pairs; a slice of that must be what
-        belongs to those pairs, e.g. `lambda frames: estimator.sequence(frames, step)`. The frames are its own
-        until it returns, or, on a GPU, until what it has launched by then is done. Where items were added with
-        the frames, it takes those of its frames as a second argument.
-    step: the distance of a pair's frames.
+    call: takes frames [n + step, H, W] and returns a result for their n pairs; slicing the result must select
+        the pairs, e.g. `lambda frames: estimator.sequence(frames, step)`. The frames stay valid until it
+        returns or, on a GPU, until the kernels that it launched are done. If items were added with the frames,
+        it gets those of its frames as a second argument.
+    step: the distance between the frames of a pair.
     shared: whether videos share batches.
-    device: the torch device that the frames are copied to; None leaves them NumPy arrays.
-    fitting: the number of pairs that fitted the device's memory, by frame size, where fewer did than asked for;
-        to be shared between the `Batches` of a process.
+    device: the torch device to which the frames are copied; None keeps them as NumPy arrays.
+    fitting: the number of pairs that fitted the device's memory, by frame size, where it is smaller than
+        requested; shared between the `Batches` of a process.
 
-    All methods yield `Part`s, those of one owner in order. An error of `call` is a part's `error` (TooLarge where
-    a single pair does not fit the device's memory), and the owner's alone: a batch that was shared is tried
-    again for each of its owners. `Interrupted` is no owner's: it is raised.
+    All methods yield `Part`s, in order for each owner. An error in `call` becomes a part's `error` (TooLarge if a
+    single pair does not fit the device's memory) and affects only its owner: a shared batch is retried for each
+    owner alone. `Interrupted` belongs to no owner and is raised.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Batches(Generic[Owner, Result]):
         self._call, self._step, self._shared = call, step, shared
         self._frames = FrameBuffer(device)
         self._items: list[Any] = []
-        # In the order in which their frames lie in the buffer; only the last one has frames to come.
+        # In the order of their frames in the buffer; only the last one may get more frames.
         self._held: list[_Held[Owner]] = []
         self._batch = 1
         self._fitting = {} if fitting is None else fitting
@@ -144,9 +144,9 @@ class Batches(Generic[Owner, Result]):
     def add(
         self, owner: Owner, frames: np.ndarray, batch: int, items: Sequence[Any] | None = None
     ) -> Iterator[Part[Owner, Result]]:
-        """The next frames of a video, uint8 [any number, H, W], with at most `batch` pairs at a time.
+        """Add frames of a video, uint8 [any number, H, W]; at most `batch` pairs are computed at a time.
 
-        items: something that belongs to each frame; with all frames or with none.
+        items: one item per frame, passed along with it; for all frames or for none.
         """
         size = frames.shape[1], frames.shape[2]
         if self._held and self._frames.frame_size != size:
@@ -162,7 +162,7 @@ class Batches(Generic[Owner, Result]):
             yield from self._run()
 
     def end(self, owner: Owner) -> Iterator[Part[Owner, Result]]:
-        """The video has no more frames."""
+        """Mark the end of a video."""
         held = next((held for held in self._held if held.owner is owner), None)
         if held is not None and held.pairs(self._step):
             held.complete = True
@@ -173,12 +173,12 @@ class Batches(Generic[Owner, Result]):
             yield from self.flush()
 
     def flush(self) -> Iterator[Part[Owner, Result]]:
-        """Whatever waits for more."""
+        """Compute all waiting pairs."""
         while self._pairs():
             yield from self._run()
 
     def drop(self, owner: Owner) -> None:
-        """Forget a video that came to nothing."""
+        """Remove a video that failed."""
         for held in self._held:
             if held.owner is owner:
                 start = self._start_of(held)
@@ -192,17 +192,17 @@ class Batches(Generic[Owner, Result]):
     def _pairs(self) -> int:
         return sum(held.pairs(self._step) for held in self._held)
 
-    def _start_of(self, wanted: _Held[Owner]) -> int:
-        """Where the owner's frames begin in the buffer."""
+    def _start_of(self, target: _Held[Owner]) -> int:
+        """The position of the owner's first frame in the buffer."""
         start = 0
         for held in self._held:
-            if held is wanted:
+            if held is target:
                 break
             start += held.frames
         return start
 
     def _run(self) -> Iterator[Part[Owner, Result]]:
-        """The first pairs of what is held: a batch, or all where there are fewer."""
+        """Compute the first pairs in the buffer: a batch, or all if there are fewer."""
         left, chosen = self._batch, []
         for held in self._held:
             count = min(left, held.pairs(self._step))
@@ -212,7 +212,7 @@ class Batches(Generic[Owner, Result]):
         yield from self._together(chosen)
 
     def _together(self, chosen: list[tuple[_Held[Owner], int]]) -> Iterator[Part[Owner, Result]]:
-        """The first pairs of neighbouring owners in one call: all pairs of each, but for the last owner."""
+        """Compute the first pairs of consecutive owners in one call: all pairs of each but the last owner."""
         pairs = sum(count for _, count in chosen)
         first, last = chosen[0][0], chosen[-1][0]
         start, stop = self._start_of(first), self._start_of(last) + chosen[-1][1] + self._step
@@ -224,7 +224,7 @@ class Batches(Generic[Owner, Result]):
             raise
         except Exception as error:
             if is_out_of_memory(error):
-                # Kept by anyone, the error would keep the tensors of the failed call.
+                # Its traceback references the tensors of the failed call.
                 free_memory_of(error)
                 too_large = (str(error).splitlines() or [type(error).__name__])[0]
             else:
@@ -250,7 +250,7 @@ class Batches(Generic[Owner, Result]):
             )
 
     def _parts(self, chosen: list[tuple[_Held[Owner], int]], result: Any) -> list[Part[Owner, Result]]:
-        """What of a result belongs to each owner, whose pairs are now done."""
+        """The parts of a result that belong to each owner; their pairs are removed."""
         pairs = sum(count for _, count in chosen)
         parts: list[Part[Owner, Result]] = []
         start = 0

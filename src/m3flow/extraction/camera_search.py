@@ -1,4 +1,4 @@
-"""The camera of videos' frame pairs, found before their motion is computed: it is judged by later pairs too."""
+"""Camera search for frame pairs, before their motion is computed: later pairs contribute to the decision."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Stretch(Generic[Owner]):
 
     Attributes
     ----------
-    owner: whose they are.
+    owner: the video.
     frames: uint8 [n, H, W].
-    decisions: for each frame, that about the pair it begins; `UNDECIDED` for the last frames, which begin none.
+    decisions: for each frame, that about the pair it starts; `UNDECIDED` for the last frames, which start none.
     batch: the number of pairs to compute at a time.
-    seconds: the time that the search took.
+    seconds: the time taken by the search.
     last: whether the owner has no more frames.
-    error: what went wrong; there will be no more stretches of this owner.
+    error: the failure; no more stretches of this owner follow.
     """
 
     owner: Owner
@@ -49,7 +49,7 @@ class Stretch(Generic[Owner]):
 
 @dataclass(eq=False)
 class _Waiting:
-    """A video's frames whose pairs are not decided yet, and what decides about them."""
+    """A video's frames whose pairs are not decided yet, and their selector."""
 
     selector: Selector
     batch: int
@@ -72,7 +72,7 @@ class _Waiting:
 
 @dataclass(frozen=True)
 class _Found:
-    """The candidates of some pairs, and the time that each took."""
+    """The candidates of some pairs, and the time taken by each."""
 
     candidates: Candidates
     seconds: float
@@ -82,10 +82,10 @@ class _Found:
 
 
 class CameraSearch(Generic[Owner]):
-    """Finds the camera of videos whose frames arrive in blocks, in batches that videos share on a GPU.
+    """Finds the camera of videos whose frames arrive in blocks, in batches shared between videos on a GPU.
 
-    The videos come one after the other, as in `m3flow.extraction.batching.Batches`; of each, at most the frames
-    of a batch and of the pairs that a decision waits for are held. A decision does not depend on the batches.
+    Videos arrive one after the other, as in `m3flow.extraction.batching.Batches`; at most the frames of a batch and of
+    the look-ahead of a decision are kept per video. A decision does not depend on the batches.
 
     Parameters
     ----------
@@ -121,11 +121,11 @@ class CameraSearch(Generic[Owner]):
         yield from self._decided(self._batches.end(owner))
 
     def flush(self) -> Iterator[Stretch[Owner]]:
-        """Whatever waits for more."""
+        """Process the remaining frames."""
         yield from self._decided(self._batches.flush())
 
     def drop(self, owner: Owner) -> None:
-        """Forget a video that came to nothing."""
+        """Forget a failed video."""
         self._batches.drop(owner)
         self._waiting.pop(id(owner), None)
 
@@ -156,13 +156,13 @@ class CameraSearch(Generic[Owner]):
 
 
 class SearchedBatches(Generic[Result]):
-    """Batches of frames whose camera was searched for first: the methods are those of `Batches`.
+    """Batches of frames after a camera search; the methods are those of `Batches`.
 
     Parameters
     ----------
     motion: finds the candidates.
-    batches: takes the frames of videos with the decision about the pair that each begins.
-    how: as `batches` was made, see `Batches`.
+    batches: receives the frames of videos with the decision about the pair started by each.
+    how: the options of `batches`, see `Batches`.
     """
 
     def __init__(self, motion: MotionEstimator, batches: Batches[FrameTask, Result], **how: Any) -> None:

@@ -1,4 +1,4 @@
-"""Many videos over worker processes and GPUs: each video's record comes back, whatever happens to a worker."""
+"""Dispatch of videos to worker processes and GPUs: every video gets a record, whatever happens to a worker."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from m3flow.videos.identity import file_size
 from m3flow.videos.videolist import Video
 
 POLL_SECONDS = 0.2
-# Asked to stop, a worker may finish the video in hand for so long; then it is dropped.
+# After a stop signal, workers have this long to finish their current videos; then these are discarded.
 GRACE_SECONDS = 20.0
 CORES_PER_GPU_WORKER = 2
-# Of more the last one hardly matters, and looking at each file of a network file system takes long.
+# In longer lists the last video hardly matters, and a stat of each file takes long on a network file system.
 SORTED_VIDEOS = 2000
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """The number of worker processes, the threads of each, and the devices they are spread over."""
+    """The number of worker processes, the threads of each, and the devices to distribute them over."""
 
     workers: int
     threads: int
@@ -42,17 +42,17 @@ class WorkerConfig:
 
     @property
     def sharing(self) -> int:
-        """The most workers that share one device."""
+        """The maximum number of workers per device."""
         return -(-self.workers // len(self.devices))
 
 
 def worker_config(work: Work, videos: int, workers: int = 0, gpus: int = 0) -> WorkerConfig:
-    """The processes for a run; 0 workers or GPUs means what the cores and GPUs given to this job suggest.
+    """The worker processes of a run; 0 workers or GPUs derives the number from this job's cores and GPUs.
 
-    On a CPU a worker per core; on GPUs a worker for every two cores (it decodes and encodes), at least one per
+    On a CPU one worker per core; on GPUs one worker per two cores (it decodes and encodes), at least one per
     GPU. Never more workers than videos, nor more GPUs than workers.
 
-    Raises UsageError for more GPUs than there are, or GPUs for a device that is no GPU.
+    Raises UsageError for more GPUs than available, or for GPUs together with a device that is not a GPU.
     """
     cores = available_cores()
     devices = devices_of(work, gpus)
@@ -63,9 +63,9 @@ def worker_config(work: Work, videos: int, workers: int = 0, gpus: int = 0) -> W
 
 
 def devices_of(work: Work, gpus: int = 0) -> tuple[str, ...]:
-    """The devices of a run: GPUs where they are asked for or, for flow, where there are any; 0 GPUs means all.
+    """The devices of a run: GPUs if requested or, for flow, if available; 0 GPUs means all.
 
-    Raises UsageError for more GPUs than there are, or GPUs for a device that is no GPU.
+    Raises UsageError for more GPUs than available, or GPUs for a device that is not a GPU.
     """
     if work.reads_codec:
         if gpus or work.device.startswith("cuda"):
@@ -80,7 +80,7 @@ def devices_of(work: Work, gpus: int = 0) -> tuple[str, ...]:
             )
         return (work.device,)
     if work.flow is None and work.device == "auto" and not gpus:
-        # Reading the stored flow is the larger part of the work, and that is the CPU's.
+        # Most of the time goes into reading the stored flow, on the CPU.
         return ("cpu",)
     count = gpu_count()
     if gpus > count:
@@ -97,21 +97,21 @@ def run(
     on_record: Callable[[Record], None],
     on_frames: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Do the work for every video; `on_record` gets each one's record as it is done, in any order.
+    """Process every video; `on_record` gets each record when its video is done, in any order.
 
-    A worker that dies costs the video in its hands, which is recorded as failed. SIGTERM and SIGUSR1 stop
-    the run: videos in hand are finished, or dropped after a while, and nothing new is begun.
+    If a worker dies, its current video is recorded as failed. SIGTERM and SIGUSR1 stop the run: videos in
+    progress are finished, or discarded after a grace period, and no others are started.
 
     Raises
     ------
-    Interrupted: the run was stopped, or cannot go on; all records so far were delivered.
-    UsageError: the estimator cannot be set up as asked (found before any video is begun).
+    Interrupted: the run was stopped or cannot continue; all records so far were delivered.
+    UsageError: the estimator cannot be set up as requested (raised before any video is started).
     """
     work = replace(work, threads=config.threads, device=config.devices[0], sharing=config.sharing)
     if config.workers > 1 and len(videos) <= SORTED_VIDEOS:
-        # The largest first: what is begun last is what the others wait for in the end.
+        # Largest first: otherwise a long video started last would keep all other workers waiting at the end.
         videos = sorted(videos, key=lambda video: file_size(video.source), reverse=True)
-    # A process of its own can be replaced where a GPU, or a damaged file, has ruined it.
+    # A separate process can be replaced after a GPU error or a damaged file has broken it.
     replaceable = work.reads_codec or config.devices[0].startswith("cuda")
     if config.workers == 1 and len(config.devices) == 1 and not replaceable:
         _run_here(videos, work, on_record, on_frames)
@@ -126,7 +126,7 @@ def _run_here(
     on_frames: Callable[[int], None],
 ) -> None:
     with _stop_signals() as stopped, Extractor(work, on_frames) as extractor:
-        # Asked to stop, it takes no more.
+        # Take no more videos after a stop signal.
         begun = itertools.takewhile(lambda video: not stopped(), videos)
         extractor.run(Queue(begun), _stop_on_fatal(on_record))
         if stopped():
@@ -166,7 +166,7 @@ def _run_in_processes(
 
 
 def lost_record(video: Video, death: str, work: Work) -> Record:
-    """The record of a video whose worker died, for the reason `death`, with no other video in its hands."""
+    """The record of the only video in progress in a worker that died for the reason `death`."""
     status, reason = "failed", f"the worker died ({death})"
     if death == UNRESPONSIVE:
         status, reason = "rejected", f"the decoder hangs: nothing for {work.limits.seconds:g} s"
@@ -182,7 +182,7 @@ def lost_record(video: Video, death: str, work: Work) -> Record:
 
 
 def _stop_on_fatal(on_record: Callable[[Record], None]) -> Callable[[Record], None]:
-    """`on_record`, and the end of the run where a failure would meet every other video too."""
+    """`on_record`, ending the run after a failure that every other video would meet too."""
 
     def take(record: Record) -> None:
         on_record(record)
@@ -194,7 +194,7 @@ def _stop_on_fatal(on_record: Callable[[Record], None]) -> Callable[[Record], No
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within the block SIGTERM and SIGUSR1 only set a flag, which the returned function tells."""
+    """Within the block SIGTERM and SIGUSR1 only set a flag; yields a function that returns it."""
     seen: list[int] = []
     numbers = (signal.SIGTERM, signal.SIGUSR1)
     before = {number: signal.signal(number, lambda received, _: seen.append(received)) for number in numbers}
@@ -206,8 +206,8 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 def _serve(channel: Channel, slot: int, work: Work, devices: tuple[str, ...]) -> None:
-    """What a worker process does."""
-    # The parent decides when to stop; an interrupt of the terminal reaches the workers too.
+    """The main function of a worker process."""
+    # The parent decides when to stop; Ctrl-C reaches the workers too.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     exit_with_parent()
@@ -224,5 +224,5 @@ def _serve(channel: Channel, slot: int, work: Work, devices: tuple[str, ...]) ->
         try:
             extractor.run(channel, channel.done)
         except DeviceLost as lost:
-            # A new process begins afresh, with each video in hand alone: the one that did it fails again.
+            # A new process retries each video in progress alone: the one at fault fails again.
             channel.lost(str(lost))

@@ -1,4 +1,4 @@
-"""Results copied from the device to the host while the device computes on."""
+"""Asynchronous copies of results from the device to the host, overlapping the next computation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Stopwatch:
-    """The seconds that a computation takes."""
+    """The duration of a computation."""
 
     def __init__(self) -> None:
         self._began = self._ended = 0.0
@@ -29,21 +29,21 @@ class Stopwatch:
         self._ended = time.perf_counter()
 
     def seconds(self) -> float:
-        """The time between start and stop, once the results have been waited for."""
+        """Seconds between start and stop; call it after waiting for the results."""
         return self._ended - self._began
 
 
 class Downloads:
-    """Where the results are in the host's memory already: there is nothing to copy and nothing to wait for."""
+    """Downloads on the CPU: the results are in host memory already, so nothing is copied or waited for."""
 
     def start(self, piece: Piece) -> Callable[[], Piece]:
-        """Begin to copy what the device computes; the returned function waits for it, in any thread."""
+        """Start copying a piece; the returned function waits for the copy, in any thread."""
         arrays = piece.map(_as_numpy)
         return lambda: arrays
 
     @contextmanager
     def timed(self) -> Iterator[Stopwatch]:
-        """Measure the computation that the block launches."""
+        """Measure the computation launched by the block."""
         watch = self._stopwatch()
         watch.start()
         yield watch
@@ -54,11 +54,10 @@ class Downloads:
 
 
 class CudaDownloads(Downloads):
-    """Copies into page-locked memory on a stream of their own, each after what was launched before it began.
+    """Copies into page-locked memory on a separate stream, each ordered after all work launched before it.
 
-    Nothing here waits for the GPU but the function that `start` returns: the next batch is launched, and
-    computed, while this one's results are on their way. torch hands page-locked memory out again once a copy's
-    array is gone.
+    Only the function returned by `start` waits for the GPU: the next batch is launched and computed while the
+    results of this one are copied. torch reuses page-locked memory once the array of a copy is freed.
     """
 
     def __init__(self, device: str) -> None:
@@ -73,7 +72,7 @@ class CudaDownloads(Downloads):
         with self._cuda.stream(self._stream):
             self._stream.wait_event(computed)
             copies = piece.map(self._copy)
-            # A thread that waits sleeps: its core decodes and encodes.
+            # A waiting thread sleeps, leaving its core to decode and encode.
             done = self._cuda.Event(blocking=True)
             done.record(self._stream)
 
@@ -87,7 +86,7 @@ class CudaDownloads(Downloads):
         if not is_tensor(array):
             return array
         tensor: Any = array
-        # Its memory is not to be given to another computation before it has been copied.
+        # The allocator must not reuse its memory before the copy is done.
         tensor.record_stream(self._stream)
         return page_locked(tensor).copy_(tensor, non_blocking=True)
 
@@ -96,7 +95,7 @@ class CudaDownloads(Downloads):
 
 
 class _CudaStopwatch(Stopwatch):
-    """Times on the GPU: the host launches and goes on."""
+    """Duration on the GPU, measured by events: the host does not wait for the work that it launches."""
 
     def __init__(self, cuda: Any, device: str) -> None:
         self._cuda, self._device = cuda, device
@@ -115,7 +114,7 @@ class _CudaStopwatch(Stopwatch):
 
 
 def page_locked(like: Any) -> Any:
-    """Page-locked host memory for a tensor: the GPU reads and writes it by itself."""
+    """Page-locked host memory for a tensor, which the GPU accesses directly."""
     import torch
 
     return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)

@@ -1,4 +1,4 @@
-"""What the confidence of trajectories is judged by: the frames, and the flow back."""
+"""Evidence for the confidence of trajectories: the frames and the backward flow."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def evidence_of(
     confidence: str, motion: MotionEstimator, frames: Array, step: int, found: Motion
 ) -> Evidence | None:
-    """The evidence for trajectories through the motion found in the frames [F, H, W]; None for "none".
+    """The evidence for trajectories along the motion of the frames [F, H, W]; None for "none".
 
-    The frames are copied: they are a view of a buffer, and trajectories are tracked later.
+    The frames are copied: they are a view of a buffer, and tracking happens later.
     """
     if confidence == "none":
         return None
@@ -43,9 +43,9 @@ def evidence_of(
 
 
 def with_frames(pieces: Iterator[Piece], blocks: Iterator[np.ndarray], step: int) -> Iterator[Piece]:
-    """Pieces of stored flow together with the frames that it was computed from.
+    """Pieces of stored flow together with the frames from which it was computed.
 
-    Raises BadInput where fewer frames decode than the flow has.
+    Raises BadInput if fewer frames decode than the flow has.
     """
     held: np.ndarray | None = None
     for piece in pieces:

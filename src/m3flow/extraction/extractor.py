@@ -1,4 +1,4 @@
-"""Videos from their frames to their files: one is decoded, one computed, one stored at a time."""
+"""Pipeline from the frames of videos to their output files: decoding, computing and storing overlap."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int], None]
 
-# What finding and removing the camera's motion holds at its peak beside the estimator, per pixel of each pair.
+# Peak memory of estimating and removing the camera motion, in addition to the estimator's, per pixel of each pair.
 CAMERA_BYTES_PER_PIXEL = 23
 
 
@@ -43,11 +43,11 @@ class Source(Protocol):
     """The supplier of an `Extractor`'s videos."""
 
     def take(self, *, wait: bool) -> Video | None:
-        """The next video. None: there are no more; without `wait`, also where none is available yet."""
+        """The next video. None if there are no more or, without `wait`, if none is available yet."""
 
 
 class Queue:
-    """Videos that are all known beforehand."""
+    """A source of videos that are all known in advance."""
 
     def __init__(self, videos: Iterable[Video]) -> None:
         self._videos = iter(videos)
@@ -57,9 +57,9 @@ class Queue:
 
 
 class Extractor:
-    """Makes the outputs of videos; the estimator and the decoding process stay warm between them.
+    """Makes the outputs of videos; the estimator and the decoding process are reused between them.
 
-    Use as a context manager: it holds a decoding process.
+    Use as a context manager: it owns a decoding process.
     """
 
     def __init__(self, work: Work, on_frames: Progress = lambda count: None) -> None:
@@ -78,7 +78,7 @@ class Extractor:
         self._downloads = downloads_from(self.device)
         self._confidence = work.trajectories.confidence if work.trajectories else "none"
         self._planner = Planner(work, self._motion, self.device)
-        # Frame pairs that fitted the device's memory, by frame size; remembered from video to video.
+        # Frame pairs that fitted the device's memory, by frame size; kept from video to video.
         self._fitting: dict[tuple[int, int], int] = {}
 
     def __enter__(self) -> Extractor:
@@ -90,7 +90,7 @@ class Extractor:
         self._decoder.close()
 
     def __call__(self, video: Video) -> Record:
-        """Make the missing outputs of one video; never raises for a video, its record has the outcome."""
+        """Make the missing outputs of one video; errors of the video are not raised but recorded."""
         records: list[Record] = []
         self.run(Queue([video]), records.append)
         return records[0]
@@ -99,8 +99,8 @@ class Extractor:
         """Make the missing outputs of each video; `on_record` gets the records, in the order of the videos.
 
         While the motion of one video is computed, the next is decoded, and the previous ones are encoded and
-        completed: a video's record may come after later ones have been started. `on_record` and the progress
-        are called from the storing thread; an error of theirs ends the run.
+        completed: a record may come after later videos have been started. `on_record` and the progress
+        callback are called from the storing thread; an error in them ends the run.
         """
         in_progress: deque[VideoTask] = deque()
         try:
@@ -140,7 +140,7 @@ class Extractor:
     def _motion_of(
         self, motion: MotionEstimator, flow: FlowSettings, frames: Array, decisions: Sequence[Decision] = ()
     ) -> _Computed:
-        """The quantised motion of frame pairs, on the device: launched, and on a GPU perhaps not done yet."""
+        """The quantised motion of frame pairs, on the device; on a GPU it is launched, perhaps not finished."""
         with detecting_lost_device(self.device), self._downloads.timed() as time_taken:
             selection = Selection.of(decisions[: -flow.step]) if decisions else None
             found = motion(frames, flow.step, selection)
@@ -159,10 +159,10 @@ class Extractor:
         return _Computed(piece, time_taken)
 
     def _next(self, source: Source, *, wait: bool) -> VideoTask | None:
-        """The next video's task; its frames are decoded as soon as those before it are.
+        """The task of the next video; its frames are prefetched.
 
-        `run` looks ahead except where this process itself reads possibly damaged files: a crash must hit the
-        video in progress and no other.
+        `run` looks ahead except when this process itself reads possibly damaged files: a crash must affect
+        only the video in progress.
         """
         video = source.take(wait=wait)
         if video is None:
@@ -173,7 +173,7 @@ class Extractor:
         return task
 
     def _do(self, task: VideoTask, batches: VideoBatches, completion: _Completion) -> None:
-        """The work of one task; the rest of it goes on in the background."""
+        """Run one task; storing continues in the background."""
         if isinstance(task, FrameTask):
             return self._compute(task, batches, completion)
         if isinstance(task, StoredFlowTask):
@@ -187,7 +187,7 @@ class Extractor:
         return completion.complete(task)
 
     def _stored_pieces(self, task: StoredFlowTask) -> Iterator[Piece]:
-        """The stored flow of a video, with the frames beside it where the confidence needs them."""
+        """The stored flow of a video, with its frames if the confidence needs them."""
         if self._confidence == "none":
             yield from task.flow.pieces()
             return
@@ -196,7 +196,7 @@ class Extractor:
             yield from with_frames(task.flow.pieces(), blocks, task.flow.step)
 
     def _compute(self, task: FrameTask, batches: VideoBatches, completion: _Completion) -> None:
-        """The motion of a video from its frames; that of a short one may come with that of the next."""
+        """Compute the motion of a video; the last pairs of a short one may be computed with the next video."""
         with task.attributed():
             decoded = self._decoder.open(task.video.source, task.flow.short_side, colour=self._colour)
             task.open(decoded)
@@ -223,7 +223,7 @@ class Extractor:
         return min(size, motion.estimator.largest_batch or size)
 
     def _store_parts(self, parts: Iterable[Part[FrameTask, _Computed]], completion: _Completion) -> None:
-        """Hand computed motion to the storing thread."""
+        """Pass computed motion to the storing thread."""
         for part in parts:
             task = part.owner
             if part.error is not None:
@@ -242,7 +242,7 @@ class Extractor:
         time_taken: Stopwatch | None = None,
         share: float = 1.0,
     ) -> None:
-        """Begin to copy what is stored of a piece to the host; the storing thread waits for it there."""
+        """Start copying the stored arrays of a piece to the host; the storing thread waits for the copy."""
         with detecting_lost_device(self.device):
             fetch = self._downloads.start(task.derive(piece))
         pairs = len(piece)
@@ -260,14 +260,14 @@ class Extractor:
         completion.background(store)
 
     def _heartbeat(self) -> None:
-        """Report once per second that the video in progress moves on."""
+        """Report at most once per second that the video in progress advances."""
         if time.monotonic() - self._last_heartbeat >= 1:
             self._last_heartbeat = time.monotonic()
             self._on_frames(0)
 
 
 class _Completion:
-    """Completes tasks in the storing thread, and delivers their records in the order of the videos."""
+    """Completes tasks in the storing thread and delivers their records in the order of the videos."""
 
     def __init__(
         self,
@@ -287,7 +287,7 @@ class _Completion:
 
     def _complete(self, task: VideoTask) -> None:
         task.complete()
-        # Motion is reported in pairs while it is made; a finished video counts its frames, a failed one none.
+        # Progress is reported in frame pairs during computation; a finished video counts its frames, a failed one none.
         frames = task.record.frames if task.record.status == "done" else 0
         self._on_frames(frames - task.reported)
         while self._in_progress and self._in_progress[0].finished:
@@ -296,7 +296,7 @@ class _Completion:
 
 @dataclass(frozen=True)
 class _Computed:
-    """The motion of a batch, and the time that the whole of it takes."""
+    """The motion of a batch and its computing time."""
 
     piece: Piece
     time_taken: Stopwatch
@@ -313,7 +313,7 @@ def _no_frames(_: object) -> _Computed:
 
 
 def _timed(items: Iterator[Any], record: Record, stage: str) -> Iterator[Any]:
-    """The items, with the time that getting each takes added to a stage of the record."""
+    """The items; the time spent waiting for them is added to a stage of the record."""
     while True:
         with clock(record, stage):
             item = next(items, None)

@@ -1,4 +1,4 @@
-"""Frames of consecutive videos side by side in one array on the device that computes."""
+"""Frames of consecutive videos in one contiguous array on the computing device."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class FrameBuffer:
-    """A queue of frames of one size: added at the end, read anywhere, dropped mostly from the front.
+    """A queue of frames of one size: appended at the end, read anywhere, dropped mostly from the front.
 
-    Each frame is copied to the device once, and all frames lie side by side, so that a stretch of them is a view.
+    Each frame is copied to the device once, and the frames are contiguous, so that any range of them is a view.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class FrameBuffer:
         self._end += len(frames)
 
     def stretch(self, start: int, stop: int) -> Array:
-        """The frames `start` to `stop`, counted from the first one held: a view, valid until the next call."""
+        """The frames `start` to `stop`, counted from the first in the buffer: a view, valid until the next call."""
         return self._held()[start:stop]
 
     def drop(self, start: int, stop: int) -> None:
@@ -56,7 +56,7 @@ class FrameBuffer:
             self._start += stop
             return
         after = self._held()[stop:]
-        # The two may overlap.
+        # Source and target may overlap.
         self._held()[start : start + len(after)] = after.copy() if self._device is None else after.clone()
         self._end -= stop - start
 
@@ -73,7 +73,7 @@ class FrameBuffer:
         if self._array is not None and self._end + len(frames) <= len(self._array):
             return
         old = self._held()
-        # Frames are moved seldom, and never over themselves, where half the array is free.
+        # At least half the array stays free, so that frames are moved rarely and source and target never overlap.
         if self._array is None or 2 * needed > len(self._array):
             self._array = self._allocate(2 * max(needed, room), *frames.shape[1:])
         if held:
@@ -89,7 +89,7 @@ class FrameBuffer:
 
 
 def to_device(array: np.ndarray, device: str) -> Array:
-    """A NumPy array on a torch device; itself for the CPU."""
+    """A NumPy array as a tensor on a torch device; on the CPU, the array itself."""
     if device == "cpu":
         return array
     import torch
@@ -100,11 +100,11 @@ def to_device(array: np.ndarray, device: str) -> Array:
 
 
 def upload(array: np.ndarray, target: Any) -> None:
-    """Copy a NumPy array into a tensor; a copy to a GPU does not wait for what the GPU has to do first."""
+    """Copy a NumPy array into a tensor; a copy to a GPU is asynchronous."""
     import torch
 
     source = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
     if target.device.type == "cuda" and source.device.type == "cpu":
-        # torch keeps page-locked memory for the next copy, and gives it to none before this one has ended.
+        # torch caches page-locked memory and does not reuse it before this copy is done.
         source = source.pin_memory()
     target.copy_(source, non_blocking=True)

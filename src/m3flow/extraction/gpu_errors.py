@@ -1,4 +1,4 @@
-"""Errors of a GPU: out of memory, which a smaller batch gets over, and those that end its use to this process."""
+"""GPU errors: out of memory, which a smaller batch avoids, and errors that make the GPU unusable to the process."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from contextlib import contextmanager
 
 from m3flow.errors import Interrupted
 
-# Of cuBLAS, cuDNN and cuSOLVER (..._STATUS_ALLOC_FAILED), of the CUDA driver and of OpenCV.
+# From cuBLAS, cuDNN and cuSOLVER (..._STATUS_ALLOC_FAILED), the CUDA driver and OpenCV.
 ALLOCATION_FAILED = ("ALLOC_FAILED", "out of memory", "Insufficient memory")
 
 
 class DeviceLost(Interrupted):
-    """Every further CUDA call of this process fails, whatever it asks for; a new process can use the GPU again."""
+    """Every further CUDA call of this process fails; a new process can use the GPU again."""
 
 
 @contextmanager
 def detecting_lost_device(device: str) -> Iterator[None]:
-    """Raises DeviceLost for an error of the block after which this process cannot use the GPU `device`."""
+    """Raises DeviceLost for an error in the block that makes the GPU `device` unusable to this process."""
     try:
         yield
     except Interrupted:
@@ -32,7 +32,7 @@ def detecting_lost_device(device: str) -> Iterator[None]:
 
 
 def is_usable(device: str) -> bool:
-    """Whether a GPU still computes for this process; tried, as its errors do not tell."""
+    """Whether the GPU still works in this process; found by trying, because its errors do not say."""
     import torch
 
     try:
@@ -43,7 +43,7 @@ def is_usable(device: str) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, or a kernel's on-chip memory, did not suffice."""
+    """Whether an error means that device memory, or a kernel's on-chip memory, was exhausted."""
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
         return True
@@ -56,7 +56,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory_of(error: BaseException) -> None:
-    """Free the tensors of a failed computation: the local variables that the error's traceback holds."""
+    """Free the tensors of a failed computation: local variables referenced by the error's traceback."""
     seen: BaseException | None = error
     while seen is not None:
         traceback.clear_frames(seen.__traceback__)

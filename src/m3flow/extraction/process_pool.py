@@ -1,7 +1,7 @@
-"""Worker processes with a pipe to each: one that dies loses its own item and no other.
+"""A pool of worker processes, each with its own pipe: a worker that dies loses only its own item.
 
-There is no lock and no queue that workers share: a process killed in the middle of anything (the kernel short of
-memory, an operator) cannot hold what the others wait for.
+Workers share no lock and no queue, so that a process killed at any point (by the out-of-memory killer, by an
+operator) cannot block the others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from m3flow.errors import Interrupted, UsageError
 
 Item = TypeVar("Item")
 
-# A worker that dies before it has taken an item costs none; so many in a row, and no more are started.
+# A worker that dies during startup loses no item; after this many in a row no more are started.
 FAILED_STARTS = 3
 LEAVE_SECONDS = 10.0
 UNRESPONSIVE = "unresponsive"
@@ -29,14 +29,14 @@ UNRESPONSIVE = "unresponsive"
 
 @dataclass(frozen=True)
 class Event(Generic[Item]):
-    """Something that happened to an item.
+    """An event of an item.
 
     Attributes
     ----------
     item: the item.
-    message: what its worker sent.
-    last: whether the worker has no more to do for the item.
-    death: why the worker died with the item in its hands; "" where it did not.
+    message: the message of its worker.
+    last: whether the item is finished.
+    death: why the worker died while processing the item; "" if it did not.
     """
 
     item: Item
@@ -58,14 +58,14 @@ class _Worker(Generic[Item]):
 
 
 class Workers(Generic[Item]):
-    """Does items in processes; iterate over `events`.
+    """Processes items in worker processes; iterate over `events`.
 
     Parameters
     ----------
-    items: what is to be done, in the order in which it is begun.
-    count: how many processes.
-    serve: called in each process as `serve(channel, slot, *arguments)` with a `Channel` to work for and the
-        process's number from 0; must be importable, as the arguments must be picklable.
+    items: the items, in the order in which they are started.
+    count: the number of processes.
+    serve: called in each process as `serve(channel, slot, *arguments)` with its `Channel` and the number of the
+        process, from 0; it must be importable and the arguments picklable.
 
     Use as a context manager: leaving it ends the processes, whatever they are doing.
     """
@@ -76,7 +76,7 @@ class Workers(Generic[Item]):
         # A fresh interpreter for each worker: a GPU cannot be used in a forked process.
         self._context = multiprocessing.get_context("spawn")
         self._waiting = deque(items)
-        # A worker died with these and others in its hands; each is tried again alone, to see which one it was.
+        # Items that were in flight together when a worker died; each is retried alone to find the culprit.
         self._suspects: deque[Item] = deque()
         self._count = min(count, len(self._waiting))
         self._serve, self._arguments = serve, arguments
@@ -106,28 +106,28 @@ class Workers(Generic[Item]):
 
     @property
     def left(self) -> bool:
-        """Whether there is anything in hand or waiting."""
+        """Whether any items are in flight or waiting."""
         return bool(self._waiting or self._suspects) or self.busy
 
     def kill_unresponsive(self, seconds: float) -> None:
-        """Kill each worker that has said nothing of the item in its hands for so long; `UNRESPONSIVE` is the death."""
+        """Kill each worker without a message about its item for `seconds`; the cause of death is `UNRESPONSIVE`."""
         for worker in self._workers:
             if worker.items and time.monotonic() - worker.heard > seconds:
                 worker.killed_for = UNRESPONSIVE
                 worker.process.kill()
 
     def drain(self) -> None:
-        """Drop what waits; what is in hand goes on."""
+        """Discard the waiting items; those in flight continue."""
         self._waiting.clear()
         self._suspects.clear()
 
     def events(self, timeout: float) -> Iterator[Event[Item]]:
-        """What happened since the last call; waits up to `timeout` seconds for something to happen.
+        """The events since the last call; waits up to `timeout` seconds for one.
 
         Raises
         ------
-        UsageError: a worker says that it cannot be set up as asked.
-        Interrupted: workers die as they start.
+        UsageError: a worker reports that it cannot be set up as requested.
+        Interrupted: workers die during startup.
         """
         ready: list[Any] = wait([worker.connection for worker in self._workers], timeout)
         for worker in [worker for worker in self._workers if worker.connection in ready]:
@@ -156,23 +156,23 @@ class Workers(Generic[Item]):
             target=_begin, args=(theirs, self._serve, slot, self._arguments), daemon=True
         )
         process.start()
-        # Theirs alone from now on: when they die, reading finds the end.
+        # Close our copy of their end, so that their death ends the stream.
         theirs.close()
         self._workers.append(_Worker(process, ours, slot))
 
     def _answer(self, worker: _Worker[Item], *, wait: bool) -> None:
-        """Give a worker the next item: as (item,), or () where there is none for it."""
+        """Send a worker the next item as (item,), or () if there is none for it."""
         items: deque[Item] = deque()
         if wait:
             items = self._suspects or self._waiting
             worker.alone = items is self._suspects
         elif not worker.alone and len(self._waiting) >= self._count:
-            # What one takes beforehand shall not be what another has nothing to do for.
+            # A worker may prefetch an item only if enough are left for all idle workers.
             items = self._waiting
         answer = (items.popleft(),) if items else ()
         worker.items.extend(answer)
         worker.heard = time.monotonic()
-        with suppress(OSError):  # it has died; that is seen when it is heard next
+        with suppress(OSError):  # the worker has died; the next read reports it
             worker.connection.send(answer)
 
     def _died(self, worker: _Worker[Item]) -> Iterator[Event[Item]]:
@@ -183,7 +183,7 @@ class Workers(Generic[Item]):
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS:
-                raise Interrupted(f"the workers die as they start ({cause})")
+                raise Interrupted(f"the workers die during startup ({cause})")
         if len(worker.items) > 1:
             self._suspects.extend(worker.items)
             worker.items.clear()
@@ -194,37 +194,37 @@ class Workers(Generic[Item]):
 
 
 class Channel:
-    """A worker's end of its pipe: it takes items and sends their results, in the same order."""
+    """A worker's end of its pipe: takes items and sends their results, in the same order."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        # Results and notes come from different threads.
+        # Results and progress messages come from different threads.
         self._lock = threading.Lock()
 
     def unusable(self, reason: str) -> None:
-        """Say that this worker, and so any other, cannot be set up as asked."""
+        """Report that this worker, and so any other, cannot be set up as requested."""
         self._send("unusable", reason)
 
     def note(self, message: Any) -> None:
-        """Tell something about the items in hand."""
+        """Send a message about the current item."""
         self._send("note", message)
 
     def take(self, *, wait: bool) -> Any | None:
-        """The next item. None: there are no more; without `wait`, also where there is none to be had yet."""
+        """The next item. None if there are no more or, without `wait`, if none is available yet."""
         self._send("ask", wait)
         answer = self._connection.recv()
         return answer[0] if answer else None
 
     def ready(self) -> None:
-        """Say that items can be taken."""
+        """Report that the worker has started."""
         self._send("ready")
 
     def done(self, result: Any) -> None:
-        """Send the result of the first item that has none yet."""
+        """Send the result of the oldest item in flight."""
         self._send("done", result)
 
     def lost(self, reason: str) -> None:
-        """Say why this worker is about to end with items in its hands: as if it had died."""
+        """Report why this worker is about to exit with items in flight; they are handled as after its death."""
         self._send("lost", reason)
 
     def _send(self, kind: str, message: Any = None) -> None:
@@ -233,7 +233,7 @@ class Channel:
 
 
 def _begin(connection: Connection, serve: Callable[..., None], slot: int, arguments: tuple[Any, ...]) -> None:
-    # Where the pipe has no other end, the run is over, or gone.
+    # If the other end of the pipe is closed, the run is over.
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         serve(Channel(connection), slot, *arguments)
 

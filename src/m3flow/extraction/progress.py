@@ -1,4 +1,4 @@
-"""Progress of a run: bars with an ETA on a terminal, a line every 30 s elsewhere."""
+"""Progress of a run: bars with an ETA on a terminal, one line every 30 s elsewhere."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from m3flow.videos.videolist import Video
 
 PLAIN_SECONDS = 30.0
 REASONS_SHOWN = 5
-FILES_LOOKED_AT = 2000
+SAMPLED_FILES = 2000
 
 
 class WorkLeft:
-    """Estimates the frames of a run from the sizes of its files: frames are only known when they decode.
+    """Estimates the frames of a run from its file sizes, as frame counts are known only after decoding.
 
-    A file that is missing counts nothing. Of a long list only some files, spread over it, are looked at: on a
-    network file system looking at all would hold up the run for minutes. The others count as their mean.
+    A missing file counts as empty. Of a long list, only a sample of files spread over it is examined: on a
+    network file system, a stat of every file would delay the run by minutes. The others get the mean size.
     """
 
     def __init__(self, videos: Sequence[Video]) -> None:
-        looked_at = videos[:: math.ceil(len(videos) / FILES_LOOKED_AT) or 1]
-        self._bytes = {video.name: file_size(video.source) for video in looked_at}
+        sample = videos[:: math.ceil(len(videos) / SAMPLED_FILES) or 1]
+        self._bytes = {video.name: file_size(video.source) for video in sample}
         self._mean_bytes = sum(self._bytes.values()) / max(len(self._bytes), 1)
         self._bytes_left = self._mean_bytes * len(videos)
         self._bytes_done = 0.0
@@ -53,7 +53,7 @@ class WorkLeft:
 
     @property
     def total(self) -> int | None:
-        """The estimated frames of the whole run; None before the first video is done."""
+        """The estimated number of frames of the whole run; None before the first video is done."""
         if not self._bytes_done:
             return None
         left = self._bytes_left * self._frames_of_done / self._bytes_done
@@ -66,7 +66,7 @@ class WorkLeft:
 
     @property
     def eta(self) -> str:
-        """The time left, as h:mm:ss: by frames where frames are reported, else by the bytes of the files."""
+        """The remaining time, as h:mm:ss: by frames if frames are reported, else by the bytes of the files."""
         seconds = time.monotonic() - self._began
         if self.total is not None and self.frames:
             return _duration((self.total - self.frames) * seconds / self.frames)
@@ -80,10 +80,10 @@ def _duration(seconds: float) -> str:
 
 
 class Display:
-    """Shows a run on `console`; use as a context manager.
+    """Shows the progress of a run on `console`; use as a context manager.
 
-    On a terminal: bars for videos and, once frames are reported, for frames. Elsewhere: a line every
-    `PLAIN_SECONDS`, from a thread of its own, so that a slow video does not look like a standstill.
+    On a terminal: bars for videos and, once frames are reported, for frames. Elsewhere: one line every
+    `PLAIN_SECONDS`, from a separate thread, so that a slow video does not look like a hang.
     """
 
     def __init__(self, title: str, videos: Sequence[Video], console: Console) -> None:
@@ -119,7 +119,7 @@ class Display:
             self._lines.join()
         else:
             if self._finished == self._videos:
-                # The total was an estimate; nothing is left now.
+                # The total was an estimate; replace it by the actual count.
                 frames = self._work.frames
                 note = f"{self._work.rate:.0f} frames/s"
                 self._bars.update(self._frame_bar, completed=frames, total=frames, note=note)

@@ -1,4 +1,4 @@
-"""The outputs that a video still needs: its files compared with the settings and the source."""
+"""Outputs that a video still needs, from comparing its files with the settings and the source."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class Planner:
-    """Decides for each video what is still to be made.
+    """Decides which outputs of each video are still to be made.
 
     Parameters
     ----------
-    work: the outputs wanted.
-    motion: the estimator for flow from frames; None where the work needs none.
-    device: the torch device that computes, "cpu" for NumPy too.
+    work: the requested outputs.
+    motion: the estimator for flow from frames; None if the work needs none.
+    device: the computing torch device; "cpu" also for NumPy.
     """
 
     def __init__(self, work: Work, motion: MotionEstimator | None, device: str) -> None:
@@ -36,7 +36,7 @@ class Planner:
         self._settings = _digests(work)
 
     def task(self, video: Video) -> VideoTask:
-        """The task of a video: an empty one (status "kept") where all of its outputs are there.
+        """The task of a video; an empty one (status "kept") if all of its outputs are current.
 
         Its record says with which settings and from which source, for `m3flow.experiment.remaining`. A video
         that cannot be used, or has no stored flow that its trajectories need, gives a task that has failed.
@@ -61,7 +61,7 @@ class Planner:
         return VideoTask(video, self._device)
 
     def _from_frames(self, video: Video, flow: FlowSettings, motion: MotionEstimator) -> VideoTask:
-        """Flow from the frames, and, where wanted, the trajectories in the same pass."""
+        """Flow from the frames and, if requested, the trajectories in the same pass."""
         settings, outputs = self._work.trajectories, self._work.outputs
         before, source = stamp(video.source), identity(video.source)
         folder = outputs.flow(video.name)
@@ -77,7 +77,7 @@ class Planner:
             return self._kept(video, made)
         both_ways = settings is not None and settings.confidence == "forward-backward"
         if settings is not None and self._work.keep_flow and not make_flow and not both_ways:
-            # The flow is there, another length or tracking is wanted: it need not be computed again.
+            # The flow is current and only the trajectory settings differ: do not compute it again.
             return self._from_stored_flow(video, settings)
         task = FrameTask(
             video,
@@ -158,7 +158,7 @@ def flow_is_current(folder: Path, settings: FlowSettings, source: dict[str, Any]
 def trajectories_are_current(
     path: Path, settings: TrajectorySettings, flow: dict[str, Any], source: dict[str, Any]
 ) -> bool:
-    """Whether the file is there, made with these settings from this flow ({} for none) of this source."""
+    """Whether the file exists and was made with these settings from this flow ({} for none) of this source."""
     if not path.is_file():
         return False
     try:

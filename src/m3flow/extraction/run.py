@@ -1,4 +1,4 @@
-"""One run over many videos: its processes, its records, its log, its progress and its exit status."""
+"""A run over many videos: worker processes, records, log, progress and exit status."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def execute(
     gpus: int = 0,
     console: Console | None = None,
 ) -> int:
-    """Do the work for every video, write its records and its log, say how it went.
+    """Process every video, write records and log, and print a summary.
 
-    Returns the exit status: 0 every video has its output, 3 some were rejected for bad input, 1 some failed
-    by our fault or the run was stopped.
+    Returns the exit status: 0 if every video has its outputs, 3 if some were rejected for bad input, 1 if some
+    failed for another reason or the run was stopped.
 
-    Raises UsageError where the work cannot be set up at all.
+    Raises UsageError if the work cannot be set up at all.
     """
     console = console or Console(stderr=True)
     config = dispatch.worker_config(work, len(videos), workers, gpus)
@@ -92,11 +92,11 @@ def _summary(title: str, counts: Counter[str], videos: int, frames: int, seconds
     text = f"{title}: {', '.join(parts) or 'nothing'} of {videos} videos"
     if frames:
         text += f"; {frames} frames in {seconds:.1f} s ({frames / max(seconds, 1e-9):.0f} frames/s)"
-    return text + (f"; stopped before the end ({stopped}), run again to go on" if stopped else "")
+    return text + (f"; stopped before the end ({stopped}), run again to continue" if stopped else "")
 
 
 def describe_run(title: str, work: Work, config: dispatch.WorkerConfig, videos: int) -> None:
-    """Log what a reader of the log needs to know to judge the rest: settings, host, devices, versions."""
+    """Log the context of a run: settings, host, devices, versions."""
     import cv2
     import numpy as np
 
@@ -133,14 +133,14 @@ def _torch_version() -> str:
 
 
 class _LogFile(logging.FileHandler):
-    """Ends with its first error (a full disk): the work goes on, and the terminal is not flooded."""
+    """Stops logging at its first error (a full disk): the run continues, and the terminal is not flooded."""
 
     def handleError(self, _: logging.LogRecord) -> None:
         log.removeHandler(self)
 
 
 def log_to(path: Path) -> None:
-    """Append the package's log to a file, one line an event."""
+    """Append the package's log to a file, one line per event."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(path, encoding="utf-8", errors="surrogateescape")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -150,9 +150,9 @@ def log_to(path: Path) -> None:
 
 
 def execute_one(title: str, video: Video, work: Work, log_file: Path | str) -> int:
-    """Do the work for one video in this process, as a job of its own; see `execute`.
+    """Process one video in this process, as a separate job; see `execute`.
 
-    The log and the records of the output folder say how it went; returns the exit status.
+    The outcome goes to the log and to the records of the output folder; returns the exit status.
     """
     log_to(Path(log_file))
     describe_run(title, work, dispatch.WorkerConfig(1, work.threads, (work.device,)), 1)
@@ -180,5 +180,5 @@ def _log_record(record: Record) -> None:
         f" ({record.reason})" if record.reason else "",
     )
     if record.traceback:
-        # In the log only: on the terminal the reason's one line is enough.
+        # In the log only: on the terminal, the one-line reason is enough.
         log.debug("%s", record.traceback.rstrip())

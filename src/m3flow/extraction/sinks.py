@@ -22,7 +22,7 @@ from m3flow.videos.decoder import Decoded
 
 @contextmanager
 def clock(record: Record, stage: str) -> Iterator[None]:
-    """Add the time that the block takes to a stage of the record."""
+    """Add the duration of the block to a stage of the record."""
     began = time.perf_counter()
     try:
         yield
@@ -65,7 +65,7 @@ class FlowSink(Sink):
 
 
 class TrajectoryOutput:
-    """The trajectory file of a video, and what the record says of it; the file appears when it is closed."""
+    """The trajectory file of a video and its figures in the record; the file appears when it is closed."""
 
     def __init__(self, path: Path, settings: TrajectorySettings, record: Record) -> None:
         self._path, self._settings, self._record = path, settings, record
@@ -80,7 +80,7 @@ class TrajectoryOutput:
             self._writer.__exit__()
 
     def write(self, windows: Windows) -> None:
-        """Append windows; the first call sets the grid and which arrays the file has."""
+        """Append windows; the first call determines the grid and the arrays of the file."""
         arrays = windows.map(np.asarray)
         types = np.asarray(arrays.traj_type)
         if self._writer is None:
@@ -101,7 +101,7 @@ class TrajectoryOutput:
             self._reliable += int(np.count_nonzero(np.asarray(arrays.traj_conf)[-1] >= RELIABLE))
 
     def close(self, made: dict[str, Any]) -> None:
-        """Make the file final, with the provenance `made`; at least one `write` comes before."""
+        """Make the file final, with the provenance `made`; call `write` at least once before."""
         assert self._writer is not None
         record = self._record
         self._writer.close(made)
@@ -139,7 +139,7 @@ class TrajectorySink(Sink):
         self._output.__exit__()
 
     def track(self, piece: Piece) -> Windows:
-        """The windows that a piece completes, computed where its levels are; pieces come in order."""
+        """The windows completed by a piece, computed on the device of its levels; pieces come in order."""
         assert piece.levels is not None
         with clock(self._record, "track"):
             follows_pixels = self._settings.track == "pixels"
@@ -153,7 +153,7 @@ class TrajectorySink(Sink):
 
     def close(self, made: dict[str, Any]) -> None:
         with clock(self._record, "track"):
-            # Without the keys that belong to the flow files alone (the homographies are large): a reader
-            # finds the provenance in the file's first bytes.
+            # Without the keys that only the flow files need (the homographies are large), so that the
+            # provenance fits in the first bytes of the file.
             kept: dict[str, Any] = {key: made[key] for key in ("m3flow", "source", "used") if key in made}
             self._output.close({**kept, "settings": self._settings.identity(), "flow": made["settings"]})

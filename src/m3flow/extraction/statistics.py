@@ -1,4 +1,4 @@
-"""A few numbers that tell whether a video's motion makes sense, gathered while it passes by."""
+"""Summary statistics of a video's motion, to spot implausible results; gathered during extraction."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ LEVELS = 256
 
 
 class MotionStatistics:
-    """Mean and 95th percentile of the speed, the share of pixels at the bound and of still ones."""
+    """Mean and 95th percentile of the speed, and the shares of saturated and of still pixels."""
 
     def __init__(self, quantisation: Quantisation) -> None:
         # Of floats, the linear levels are counted.
         self._quantisation = Quantisation(quantisation.bound) if quantisation.table is None else quantisation
-        # How often each pair (level of x, level of y) occurs: all the rest follows from it.
+        # Histogram of the pairs (level of x, level of y), from which all statistics follow.
         self._counts = np.zeros(LEVELS * LEVELS, np.int64)
 
     def add(self, sample: np.ndarray) -> None:
@@ -46,7 +46,7 @@ class MotionStatistics:
 
 @lru_cache(maxsize=1)
 def _speeds(quantisation: Quantisation) -> tuple[np.ndarray, np.ndarray]:
-    """The speed of each pair of levels in pixels per frame, float64 [65536], and the pairs from still to fast."""
+    """The speed of each pair of levels in pixels per frame, float64 [65536], and the order from still to fast."""
     table = quantisation.table
     assert table is not None
     values = table.astype(np.float64)

@@ -1,4 +1,4 @@
-"""The task of one video: its outputs from the first piece of motion to the final files, and its record."""
+"""Task of one video: stores its motion piece by piece, makes the files final, and completes the record."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from m3flow.videos.videolist import Video
 if TYPE_CHECKING:
     from m3flow.camera.compensation import MotionEstimator
 
-# Write errors that every other video would meet too.
+# Write errors that affect every other video too.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class VideoTask:
-    """One video: pieces of its motion are stored, then it is completed. The base class makes nothing.
+    """One video: pieces of its motion are stored, then it is completed. The base class has no outputs.
 
     Attributes
     ----------
@@ -63,12 +63,12 @@ class VideoTask:
         self._files = ExitStack()
 
     def begin(self) -> None:
-        """Start the clock of the record: until now other videos were computed."""
+        """Start the clock of the record; until now, other videos were computed."""
         self._began = time.perf_counter()
 
     @contextmanager
     def attributed(self) -> Iterator[None]:
-        """An error in the block is recorded as this video's own."""
+        """Record an error in the block as this video's."""
         try:
             yield
         except Interrupted:
@@ -81,11 +81,11 @@ class VideoTask:
         self.error = self.error or error
 
     def derive(self, piece: Piece) -> Piece:
-        """What is stored of a piece of motion, computed where the motion is; pieces come in order."""
+        """The stored arrays of a piece of motion, computed on its device; pieces come in order."""
         return piece
 
     def store(self, piece: Piece) -> None:
-        """Write some of the video's motion, as `derive` left it, in the host's memory."""
+        """Write a piece of the video's motion, returned by `derive` and copied to host memory."""
         if self.error is None:
             with self.attributed():
                 self._store(piece)
@@ -113,7 +113,7 @@ class VideoTask:
         self._files.close()
 
     def _refuse_changed(self, before: tuple[int, int] | None) -> None:
-        """Raises RuntimeError where the video file has changed since the stamp `before`."""
+        """Raises RuntimeError if the video file has changed since the stamp `before`."""
         if stamp(self.video.source) != before:
             raise RuntimeError("the video changed while it was read; run again")
 
@@ -133,8 +133,8 @@ class FrameTask(VideoTask):
     Parameters
     ----------
     motion: the estimator of its motion.
-    flow_to: the folder that the flow is stored in; None to store none.
-    trajectories_to: the file that the trajectories are stored in; None to make none.
+    flow_to: the output folder of the flow; None to store none.
+    trajectories_to: the output file of the trajectories; None to make none.
     source: the content fingerprint of the video, see `m3flow.videos.identity.identity`.
     before: the `stamp` of the video file when it was fingerprinted.
 
@@ -171,7 +171,7 @@ class FrameTask(VideoTask):
         self._decoded = decoded
         info, record, flow = decoded.info, self.record, self.flow
         record.width, record.height, record.claimed = info.width, info.height, info.claimed
-        # Trajectories first: where the flow files are final, the trajectories of their pass are too.
+        # Trajectories first: if the flow files are final, so are the trajectories of the same pass.
         if self._trajectories is not None and self._trajectories_to is not None:
             self._trajectory_sink = TrajectorySink(
                 self._trajectories_to, self._trajectories, self._quantisation, flow.step, record
@@ -181,7 +181,7 @@ class FrameTask(VideoTask):
             self._enter(FlowSink(self._flow_to, flow, decoded, record))
 
     def derive(self, piece: Piece) -> Piece:
-        """On a device: the trajectories are tracked there, and levels that are not stored stay there."""
+        """On a device, track the trajectories there; levels that are not stored are not copied to the host."""
         if not is_tensor(piece.levels):
             return piece
         if self._trajectory_sink is not None:
@@ -228,7 +228,7 @@ class StoredFlowTask(VideoTask):
         self._enter(self._sink)
 
     def derive(self, piece: Piece) -> Piece:
-        """On a device: the trajectories are tracked there."""
+        """On a device, track the trajectories there."""
         assert isinstance(piece.levels, np.ndarray)
         levels = to_device(piece.levels, self._device)
         if not is_tensor(levels):

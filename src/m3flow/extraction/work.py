@@ -1,4 +1,4 @@
-"""The work of a run: the outputs to make of each video, and the estimator that computes them."""
+"""Work of a run: the outputs to make for each video, and the estimator that computes them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """The outputs to make of each video of a run, and the resources for it.
+    """The outputs to make for each video of a run, and the resources for making them.
 
     Attributes
     ----------
     outputs: the output folder.
-    flow: make flow from the frames with these settings; None to read the stored flow.
-    trajectories: make trajectories with these settings; None for flow alone.
+    flow: compute flow from the frames with these settings; None to read the stored flow.
+    trajectories: make trajectories with these settings; None for flow only.
     keep_flow: whether the flow is stored.
     backend, device: see `m3flow.flow.estimator`.
     batch: frame pairs computed at a time; 0 chooses by the device's memory.
@@ -85,7 +85,7 @@ def compensated(chosen: Estimator, flow: FlowSettings) -> MotionEstimator:
 
 
 def tracking_device(work: Work) -> str:
-    """The device that follows trajectories through stored flow: a GPU where the work names one, else the CPU."""
+    """The device that tracks trajectories through stored flow: a GPU if the work names one, else the CPU."""
     if work.flow is not None or work.reads_codec or not work.device.startswith("cuda"):
         return "cpu"
     from m3flow.flow.device import torch_device

@@ -33,7 +33,7 @@ class Estimator(ABC):
     parameters: every parameter, defaults included.
     bytes_per_pixel: peak memory of a batch, frames and flow included, per pixel of each pair.
     colour: whether frames are RGB, [B, H, W, 3] where [B, H, W] is written here; the registry's entry says so.
-    largest_batch: the most pairs at a time; 0 for as many as the memory holds.
+    largest_batch: maximum number of pairs per batch; 0 for no limit other than memory.
     """
 
     name: str
@@ -107,7 +107,7 @@ def in_colour(frames: Array) -> Array:
 
 
 def in_grey(frames: Any) -> Any:
-    """RGB frames [F, H, W, 3] as grey [F, H, W], as OpenCV converts them, to the bit; grey frames as they are.
+    """RGB frames [F, H, W, 3] as grey [F, H, W], bit-identical to OpenCV's conversion; grey frames as they are.
 
     NumPy or a tensor, as given.
     """

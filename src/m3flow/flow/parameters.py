@@ -16,7 +16,7 @@ class Parameters:
     def of(cls, estimator: str, values: dict[str, Any]) -> Parameters:
         """The parameter set with `values` over the defaults.
 
-        Raises UsageError with a line for each name that does not exist and each value that is not allowed.
+        Raises UsageError with one line per unknown name and per invalid value.
         """
         hints = get_type_hints(cls)
         known = ", ".join(f"{f.name} ({f.default})" for f in fields(cls)) or "none"
@@ -35,7 +35,7 @@ class Parameters:
 
 
 def _violated(value: Any, kind: Any) -> str:
-    """The rule that `value` breaks as a parameter of type `kind`; "" where it keeps all."""
+    """The rule that `value` violates as a parameter of type `kind`; "" if it is valid."""
     if get_origin(kind) is Literal:
         return "" if value in get_args(kind) else f"allowed: {', '.join(map(str, get_args(kind)))}"
     accepted: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}

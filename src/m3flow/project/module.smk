@@ -1,5 +1,5 @@
-# From a list of videos to optical flow and trajectories, by the rules that come with m3flow.
-# What is made: config.yaml; where: profiles/ and slurm/.
+# From a list of videos to optical flow and trajectories, with the rules of the installed m3flow.
+# Settings: config.yaml; machines: profiles/ and slurm/.
 from importlib.resources import files
 
 

@@ -1,1 +1,1 @@
-"""Pictures and the page by which people judge what came out."""
+"""Report page and pictures for judging the results."""

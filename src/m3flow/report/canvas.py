@@ -13,20 +13,20 @@ from matplotlib.textpath import TextPath
 
 DPI = 100
 POINT = DPI / 72  # pixels
-ASCENT, LINE = 0.93, 1.35  # of a line of text, in parts of its size
+ASCENT, LINE = 0.93, 1.35  # of a line of text, relative to its size
 INK, FAINT = "#1c2430", "#5d6875"
-FAMILY = "DejaVu Sans"  # comes with Matplotlib: the same everywhere
+FAMILY = "DejaVu Sans"  # ships with Matplotlib, so pages look the same everywhere
 
 
 class Canvas:
-    """Places are (x, y) in pixels from the upper left corner."""
+    """A page; positions are (x, y) in pixels from the upper left corner."""
 
     def __init__(self, height: int, width: int) -> None:
         self._pixels = np.full((height, width, 3), 255, np.uint8)
         self._texts: list[dict[str, Any]] = []
 
     def paste(self, picture: np.ndarray, x: int, y: int) -> None:
-        """Put a picture, uint8 [h, w, 3] RGB or [h, w, 4] RGBA, with its upper left corner at (x, y)."""
+        """Paste a picture, uint8 [h, w, 3] RGB or [h, w, 4] RGBA, with its upper left corner at (x, y)."""
         height, width = picture.shape[:2]
         target = self._pixels[y : y + height, x : x + width]
         if picture.shape[2] == 4:
@@ -37,7 +37,7 @@ class Canvas:
     def text(
         self, x: float, y: float, text: str, size: float, colour: str = INK, weight: str = "normal"
     ) -> None:
-        """Write text of `size` points, a letter's upper left corner at (x, y); line breaks are followed."""
+        """Write text of `size` points, its upper left corner at (x, y); line breaks are kept."""
         height, width = self._pixels.shape[:2]
         for number, line in enumerate(printable(text).split("\n")):
             baseline = y + size * POINT * (ASCENT + number * LINE)
@@ -53,7 +53,7 @@ class Canvas:
             )
 
     def shortened(self, text: str, size: float, weight: str = "normal", margin: int = 28) -> str:
-        """The text with its middle left out where it is wider than the page."""
+        """The text, with its middle elided if it is wider than the page."""
         text = printable(text)
         room = (self._pixels.shape[1] - 2 * margin) / POINT
         font = FontProperties(family=FAMILY, weight=weight)
@@ -63,7 +63,7 @@ class Canvas:
         return _cut(text, keep)
 
     def picture(self) -> np.ndarray:
-        """All that was put on the page: uint8 [H, W, 3], RGB."""
+        """The rendered page: uint8 [H, W, 3], RGB."""
         height, width = self._pixels.shape[:2]
         figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
         canvas = FigureCanvasAgg(figure)
@@ -71,14 +71,14 @@ class Canvas:
         for text in self._texts:
             figure.text(**text, va="baseline", family=FAMILY, parse_math=False)
         with warnings.catch_warnings():
-            # A name in a script that the font lacks is drawn as boxes; that is no matter for a warning.
+            # Characters that the font lacks are drawn as boxes, which is not worth a warning.
             warnings.filterwarnings("ignore", message="Glyph .* missing")
             canvas.draw()
         return np.asarray(canvas.buffer_rgba())[:height, :width, :3].copy()
 
 
 def printable(text: str) -> str:
-    """The text without what would not print: control characters and broken parts of names."""
+    """The text with control characters and undecodable parts of names replaced."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -1,4 +1,4 @@
-"""The report's charts, as SVG that stands inside the page."""
+"""The report's charts, as SVG embedded in the page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from m3flow.report.numbers import number
 
 BINS = 40
 MANY = 1000  # videos
-SHOWN = 99.5  # percent of the videos; the rest is counted in the last bar
+SHOWN = 99.5  # percentile of the axis end; the last bar counts the rest
 BLUE, DARK, GRID_COLOUR = "#3566a8", "#1c2430", "#e3e7ec"
 STAGE_COLOURS = {
     "decode": "#7a9cc6",
@@ -47,13 +47,13 @@ STYLE: dict[Any, Any] = {
 
 
 def histogram(name: str, values: np.ndarray, *, unit: str, share: bool = False) -> str:
-    """How many videos have which value; "" where there is no value.
+    """Histogram of a value over the videos; "" if there are no values.
 
     Parameters
     ----------
-    name: the chart's, unlike any other's on the page.
-    share: the values are shares from 0 to 1. Most videos are near 0: where there are very many, their counts are on a
-        logarithmic scale, so that the few others show.
+    name: the chart's name, unique on the page.
+    share: the values are shares from 0 to 1. Most videos are near 0: for very many videos the counts are on a
+        logarithmic scale, so that the few others are visible.
     """
     values = values[np.isfinite(values)]
     if values.size == 0:
@@ -91,14 +91,14 @@ def histogram(name: str, values: np.ndarray, *, unit: str, share: bool = False) 
         else:
             axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        # Room above the bars for the text.
+        # Leave room for the text above the bars.
         axes.set_ylim(0, 3 * counts.max() if logarithmic else 1.18 * counts.max())
 
     return _svg(name, draw, (3.7, 2.3))
 
 
 def stages(seconds: dict[str, float]) -> str:
-    """Where the time went: hours of work in each stage."""
+    """Bar chart of the working time in each stage."""
 
     def draw(axes: Axes) -> None:
         names = list(seconds)[::-1]
@@ -115,7 +115,7 @@ def stages(seconds: dict[str, float]) -> str:
 
 
 def rate(ends: np.ndarray, frames: np.ndarray) -> str:
-    """Frames per second over the run; "" where it is too short to say."""
+    """Frames per second over the run; "" if the run is too short."""
     span = float(ends.max() - ends.min()) if ends.size else 0.0
     if span < 60:
         return ""
@@ -141,7 +141,7 @@ def _time_unit(seconds: float) -> tuple[str, float]:
 
 
 def _svg(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
-    # The ids inside begin differently in each chart: all are in one page.
+    # The salt makes the ids of each chart unique: all charts are on one page.
     with rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(size, layout="constrained")
         FigureCanvasSVG(figure)
@@ -155,6 +155,6 @@ def _svg(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> 
         )
     text = file.getvalue()
     text = text[text.index("<svg") :]
-    # Size and font are the page's; names of groups, the same in each chart, are of no use.
+    # The page sets size and font; the ids of groups repeat in each chart and are not needed.
     text = re.sub(r"<svg[^>]*viewBox=\"([^\"]*)\"[^>]*>", r'<svg role="img" viewBox="\1">', text, count=1)
     return re.sub(r" font-family: [^;\"]*;?|(?<=<g) id=\"[^\"]*\"", "", text)

@@ -1,4 +1,4 @@
-"""The videos of a list that a condition on their records chooses."""
+"""Selection of videos of a list by conditions on their records."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def chosen_videos(
     sort: str = "",
     limit: int = 0,
 ) -> pd.DataFrame:
-    """The videos for which every condition holds, with their records.
+    """The videos that satisfy every condition, with their records.
 
     Parameters
     ----------
-    videos: the list; root: the folder that its relative paths are taken from, and those of the result.
+    videos: the list; root: the folder to which its relative paths, and those of the result, refer.
     records: the folder of the records.
-    where: conditions on the columns of the records, such as "speed > 1 and still < 0.5", as `pandas.DataFrame.query`
-        reads them. A number that was not measured fulfils no comparison.
-    sort: the column to sort by, "-" before it for the largest first; "" keeps the list's order.
-    limit: this many at most; 0 keeps all.
+    where: conditions on the columns of the records in the syntax of `pandas.DataFrame.query`, such as
+        "speed > 1 and still < 0.5". Comparisons with a number that was not measured are false.
+    sort: the column to sort by, prefixed by "-" for descending order; "" keeps the list's order.
+    limit: the maximum number of videos; 0 keeps all.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def chosen_videos(
 
     Raises
     ------
-    UsageError: a condition that cannot be read, a column that there is not, no records.
+    UsageError: an invalid condition, an unknown column, or no records.
     """
     state = videos_of(read_lines(records))
     if state.empty:
@@ -62,17 +62,17 @@ def chosen_videos(
 
 
 def _path(video: Video, root: Path) -> str:
-    """The video's path from `root` on where that names its outputs alike, else as it can be opened."""
+    """The video's path relative to `root` if that gives the same output name, else as it can be opened."""
     path = os.path.relpath(video.source, root)
     return path if path.endswith(video.name) else video.source
 
 
 def _holds(table: pd.DataFrame, condition: str) -> pd.Series:
-    """For which rows the condition holds."""
+    """A boolean for each row: whether the condition holds."""
     try:
         holds = table.eval(condition, engine="python", parser="pandas")
     except Exception as error:
-        # pandas raises nearly anything for a text that is no condition.
+        # pandas raises nearly any exception for an invalid condition.
         columns = ", ".join(name for name in table.columns if name not in LISTED)
         raise UsageError(f"--where {condition!r}: {error}; the columns are {columns}") from error
     if not isinstance(holds, pd.Series) or holds.dtype != bool:

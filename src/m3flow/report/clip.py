@@ -1,4 +1,4 @@
-"""Clips for pictures: moments of a video, from stored results or computed on the spot."""
+"""Clips for pictures: moments of a video, from stored results or computed on demand."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ class Pair:
 
 @dataclass(frozen=True)
 class Moment:
-    """What is to be seen of one frame.
+    """The content of the pictures of one frame.
 
     Attributes
     ----------
     number: of the frame, from 0.
-    frame: uint8 [H, W, 3] RGB; None where the video is not at hand.
-    flow: float32 [2, H, W] pixels, without the camera's motion where it was removed; None without flow.
-    camera: float32 [2, H, W] pixels, the camera's motion that was taken out; None where none was looked for.
-    accepted: whether a homography was found for the camera.
+    frame: uint8 [H, W, 3] RGB; None if the video is not available.
+    flow: float32 [2, H, W] pixels, without the camera motion if it was removed; None without flow.
+    camera: float32 [2, H, W] pixels, the removed camera motion; None if it was not estimated.
+    accepted: whether a homography was accepted for the camera.
     points: float32 [L + 1, H//8, W//8, 2], (x, y) in pixels: the trajectories that start here.
     inside: bool [H//8, W//8], whether they stay inside the frame.
-    reliable: bool [H//8, W//8], whether they are reliable to their end; None where their confidence is not known.
+    reliable: bool [H//8, W//8], whether they are reliable to their end; None if their confidence is unknown.
     """
 
     number: int
@@ -80,12 +80,12 @@ class Clip(ABC):
 
     Attributes
     ----------
-    video: the video; its source is "" where only the results are at hand.
-    settings: of the flow, as `FlowSettings.identity` writes them; {} for files that do not say.
+    video: the video; its source is "" if only the results are available.
+    settings: of the flow, as returned by `FlowSettings.identity`; {} for files without settings.
     length: steps of the trajectories.
     rate: frames per second. starts: the frames at which trajectories start.
-    computed: whether the motion was computed for the picture, and is not what is stored.
-    with_camera: whether the trajectories have the camera's motion in them though the flow has not.
+    computed: whether the motion was computed for the picture instead of read from stored results.
+    with_camera: whether the trajectories include the camera motion although the flow does not.
     """
 
     computed = False
@@ -101,22 +101,22 @@ class Clip(ABC):
 
     @abstractmethod
     def pairs(self, numbers: Collection[int]) -> Iterator[Pair]:
-        """The motion from these frames on, in order."""
+        """The motion from each of these frames to the next, in order."""
 
     def window(self, start: int, flows: list[np.ndarray]) -> Trajectories:
-        """The one window of trajectories from a start frame on."""
+        """The window of trajectories that starts at a frame."""
         del start
         features, inside = (np.asarray(a) for a in track(np.stack(flows), length=len(flows)))
         return _of_size(Trajectories(features, inside, len(flows)), *flows[0].shape[1:])
 
     def spread(self, count: int) -> list[int]:
-        """Up to `count` start frames, evenly over the video; raises BadInput where there is none."""
+        """Up to `count` start frames, spread evenly over the video; raises BadInput if there are none."""
         if not self.starts:
             raise BadInput(f"{self.video.name}: too short for a trajectory of {self.length} steps")
         return sorted({self.starts[int((i + 0.5) * len(self.starts) / count)] for i in range(count)})
 
     def moments(self, starts: Sequence[int]) -> Iterator[Moment]:
-        """What is to be seen at these start frames, which are in order."""
+        """The moments at these start frames, given in ascending order."""
         frames = self._frames(starts)
         reach = range(0, self.length * self.step, self.step)
         waiting = deque(starts)
@@ -126,7 +126,7 @@ class Clip(ABC):
             while waiting and pair.number >= waiting[0] + reach[-1]:
                 yield self._moment(waiting.popleft(), held, next(frames, None))
                 held = {number: pair for number, pair in held.items() if waiting and number >= waiting[0]}
-        # A video shorter than a trajectory shows as much of one as there is.
+        # A video shorter than a trajectory shows as many steps as it has.
         while waiting and waiting[0] in held:
             yield self._moment(waiting.popleft(), held, next(frames, None))
 
@@ -142,16 +142,16 @@ class Clip(ABC):
         return Moment(start, frame, first.flow, camera, first.accepted, points, inside, reliable)
 
     def _frames(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-        """These frames in colour; none where the video is not at hand."""
+        """These frames in colour; none if the video is not available."""
         if not self.video.source:
             return
         yield from colour_frames(self.video.source, numbers, int(self.settings.get("short_side", 0)))
 
 
 class StoredClip(Clip):
-    """A video whose flow is in the output folder, with its stored trajectories where there are some.
+    """A video with stored flow and, if they exist, stored trajectories.
 
-    Raises BadInput where there is no readable flow.
+    Raises BadInput if there is no readable flow.
     """
 
     def __init__(self, video: Video, outputs: Outputs, length: int) -> None:
@@ -169,7 +169,7 @@ class StoredClip(Clip):
             job = settings.get("job", job)
             self.with_camera = settings.get("track") == "pixels"
         if job == "mvs":
-            # These trajectories follow the codec's vectors, not the flow that is shown beside them.
+            # These trajectories follow the codec's vectors, not the flow shown beside them.
             self._stored, job = None, "trajs_dense"
         self._windows = window_starts(count, length, job, self.step)
         self.starts = self._windows or range(min(count, 1))
@@ -197,7 +197,7 @@ class StoredClip(Clip):
 
 
 class TrajectoriesAlone(Clip):
-    """A video with stored trajectories and no stored flow: from the codec's vectors, or the flow was not kept."""
+    """A video with stored trajectories but no stored flow: from the codec's vectors, or the flow was not kept."""
 
     def __init__(self, video: Video, outputs: Outputs, length: int) -> None:
         self._stored = load_trajectories(outputs.trajectories(video.name, length))
@@ -218,7 +218,7 @@ class TrajectoriesAlone(Clip):
 
 
 class ComputedClip(Clip):
-    """A video whose motion is computed here, and only where it is looked at."""
+    """A video whose motion is computed on demand, only at the requested frames."""
 
     computed = True
 
@@ -227,7 +227,7 @@ class ComputedClip(Clip):
         self._motion, self._flow_settings = motion, flow
         frames = Frames(video.source, flow.short_side, colour=motion.estimator.colour)
         self.rate = frames.info.rate
-        # A header's count of frames is often wrong.
+        # The header's frame count is often wrong.
         decoded, self._decisions = _decisions(motion, frames, flow.step)
         count = decoded - self.step
         if count < 1:
@@ -246,7 +246,7 @@ class ComputedClip(Clip):
                 continue
             selection = Selection.of([self._decisions[number]])
             motion = self._motion(np.stack([earlier[0], frame]), selection=selection)
-            # As it would be stored: what saturates or is lost to the levels shows.
+            # Quantised as if stored, so that saturation and rounding are visible.
             quantisation = quantisation_of(flow.identity())
             levels: Any = quantisation.stored(motion.flow)
             pixels = quantisation.pixels(levels.cpu().numpy() if is_tensor(levels) else levels)[0]
@@ -274,9 +274,9 @@ def _decisions(
 
 
 def stored_clip(video: Video, outputs: Outputs, length: int) -> Clip | None:
-    """What is stored of a video; None where nothing is.
+    """The stored results of a video; None if there are none.
 
-    Raises BadInput where it cannot be read.
+    Raises BadInput if they cannot be read.
     """
     folder = outputs.flow(video.name)
     if form_in(folder).files(folder)[0].is_file():
@@ -287,7 +287,7 @@ def stored_clip(video: Video, outputs: Outputs, length: int) -> Clip | None:
 
 
 def _of_size(window: Trajectories, height: int, width: int) -> Trajectories:
-    """The trajectories in frames of a size that is known."""
+    """The trajectories with the frame size in their provenance."""
     return replace(window, made={"source": {"height": height, "width": width}})
 
 

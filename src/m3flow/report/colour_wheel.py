@@ -2,8 +2,8 @@
 
 Convention
 ----------
-The direction is the hue: right is red, down yellow, left cyan, up blue-violet. The length is how full the
-colour is: no motion is white, `largest` pixels the pure colour, and longer motion is shown darker.
+Direction is hue: right is red, down yellow, left cyan, up blue-violet. Length is saturation: no motion is
+white, `largest` pixels the pure colour, and longer motion is darker.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-# How many steps the wheel takes from each pure colour to the next, as the paper's program has them.
+# The number of steps from each pure colour to the next, as in the paper's program.
 RED, YELLOW, GREEN, CYAN, BLUE, MAGENTA = (
     (255, 0, 0),
     (255, 255, 0),
@@ -21,12 +21,12 @@ RED, YELLOW, GREEN, CYAN, BLUE, MAGENTA = (
     (255, 0, 255),
 )
 STEPS = ((RED, 15), (YELLOW, 6), (GREEN, 4), (CYAN, 11), (BLUE, 13), (MAGENTA, 6))
-TOO_LONG = 0.75  # how dark a motion longer than the largest becomes
+TOO_LONG = 0.75  # brightness of motion longer than the largest
 ROUND_NUMBERS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
 
 
 def _hues() -> np.ndarray:
-    """The wheel's 55 colours from right over down, left and up: float32 [55, 3], RGB from 0 to 1."""
+    """The wheel's 55 colours, from right through down, left and up: float32 [55, 3], RGB from 0 to 1."""
     colours = []
     for index, (start, count) in enumerate(STEPS):
         end = np.array(STEPS[(index + 1) % len(STEPS)][0])
@@ -44,7 +44,7 @@ def colours(flow: np.ndarray, largest: float) -> np.ndarray:
     Parameters
     ----------
     flow: float [2, ...] in pixels, channel 0 = x (right), 1 = y (down).
-    largest: the length in pixels that gets the pure colour.
+    largest: the length in pixels of the pure colour.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def colours(flow: np.ndarray, largest: float) -> np.ndarray:
 
 
 def legend(size: int) -> np.ndarray:
-    """The wheel as a disc `size` pixels wide on a transparent ground: uint8 [size, size, 4], RGBA."""
+    """The wheel as a disc `size` pixels wide on a transparent background: uint8 [size, size, 4], RGBA."""
     fine = 4 * size
     axis = (np.arange(fine, dtype=np.float32) + 0.5) / fine * 2 - 1
     x, y = np.broadcast_to(axis, (fine, fine)), np.broadcast_to(axis[:, None], (fine, fine))
@@ -70,7 +70,7 @@ def legend(size: int) -> np.ndarray:
 
 
 def scale_for(lengths: np.ndarray) -> float:
-    """A round number of pixels that nearly all of the motion stays below: the wheel's edge for a picture."""
+    """The wheel's edge for a picture: a round number of pixels that 99 % of the motion does not exceed."""
     longest = float(np.percentile(lengths, 99)) if lengths.size else 0.0
     longest = max(longest, 0.5)
     power = 10 ** np.floor(np.log10(longest))

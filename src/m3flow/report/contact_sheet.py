@@ -1,4 +1,4 @@
-"""The contact sheet: a few moments of a video in columns; in rows the frame, its motion and its trajectories."""
+"""Contact sheet: moments of a video in columns; frame, motion and trajectories in rows."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from m3flow.report import colour_wheel, drawing
 from m3flow.report.canvas import FAINT, Canvas
 from m3flow.report.clip import Clip, Moment
 
-NARROWEST = 820  # pixels; the heading's text needs them
+NARROWEST = 820  # minimum width in pixels, for the text of the heading
 LABEL_TEXT = 76  # height of a row's name and note
-PANEL = (300, 400)  # the box that a panel fits into, height and width in pixels
+PANEL = (300, 400)  # bounding box of a panel, height and width in pixels
 MARGIN, GAP, ROW_GAP, LABELS, HEADER, HEADINGS, WHEEL = 28, 8, 20, 236, 84, 26, 96
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of panels: its name, what it means, the wheel's edge (0 for none), and a mark on each panel."""
+    """A row of panels: its name, its explanation, the wheel's edge (0 for none), and a mark on each panel."""
 
     title: str
     note: str
@@ -52,7 +52,7 @@ def encoded(picture: np.ndarray, kind: str = "png", quality: int = 80) -> bytes:
 
 
 def panel_size(moment: Moment, box: tuple[int, int] = PANEL) -> tuple[int, int]:
-    """Height and width in pixels of a moment's panel inside the box, its shape kept."""
+    """Height and width in pixels of a moment's panel, fitted into the box with its aspect ratio."""
     height, width = moment.size
     scale = min(box[0] / height, box[1] / width)
     return max(1, round(height * scale)), max(1, round(width * scale))
@@ -66,20 +66,20 @@ def _rows(clip: Clip, moments: list[Moment]) -> list[Row]:
     flows = [moment.flow for moment in moments if moment.flow is not None]
     cameras = [moment.camera for moment in moments if moment.camera is not None]
     if flows:
-        removed = "what the camera's motion does not explain" if cameras else "the camera's motion included"
-        rows.append(_flow_row(clip, "Flow", removed, flows, size))
+        note = "motion not explained by the camera" if cameras else "including camera motion"
+        rows.append(_flow_row(clip, "Flow", note, flows, size))
     if cameras:
         marks = tuple(_camera_mark(moment) for moment in moments)
-        rows.append(_flow_row(clip, "Camera", "the motion that was taken out", cameras, size, marks))
+        rows.append(_flow_row(clip, "Camera", "the motion that was removed", cameras, size, marks))
     largest = colour_wheel.scale_for(
         np.concatenate([np.hypot(*(m.points[-1] - m.points[0])[m.inside].T) for m in moments])
     )
     steps = len(moments[0].points) - 1
-    what = "following the video's pixels" if clip.with_camera else "from the dots on"
+    path = "following the video's pixels" if clip.with_camera else "starting at the dots"
     rows.append(
         Row(
             "Trajectories",
-            f"over {steps} steps, {what}; grey ones leave the frame",
+            f"over {steps} steps, {path}; grey ones leave the frame",
             [drawing.trajectories(moment, largest, *size) for moment in moments],
             largest,
             f"{largest:g} px\nin {steps} steps",
@@ -90,8 +90,8 @@ def _rows(clip: Clip, moments: list[Moment]) -> list[Row]:
 
 def _camera_mark(moment: Moment) -> str:
     if not moment.accepted:
-        return "no camera motion was found"
-    return "the camera stands still" if moment.camera is not None and not moment.camera.any() else ""
+        return "no camera motion found"
+    return "static camera" if moment.camera is not None and not moment.camera.any() else ""
 
 
 def _flow_row(
@@ -142,20 +142,18 @@ def _label(canvas: Canvas, row: Row, y: int, height: int) -> None:
 
 
 def description(clip: Clip, moment: Moment) -> str:
-    """One line on how the motion of a clip was made."""
+    """One line on how the motion of a clip was computed."""
     height, width = moment.size
     settings: dict[str, Any] = clip.settings
     parts = [f"{width}×{height}", f"{float(clip.rate):.4g} frames/s"]
     if settings:
         parts.append(settings["estimator"])
-        parts.append(
-            "camera's motion taken out" if settings["camera"] == "warp" else "camera's motion left in"
-        )
+        parts.append("camera motion removed" if settings["camera"] == "warp" else "camera motion included")
         parts.append(f"stored up to ±{settings['bound']:g} px")
     elif moment.flow is None:
         parts.append("trajectories of the codec's own motion vectors")
     else:
-        parts.append("flow files that do not say how they were made")
+        parts.append("flow files without provenance")
     if clip.computed:
         parts.append("computed for this picture")
     return " · ".join(parts)

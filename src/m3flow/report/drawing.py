@@ -1,4 +1,4 @@
-"""The single pictures that contact sheets and films are put together from. All are uint8 [H, W, 3], RGB."""
+"""The panels of contact sheets and films. All are uint8 [H, W, 3], RGB."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ LEAVES = np.array([215.0, 215.0, 215.0])  # a trajectory that leaves the frame
 STAYS = np.array([105.0, 105.0, 105.0])  # one that does not move
 FAINT = 0.3  # the opacity of trajectories that are not reliable
 EDGE = (205, 211, 219)
-APART = 8  # pixels between two trajectories' starts at the least
-SUBPIXEL = 4  # bits of a pixel that lines are placed by
-DOT = 20  # radius of a start, in these parts of a pixel
+APART = 8  # minimum distance in pixels between the starts of two trajectories
+SUBPIXEL = 4  # fractional bits of the coordinates of lines
+DOT = 20  # radius of the dot at a start, in these fractions of a pixel
 
 
 def frame(moment: Moment, height: int, width: int) -> np.ndarray:
-    """The video's frame, or dark grey where the video is not at hand."""
+    """The video's frame, or dark grey if the video is not available."""
     if moment.frame is None:
         return np.full((height, width, 3), 40, np.uint8)
     return resized(moment.frame, height, width)
 
 
 def flow(field: np.ndarray, largest: float, height: int, width: int) -> np.ndarray:
-    """A flow [2, H, W] by the colour wheel whose edge is `largest` pixels."""
+    """A flow [2, H, W] in the colours of the wheel whose edge is `largest` pixels."""
     return resized(colour_wheel.colours(field, largest), height, width)
 
 
 def trajectories(moment: Moment, largest: float, height: int, width: int) -> np.ndarray:
-    """The trajectories from their start (a dot) to their end, coloured by where they go, over the dimmed frame.
+    """The trajectories from their start (a dot) to their end, coloured by direction, over the dimmed frame.
 
     A trajectory `largest` pixels long gets the pure colour; one that leaves the frame is grey, and one that is not
     reliable to its end is faint.
@@ -42,7 +42,7 @@ def trajectories(moment: Moment, largest: float, height: int, width: int) -> np.
     picture = frame(moment, height, width)
     picture = (picture * DIMMED).astype(np.uint8)
     scale = np.array([width / moment.size[1], height / moment.size[0]])
-    # Where the picture is smaller than the video, only so many that they stay apart.
+    # If the picture is smaller than the video, draw only a subset, to keep them apart.
     every = max(1, math.ceil(APART / (GRID * scale.min())))
     points, inside = moment.points[:, ::every, ::every], moment.inside[::every, ::every].reshape(-1)
     # The centre of the first pixel is (0, 0) in the video and here.
@@ -54,7 +54,7 @@ def trajectories(moment: Moment, largest: float, height: int, width: int) -> np.
     reliable = np.ones(len(fixed), bool)
     if moment.reliable is not None:
         reliable = moment.reliable[::every, ::every].reshape(-1)
-    # The long ones last, so that they lie on top.
+    # The longest last, so that they are on top.
     order = np.argsort(np.hypot(*displacement.T), kind="stable")
     faint = picture.copy()
     _draw(faint, fixed, colours, order[~reliable[order]], thickness)
@@ -74,7 +74,7 @@ def _draw(
 
 
 def _line_colours(displacement: np.ndarray, inside: np.ndarray, largest: float) -> np.ndarray:
-    """Colours [N, 3] of displacements [N, 2]: the wheel's pure ones, fading to grey where little moves."""
+    """Colours [N, 3] of displacements [N, 2]: the wheel's pure colours, fading to grey for small ones."""
     length = np.hypot(*displacement.T)[:, None]
     pure = colour_wheel.colours((displacement / np.maximum(length, 1e-6)).T, 1)
     strength = np.sqrt(np.clip(length / largest, 0, 1))
@@ -83,7 +83,7 @@ def _line_colours(displacement: np.ndarray, inside: np.ndarray, largest: float) 
 
 
 def framed(picture: np.ndarray) -> np.ndarray:
-    """The picture with a thin grey edge, so that a white one is seen on a white page."""
+    """The picture with a thin grey border, so that a white one is visible on a white page."""
     picture = picture.copy()
     cv2.rectangle(picture, (0, 0), (picture.shape[1] - 1, picture.shape[0] - 1), EDGE, 1)
     return picture

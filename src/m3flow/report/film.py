@@ -1,4 +1,4 @@
-"""Films and animations, side by side: the frame, its flow, and the trajectories that start in it."""
+"""Films and animations: the frame, its flow, and the trajectories that start in it, side by side."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ SMALL_PANEL = (132, 176)
 ANIMATED, PER_SECOND = 20, 10  # frames of an animation
 GIF_FRAMES = 300
 MARGIN, GAP, HEADER, FOOTER, WHEEL = 24, 12, 108, 24, 56
-SAMPLES = 6  # moments that the scale of the colours is taken from
+SAMPLES = 6  # moments that determine the colour scale
 QUALITY = "18"  # x264's constant rate factor: no visible loss
 
 
 def write_film(path: Path, clip: Clip, *, start: float = 0.0, seconds: float = 10.0) -> int:
-    """Write frames `start` to `start + seconds` of a clip; returns their number.
+    """Write the part from `start` to `start + seconds` of a clip; returns the number of frames.
 
-    A path that ends in `.gif` becomes an animated GIF of at most `GIF_FRAMES` frames, at half size; any other
-    an H.264 mp4.
+    With the suffix `.gif` it is an animated GIF of at most `GIF_FRAMES` frames, at half size; otherwise an
+    H.264 mp4.
 
-    Raises UsageError where the clip has ended by then.
+    Raises UsageError if no trajectory starts in this part.
     """
     first, last = (float(clip.rate) * second for second in (start, start + seconds))
     numbers = [number for number in clip.starts if first <= number < last]
@@ -71,7 +71,7 @@ def _gif(pictures: Iterator[np.ndarray]) -> bytes:
 def animation(clip: Clip) -> bytes:
     """The middle of a clip as a short animation, small enough for a page: a WebP file.
 
-    Side by side: the frame (where the video is at hand), its flow, and the trajectories that start in it.
+    Side by side: the frame (if the video is available), its flow, and the trajectories that start in it.
     """
     from PIL import Image
 
@@ -90,7 +90,7 @@ def animation(clip: Clip) -> bytes:
 
 
 def _middle(clip: Clip) -> list[int]:
-    """The start frames of an animation: some from the middle of the clip, at its own speed."""
+    """The start frames of an animation, from the middle of the clip, played at its original speed."""
     starts = list(clip.starts)
     if not starts:
         raise UsageError(f"{clip.video.name}: no trajectory starts in it")
@@ -101,7 +101,7 @@ def _middle(clip: Clip) -> list[int]:
 
 
 def _scales(samples: list[Moment]) -> tuple[float, float]:
-    """The lengths in pixels that get the pure colour in flow (0 without flow) and in trajectories."""
+    """The lengths in pixels of the pure colour in flow (0 without flow) and in trajectories."""
     flows = [np.hypot(*moment.flow).ravel() for moment in samples if moment.flow is not None]
     lengths = [np.hypot(*(m.points[-1] - m.points[0])[m.inside].T) for m in samples]
     of_flow = colour_wheel.scale_for(np.concatenate(flows)) if flows else 0.0

@@ -1,6 +1,6 @@
-"""The numbers that the records hold of every video, as the page names and shows them.
+"""Per-video measurements of the records, with their titles in the page.
 
-A number that the records gain is one more line here: it then has a chart, a column in the page's list, or both.
+A new column of the records needs one line here to get a chart, a column in the page's list, or both.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ class Measure:
 
     Attributes
     ----------
-    column: its name there. A negative value means that it was not measured.
-    made_with: the run that measures it: of the flow, of the trajectories, or of either.
-    title: of its chart; "" for a number without a chart. unit: of the chart's axis.
-    heading: of its column in the page's list; "" for a number that is not in the list.
+    column: its name in the records. A negative value means "not measured".
+    made_with: the kind of run that measures it: flow, trajectories, or either.
+    title: of its chart; "" for none. unit: of the chart's axis.
+    heading: of its column in the page's list; "" for none.
     share: whether it is a share from 0 to 1.
     """
 
@@ -53,5 +53,5 @@ LISTED = tuple(measure for measure in MEASURES if measure.heading)
 
 
 def columns(made_with: str) -> list[str]:
-    """The columns that a run of one kind measures."""
+    """The columns measured by one kind of run."""
     return [measure.column for measure in MEASURES if measure.made_with == made_with]

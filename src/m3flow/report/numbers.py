@@ -1,4 +1,4 @@
-"""Numbers as the page writes them."""
+"""Number formats of the page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def number(value: float) -> str:
-    """Three digits, or all of a whole number."""
+    """Three significant digits, or all digits of a whole number."""
     if not np.isfinite(value):
         return "–"
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"

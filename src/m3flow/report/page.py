@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing beside itself."""
+"""The report: one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from m3flow.version import __version__
 from m3flow.videos.videolist import Video
 
 
-# Arrow's strings, which pandas takes where pyarrow is installed, cannot hold every file name.
+# Arrow strings, which pandas uses if pyarrow is installed, cannot represent every file name.
 @pd.option_context("mode.string_storage", "python")
 def write_report(
     path: Path,
@@ -37,20 +37,20 @@ def write_report(
     sheets: int = 6,
     on_step: OnStep = no_display,
 ) -> pd.DataFrame:
-    """Write the report on what the records of an output folder hold.
+    """Write the report on the records of an output folder.
 
     Parameters
     ----------
-    path: the HTML file, complete or absent.
-    videos: the list, where it is at hand: the report is then about its videos alone, the pictures show frames, and
-        the page says how many videos were not begun.
+    path: the HTML file, written atomically.
+    videos: the list, if available: the report then covers only its videos, the pictures show frames, and the
+        page counts the videos not begun.
     length: of the trajectories in the pictures.
-    sheets: how many contact sheets, of outliers and of videos drawn at random (always the same ones).
+    sheets: number of contact sheets, of outliers and of randomly drawn videos (with a fixed seed).
     on_step: see `m3flow.steps`.
 
     Returns
     -------
-    The table that it was made from, see `m3flow.report.records_table.videos_of`.
+    The table behind the report, see `m3flow.report.records_table.videos_of`.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def write_report(
     contents = _contents(outputs, lines, table, videos, length, sheets, steps)
     steps.begin("writing the page")
     text = _environment().get_template("page.html").render(contents)
-    # A name that is no text in any encoding is shown with marks in place of what cannot be written.
+    # Undecodable bytes of a name are shown as replacement characters.
     write_text(path, text.encode("utf-8", "replace").decode())
     return table
 
@@ -77,7 +77,7 @@ def _contents(
     sheets: int,
     steps: StepCounter,
 ) -> dict[str, Any]:
-    """What the template shows, section by section."""
+    """The template's variables, section by section."""
     made = lines[lines["status"] == "done"]
     outliers = selection.outliers(table)
     names = chosen(table, outliers, sheets)
@@ -113,7 +113,7 @@ def _contents(
 
 
 def described(path: Path, table: pd.DataFrame) -> str:
-    """One line on a report: where it is, how many videos, how large."""
+    """One line on a report: its path, its numbers of videos, its size."""
     counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
     return f"{path}: {len(table)} videos ({counts}), {path.stat().st_size / 1e6:.1f} MB"
 
@@ -150,7 +150,7 @@ def _environment() -> Environment:
 def _about(
     outputs: Outputs, videos: Sequence[Video], table: pd.DataFrame, rows: selection.Rows, length: int
 ) -> dict[str, Any]:
-    """What the page's script knows beside the rows."""
+    """The data of the page's script, apart from the rows."""
     return {
         "videos": len(table),
         "statuses": selection.STATUSES,
@@ -164,7 +164,7 @@ def _about(
 
 
 def _roots(videos: Sequence[Video], table: pd.DataFrame) -> dict[str, str]:
-    """The folders that the names are relative to: the most common one under "", others by name."""
+    """The folders to which the names are relative: the most common one under "", others by name."""
     roots = {
         video.name: video.source[: -len(video.name) - 1] or "/"
         for video in videos
@@ -190,7 +190,7 @@ def _resource(name: str) -> Markup:
 
 
 def _script_safe(data: str) -> Markup:
-    """JSON that can stand in a <script>: nothing in a name ends the element."""
+    """JSON escaped for a <script> element, so that no name can end the element."""
     for character in "<>&\u2028\u2029":
         data = data.replace(character, f"\\u{ord(character):04x}")
     return Markup(data)

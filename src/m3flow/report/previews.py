@@ -1,4 +1,4 @@
-"""The pictures in the page: contact sheets of outliers and of random videos, and a few short animations."""
+"""Pictures of the page: contact sheets of outliers and of random videos, and a few short animations."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from m3flow.videos.videolist import Video
 SHEETS_BYTES = 1_100_000
 ANIMATIONS_BYTES = 400_000
 ANIMATIONS = 3
-LONGEST = 5_000  # frames; reading through longer videos takes a while
+LONGEST = 5_000  # frames; reading longer videos takes too long
 AT_RANDOM = "drawn at random"
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A picture as it stands in the page: the video's name, why it was chosen, and a WebP file in base 64."""
+    """A picture of the page: the video's name, the reason for choosing it, and a WebP file in base 64."""
 
     name: str
     why: str
@@ -34,10 +34,10 @@ class Preview:
 
 
 def chosen(table: pd.DataFrame, outliers: Sequence[Found], count: int) -> list[tuple[str, str]]:
-    """(name, why) of the videos to show, the best first: outliers, the most extreme of each kind, and random ones.
+    """(name, reason) of the videos to show, best first: the most extreme outliers of each kind, and random ones.
 
-    Half of `count` are outliers, where there are so many; there are more names than `count`, for those whose files
-    cannot be read.
+    Half of `count` are outliers if there are enough. More than `count` names are returned, to replace videos whose
+    files cannot be read.
     """
     short = table[(table["status"] == "done") & ~(table["frames"] > LONGEST)]
     by_kind = [[(name, one.outlier.name) for name, _ in one.first if name in short.index] for one in outliers]
@@ -61,7 +61,7 @@ def previews(
 ) -> tuple[list[Preview], list[Preview]]:
     """The contact sheets of up to `count` of these videos, and animations of the first few of those.
 
-    `on_picture` gets the name of each picture that begins: at most `count` + `ANIMATIONS` that can be read.
+    `on_picture` receives the name of each picture at its start: at most `count` + `ANIMATIONS` readable ones.
     """
     from m3flow.report.contact_sheet import contact_sheet, encoded
     from m3flow.report.film import animation
@@ -102,7 +102,7 @@ def _readable(
         try:
             picture = draw(name)
         except (BadInput, UsageError):
-            # What cannot be read is for `m3flow verify` to report; the page shows what can.
+            # Unreadable files are reported by `m3flow verify`; the page shows the others.
             continue
         if size + len(picture) > most:
             return

@@ -1,4 +1,4 @@
-"""All records of an output folder as one table: a row per video."""
+"""All records of an output folder as one table, with a row per video."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ STATUSES = ("done", "rejected", "failed")
 
 
 def read_lines(folder: Path, names: Collection[str] = ()) -> pd.DataFrame:
-    """Every line of the records in `folder`, in the order in which they were written.
+    """Every line of the records in `folder`, in the order of writing.
 
     Parameters
     ----------
-    names: only the lines on these videos; empty: all lines.
+    names: read only the lines on these videos; empty: all lines.
 
     Returns
     -------
     A frame with the fields of `m3flow.results.records.Record`; `kind`: "flow" for a run that made flow (and perhaps
-    the trajectories in the same pass), "trajectories" for one that made trajectories alone; `run`: the number of the
+    trajectories in the same pass), "trajectories" for a run that made only trajectories; `run`: the number of the
     records file.
     """
     rows = _rows(folder, frozenset(names))
@@ -41,7 +41,7 @@ def read_lines(folder: Path, names: Collection[str] = ()) -> pd.DataFrame:
 
 
 def _rows(folder: Path, names: frozenset[str]) -> Iterator[list[str | int]]:
-    """The texts of every line, and its kind and run."""
+    """The cells of every line, with its kind and run."""
     for run, path in enumerate(record_files(folder)):
         kind = "trajectories" if path.name.startswith("trajectories") else "flow"
         for row in read_rows(path):
@@ -58,19 +58,19 @@ def _piece(rows: list[list[str | int]]) -> pd.DataFrame:
 def videos_of(lines: pd.DataFrame) -> pd.DataFrame:
     """The state of every video, from its latest lines.
 
-    A video whose flow and trajectories were made by two runs has the worse status of the two. Its numbers are
-    those of the latest line that made something: a later one that found the files there ("kept") leaves them.
+    A video whose flow and trajectories were made by two runs has the worse status of the two. Its numbers come
+    from the latest line with status "done": a later line with status "kept" does not change them.
 
     Returns
     -------
     A frame indexed by the video's name: `status` ("done", "rejected" or "failed"), `reason`, and the other
-    fields of `m3flow.results.records.Record`, NaN where nothing was measured. Seconds are summed over both runs.
+    fields of `m3flow.results.records.Record`, NaN if not measured. Seconds are summed over both runs.
     """
     lines = _without_superseded(lines)
     by_kind = lines.groupby(["video", "kind"], sort=False)
     latest = lines.loc[by_kind.tail(1).index]
     latest = latest.assign(status=latest["status"].replace("kept", "done"))
-    # The worse status first; of two equal ones the flow's, which the other one follows from.
+    # The worse status first; of two equal ones the flow's, on which the trajectories depend.
     latest = latest.assign(rank=-latest["status"].map({name: rank for rank, name in enumerate(STATUSES)}))
     latest = latest.sort_values(["rank", "kind"], kind="stable")
     state = latest.groupby("video")[["status", "reason"]].first()
@@ -80,9 +80,9 @@ def videos_of(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def _kept_alone(lines: pd.DataFrame) -> pd.DataFrame:
-    """The lines on videos whose files were found, but never recorded as made: a kill came between the two.
+    """The lines on videos recorded as kept but never as done: the run was killed between the file and the record.
 
-    Their numbers are those of the files; how long it took to make them is not known.
+    Their numbers are those of the files; the time to make them is unknown.
     """
     made = (lines["status"] == "done").groupby([lines["video"], lines["kind"]]).transform("any")
     alone = lines[(lines["status"] == "kept") & (lines["frames"] > 0) & ~made]
@@ -90,7 +90,7 @@ def _kept_alone(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def _without_superseded(lines: pd.DataFrame) -> pd.DataFrame:
-    """Without the lines on trajectories that came before a run that made flow and trajectories in one pass."""
+    """The lines without those on trajectories older than a run that made flow and trajectories in one pass."""
     both = lines[(lines["kind"] == "flow") & (lines["status"] == "done") & (lines["windows"] > 0)]
     last = pd.Series(both.index, index=both["video"]).groupby(level=0).max()
     superseded = (lines["kind"] == "trajectories") & (lines.index < lines["video"].map(last).fillna(-1))
@@ -98,16 +98,16 @@ def _without_superseded(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def _numbers(done: pd.DataFrame) -> pd.DataFrame:
-    """A row per video from the lines that made something."""
+    """A row per video, from its "done" lines."""
     of_flow, of_trajectories = columns("flow"), columns("trajectories")
     numbers = done.copy()
-    # Not measured: a negative value; all of the flow's numbers in a run without flow; the trajectories' likewise.
+    # Not measured: negative values, the flow's numbers in a run without flow, and likewise the trajectories'.
     for name in (*of_flow, *of_trajectories):
         numbers[name] = done[name].where(done[name] >= 0)
     numbers.loc[done["camera"] < 0, [name for name in of_flow if name.startswith("camera")]] = np.nan
     numbers.loc[(done["speed"] == 0) & (done["still"] == 0), of_flow] = np.nan
     numbers.loc[~(done["windows"] > 0), of_trajectories] = np.nan
-    # "flow" sorts before "trajectories"; `first` takes the first value that is there.
+    # "flow" sorts before "trajectories"; `first` takes the first value that is not NaN.
     numbers = numbers.sort_values("kind", kind="stable")
     grouped = numbers.groupby("video")
     measured = ["frames", *of_flow, *of_trajectories]
@@ -115,21 +115,21 @@ def _numbers(done: pd.DataFrame) -> pd.DataFrame:
 
 
 def busy_seconds(lines: pd.DataFrame) -> float:
-    """For how long at least one video was in hand: the union of all lines' times, in seconds.
+    """The time in seconds during which at least one video was in progress: the union of all lines' intervals.
 
-    Lines carry whole seconds: a video that ended in one is counted to its end.
+    Lines have whole seconds: a video is counted to the end of its last second.
     """
     ended = end_seconds(lines)
     begin, end = ended - lines["seconds"].to_numpy(), ended + 1
     order = np.argsort(begin)
     begin, end = begin[order], np.maximum.accumulate(end[order])
-    # From each beginning, or from the latest end so far where that is later, to the end.
+    # From each start, or from the latest end so far if that is later, to the end.
     covered = np.maximum(begin, np.concatenate([begin[:1], end[:-1]]))
     return float(np.maximum(end - covered, 0).sum())
 
 
 def end_seconds(lines: pd.DataFrame) -> np.ndarray:
-    """When each line was written, in seconds since 1970."""
+    """The time of each line, in seconds since 1970."""
     times = pd.to_datetime(lines["time"], utc=True, errors="coerce", format="ISO8601")
     seconds = (times - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
     return seconds.fillna(0.0).to_numpy()

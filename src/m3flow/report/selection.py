@@ -1,4 +1,4 @@
-"""Which of very many videos the page names one by one, and what about them is worth a look."""
+"""Selection of the videos that the page lists, and of the outliers among them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ REASONS = 40
 
 @dataclass(frozen=True)
 class Outlier:
-    """A kind of result that is worth a look.
+    """A kind of suspicious result.
 
     Attributes
     ----------
-    key, name, note: what it is called in the page's code and text, and what may be behind it.
+    key, name, note: its key in the page's code, its title, and its likely causes.
     short: its name in the filter of the list.
-    column: what it is judged by; `threshold`: from which value on (down to which, if `low`).
+    column: the column of the records to test; `threshold`: the smallest value (the largest, if `low`) that counts.
     """
 
     key: str
@@ -58,7 +58,7 @@ OUTLIERS = (
         "saturated",
         "Motion beyond the bound",
         "beyond the bound",
-        "at least 20 % of the pixels move as far as can be stored: cuts, flicker, or a bound that is too small",
+        "at least 20 % of the pixels have the largest storable motion: cuts, flicker, or too small a bound",
         "saturated",
         0.2,
     ),
@@ -66,7 +66,7 @@ OUTLIERS = (
         "camera",
         "Camera not found",
         "camera not found",
-        "in at least half of the frame pairs no camera motion was accepted, so that all motion stayed in",
+        "in at least half of the frame pairs no camera motion was accepted, so none was removed",
         "camera",
         0.5,
         low=True,
@@ -84,7 +84,7 @@ REMARK = Outlier(
     "remark",
     "Made, with a remark",
     "with a remark",
-    "most often a file that ends before its header says",
+    "most often a file with fewer frames than its header claims",
     "",
     0,
 )
@@ -92,7 +92,7 @@ REMARK = Outlier(
 
 @dataclass(frozen=True)
 class Found:
-    """An outlier's videos: how many, and the names of the first ones with their value."""
+    """The videos of an outlier: their number, and the names of the first ones with their values."""
 
     outlier: Outlier
     count: int
@@ -115,7 +115,7 @@ def _has_remark(videos: pd.DataFrame) -> pd.Series:
 
 @dataclass(frozen=True)
 class Reason:
-    """Videos that ended badly in the same way: how, how many, and one of them with its full reason."""
+    """Videos rejected or failed for the same kind of reason: their number, and one of them with its full reason."""
 
     status: str
     kind: str
@@ -125,7 +125,7 @@ class Reason:
 
 
 def reasons(videos: pd.DataFrame, most: int = REASONS) -> tuple[list[Reason], int]:
-    """Why videos were rejected or failed, the commonest first, and how many further kinds are left out."""
+    """Reasons of rejected and failed videos, most common first, and the number of further kinds left out."""
     bad = videos[videos["status"] != "done"]
     grouped = bad.groupby(["status", bad["reason"].map(reason_kind)], sort=False)
     found = [
@@ -137,9 +137,9 @@ def reasons(videos: pd.DataFrame, most: int = REASONS) -> tuple[list[Reason], in
 
 
 def classes(names: Sequence[str], videos: Sequence[Video]) -> pd.Series:
-    """The class of every video: its label in the list, or the folder that it is in where the list has no labels.
+    """The class of every video: its label in the list or, if the list has no labels, its folder.
 
-    Labels that are numbers, one for each folder, are shown with the folder's name.
+    Numeric labels that correspond to folders are shown with the folder's name.
     """
     folders = {name: name.split("/")[-2] if "/" in name else "" for name in names}
     labels = {video.name: video.label for video in videos if video.label}
@@ -158,12 +158,12 @@ def classes(names: Sequence[str], videos: Sequence[Video]) -> pd.Series:
 
 @dataclass(frozen=True)
 class Rows:
-    """The videos that the page's list holds.
+    """The rows of the page's list.
 
     Attributes
     ----------
-    rows: JSON; a row is [name, status, reason, flags, class, *numbers]: the status as its place in `STATUSES`, the
-        keys of the outliers that the video belongs to, the place of its class in `classes`, and the numbers of
+    rows: JSON; a row is [name, status, reason, flags, class, *numbers]: the status as its index in `STATUSES`, the
+        keys of the outliers that the video belongs to, the index of its class in `classes`, and the numbers of
         `m3flow.report.measures.LISTED`.
     classes: all classes, in order. counts: of all videos, by status, by flag and by class.
     """
@@ -174,10 +174,10 @@ class Rows:
 
 
 def rows(videos: pd.DataFrame, class_of: pd.Series, seed: int = 0) -> Rows:
-    """All videos, or as many as the page can hold.
+    """The rows of all videos, or of as many as the page can hold.
 
-    Where there are too many, failed ones come first, then rejected ones (some of every reason), then what is
-    worth a look, then others at random.
+    If there are too many, failed ones come first, then rejected ones (some of every reason), then outliers,
+    then others at random.
     """
     flags = _flags(videos)
     order = _order(videos, flags, seed)
@@ -213,7 +213,7 @@ def _in_natural_order(name: str) -> tuple[int, str]:
 
 
 def _values(numbers: pd.Series, share: bool) -> list[float | None]:
-    """Whole numbers as they are, others with as many digits as the page shows."""
+    """Whole numbers unchanged, others rounded to the digits that the page shows."""
     return [None if value != value else _rounded(value, share) for value in numbers.to_list()]
 
 
@@ -233,7 +233,7 @@ def _flags(videos: pd.DataFrame) -> pd.Series:
 
 
 def _order(videos: pd.DataFrame, flags: pd.Series, seed: int) -> np.ndarray:
-    """The positions of the videos that the table holds, in the order in which they matter."""
+    """The positions of the videos in the list, most important first."""
     if len(videos) <= ROWS:
         return np.arange(len(videos))
     kinds = videos["reason"].map(reason_kind)

@@ -1,4 +1,4 @@
-"""With which settings the results were made, as the files themselves say, and whether these are mixed."""
+"""Settings of the stored results, read from the files' provenance, and whether they are mixed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ VALUES = 4
 
 @dataclass(frozen=True)
 class Group:
-    """Videos that were made alike.
+    """Videos with the same settings and versions.
 
     Attributes
     ----------
-    count: how many of the videos that were looked at. example: the name of one of them.
-    settings: (name, value) of what decides about the results; versions: of what they were made with.
+    count: their number among the sampled videos. example: the name of one of them.
+    settings: (name, value) of the settings that determine the results; versions: of the software used.
     """
 
     count: int
@@ -38,14 +38,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting that is not the same in all results: its values, each with the number of videos that have it."""
+    """A setting that differs between results: its values, each with its number of videos."""
 
     name: str
     values: list[tuple[str, int]]
 
 
 def groups(outputs: Outputs, lines: pd.DataFrame, table: pd.DataFrame, length: int) -> list[Group]:
-    """How the results were made, from a sample of the files that has a video of as many runs as possible."""
+    """Groups of equal settings and versions, from a sample of the files that covers as many runs as possible."""
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
     for name in _sample(lines, table):
@@ -68,14 +68,14 @@ def differences(found: list[Group]) -> list[Difference]:
     for name in names:
         counts: Counter[str] = Counter()
         for group in found:
-            counts[dict(group.settings).get(name, "(not said)")] += group.count
+            counts[dict(group.settings).get(name, "(unknown)")] += group.count
         if len(counts) > 1:
             differing.append(Difference(name, counts.most_common(VALUES)))
     return differing
 
 
 def _sample(lines: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """Names of videos that are done: the last one of every run, then others; drawn at random, always alike."""
+    """Names of done videos: the last one of every run, then others, drawn at random with a fixed seed."""
     done = table.index[table["status"] == "done"]
     last_of_run = lines[lines["status"] == "done"].groupby("run", observed=True)["video"].last()
     of_runs = [name for name in dict.fromkeys(last_of_run) if name in done]
@@ -86,14 +86,14 @@ def _sample(lines: pd.DataFrame, table: pd.DataFrame) -> list[str]:
 
 
 def _made(outputs: Outputs, name: str, length: int) -> dict[str, Any]:
-    """The settings and versions that a video's files name; {} where there is no file."""
+    """The settings and versions in the provenance of a video's files; {} if there are no files."""
     form = form_in(outputs.flow(name))
     flow, tracked = form.files(outputs.flow(name))[0], outputs.trajectories(name, length)
     try:
         made = form.made(flow) if flow.is_file() else {}
         about = read_made(tracked) if tracked.is_file() else {}
     except BadInput:
-        return {}  # for `m3flow verify` to report
+        return {}  # reported by `m3flow verify`
     if not flow.is_file() and not tracked.is_file():
         return {}
     one = made or about
@@ -101,7 +101,7 @@ def _made(outputs: Outputs, name: str, length: int) -> dict[str, Any]:
     of_flow = made.get("settings", about.get("flow", {}))
     settings = {**of_flow, **({"trajectories": about["settings"]} if about.get("settings") else {})}
     versions = {
-        "m3flow": one.get("m3flow", "(not said)"),
+        "m3flow": one.get("m3flow", "(unknown)"),
         "backend": used.get("backend", ""),
         "device": used.get("device", ""),
         **used.get("versions", {}),

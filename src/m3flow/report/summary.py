@@ -1,4 +1,4 @@
-"""What the page says first, and where the time went."""
+"""Summary of the page: counts, throughput, and time per stage and machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STAGES = {"decode": "decode", "flow": "flow", "encode": "encode", "track": "trac
 
 
 class Tile(NamedTuple):
-    """A number, what it counts, and "good", "warn" or "bad" for its colour."""
+    """A number, its name, and "good", "warn" or "bad" for its colour."""
 
     value: str
     name: str
@@ -31,10 +31,10 @@ class Tile(NamedTuple):
 
 
 def tiles(table: pd.DataFrame, made: pd.DataFrame, videos: Sequence[Video]) -> list[Tile]:
-    """The counts of videos and the one figure of throughput.
+    """The counts of videos, and the throughput.
 
-    Throughput is the frames of the videos that are done over the time in which at least one video was in hand; each
-    frame counts once, whether its flow and trajectories were made in one run or in two.
+    Throughput is the number of frames of done videos divided by the time during which at least one video was in
+    progress; each frame counts once, whether its flow and trajectories were made in one run or in two.
     """
     counts = Counter(table["status"])
     found = [
@@ -59,7 +59,7 @@ def stages(table: pd.DataFrame) -> dict[str, float]:
 
 
 def machines(made: pd.DataFrame) -> list[dict[str, Any]]:
-    """The work of every host and device, the busiest first: runs of videos, frames, seconds busy, ms per frame."""
+    """The work of every host and device, busiest first: video runs, frames, busy seconds, ms per frame."""
     rows = []
     for (host, device), lines in made.groupby(["host", "device"]):
         frames = int(lines["frames"].sum())
@@ -77,7 +77,7 @@ def machines(made: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def write_counts(path: Path, table: pd.DataFrame, videos: Sequence[Video]) -> None:
-    """How many videos ended in which way, as CSV: a row per status and kind of reason, with one such video.
+    """Write the number of videos by outcome as CSV: a row per status and kind of reason, with an example.
 
     The columns are `status` ("done", "failed", "rejected" or "not begun"), `reason`, `videos` and `example`.
     """
@@ -90,5 +90,5 @@ def write_counts(path: Path, table: pd.DataFrame, videos: Sequence[Video]) -> No
         rows.append(("not begun", "", len(left), left[0]))
     file = io.StringIO()
     csv.writer(file).writerows([("status", "reason", "videos", "example"), *rows])
-    # As in the page, what is no text in any encoding is shown with marks in its place.
+    # As in the page, undecodable bytes are written as replacement characters.
     write_text(path, file.getvalue().encode("utf-8", "replace").decode())

@@ -27,7 +27,7 @@ class Camera:
         self._shift = self._in_bars = 0.0
 
     def add(self, piece: Piece, height: int, width: int) -> None:
-        """The camera of some pairs of height x width frames; nothing where it was not looked for."""
+        """Add the camera of pairs of height x width frames; nothing if it was not searched for."""
         first, self._pairs = self._pairs, self._pairs + len(piece)
         if piece.cut is not None:
             cut = np.flatnonzero(np.asarray(piece.cut))
@@ -56,7 +56,7 @@ class Camera:
         self._in_bars += float((1 - rows * columns / (height * width)).sum())
 
     def summary(self) -> dict[str, float]:
-        """The record's fields about the camera, the bars and the cuts, as far as they were looked for."""
+        """The record's fields about camera, bars and cuts, as far as they were searched for."""
         found: dict[str, float] = {}
         if self._accepted:
             found |= {"camera": float(np.mean(self._accepted)), "camera_shift": self._shift / self._pairs}
@@ -65,12 +65,12 @@ class Camera:
             found["camera_confidence"] = sum(self._confidence) / max(uncut, 1)
             found["bars"] = self._in_bars / self._pairs
         if self._cuts is not None:
-            # With a step of several frames a cut lies between as many pairs in a row.
+            # With a step of several frames a cut affects as many consecutive pairs.
             found["cuts"] = sum(pair - 1 not in self._cuts for pair in self._cuts)
         return found
 
     def stored(self) -> dict[str, Any]:
-        """The camera as plain JSON values, {} where it was not looked for; `camera_of` reads them back."""
+        """The camera as plain JSON values, {} if it was not searched for; `camera_of` reads them back."""
         stored: dict[str, Any] = {}
         if self._accepted:
             stored |= {
@@ -102,8 +102,8 @@ class StoredCamera:
     homographies: float32 [T, 3, 3], from pixels (x, y, 1) of frame t to those of frame t + step; the identity
         where none was accepted. `m3flow.camera.put_camera_back` puts the motion back. None with camera "none".
     accepted: bool [T], whether the homography was accepted; None with camera "none".
-    confidence: float32 [T], the probability of the homography; None where it is not stored.
-    cuts: the pairs that cross a cut. None where cuts were not looked for.
+    confidence: float32 [T], the probability of the homography; None if not stored.
+    cuts: the pairs that cross a cut. None without cut detection.
     """
 
     homographies: np.ndarray | None = None
@@ -127,7 +127,7 @@ class StoredCamera:
 
 
 def camera_of(folder: Path | str) -> StoredCamera:
-    """The camera that was found for a stored flow."""
+    """The camera of a stored flow."""
     form = form_in(folder)
     return camera_from(form.made(form.files(folder)[0]))
 

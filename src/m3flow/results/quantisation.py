@@ -47,7 +47,7 @@ class Piece:
     homographies: float32 [n, 3, 3], the camera's motion taken out of the levels; None without compensation.
     accepted: bool [n], whether the homography was accepted.
     confidence: float32 [n], of the homography; bars: int32 [n, 4], rows and columns without a picture.
-    cut: bool [n], whether the pair crosses a cut; None where cuts were not looked for.
+    cut: bool [n], whether the pair crosses a cut; None without cut detection.
     schemes: n names of the compensation that ran, see `m3flow.camera.compensation.Motion`.
     evidence: what the confidence of trajectories through these pairs is judged by; None where it is not.
     windows: the trajectories that end in these pairs, where already tracked.
@@ -70,7 +70,7 @@ class Piece:
         return len(array)
 
     def without_picture(self) -> Array | None:
-        """The bars, int32 [n, 4], and all rows of the pairs that cross a cut; None where neither was looked for."""
+        """The bars, int32 [n, 4], and all rows of pairs that cross a cut; None if neither was searched for."""
         if self.levels is None or (self.bars is None and self.cut is None):
             return None
         hidden = np.zeros((len(self), 4), np.int32) if self.bars is None else np.array(self.bars)

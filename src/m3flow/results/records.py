@@ -34,8 +34,8 @@ class Record:
     saturated, still: share of pixels at the bound, and without motion.
     camera: share of frame pairs with an accepted homography; -1 where none was looked for.
     camera_shift: mean motion of the camera over the frame, in pixels per frame.
-    camera_confidence: mean confidence in the camera, of the pairs that cross no cut; -1 where none was looked for.
-    cuts: cuts across which there is no flow; -1 where none were looked for.
+    camera_confidence: mean confidence in the camera over pairs that cross no cut; -1 if none was searched for.
+    cuts: cuts, across which there is no flow; -1 without cut detection.
     bars: mean share of the frame that letterbox and pillar bars take.
     host, device: where it was made. time: when it ended (UTC).
     flow_settings, trajectory_settings: digests of the settings of the flow and of the trajectories that the

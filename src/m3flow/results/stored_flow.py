@@ -1,4 +1,4 @@
-"""A video's flow as it is stored, in any form: provenance, values and homographies, ready to be read."""
+"""A video's stored flow, in any form: provenance, values and homographies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from m3flow.videos.identity import identity
 
 @dataclass(frozen=True)
 class StoredFlow:
-    """The flow that is stored in a folder, with its form and its provenance."""
+    """The flow stored in a folder, with its form and provenance."""
 
     folder: Path
     form: FlowReader
@@ -51,15 +51,15 @@ class StoredFlow:
         return int(self.settings.get("short_side", 0))
 
     def _stated(self, key: str, default: float) -> float:
-        """A setting; of existing flow, what its files state goes before what was given."""
+        """A setting; for existing flow, values in its files take precedence over given ones."""
         return self.made.get("used", {}).get(key, self.settings.get(key, default))
 
     def frames(self) -> int:
-        """How many flow frames are stored."""
+        """The number of stored flow frames."""
         return self.form.frames(self.folder)
 
     def values(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """The stored values [n, 2, H, W], in pieces; of the frames from `start` on and before `stop`."""
+        """The stored values [n, 2, H, W] of the frames from `start` up to, not including, `stop`, in pieces."""
         return self.form.read(self.folder, start, stop)
 
     def pieces(self) -> Iterator[Piece]:
@@ -78,10 +78,10 @@ class StoredFlow:
 
 
 def stored_flow(folder: Path | str) -> StoredFlow:
-    """The flow that is stored in a folder; raises BadInput where it is missing or unreadable.
+    """The flow stored in a folder; raises BadInput if it is missing or unreadable.
 
-    Files that say nothing of themselves (another program's) are taken with the default bound; the flow file
-    itself then stands for the source.
+    Files without provenance (another program's) are read with the default bound; the flow file
+    itself then serves as the source.
     """
     folder = Path(folder)
     form = form_in(folder)
@@ -98,14 +98,14 @@ def stored_flow(folder: Path | str) -> StoredFlow:
 
 @dataclass(frozen=True, kw_only=True)
 class ExistingFlow:
-    """Where flow lies that other programs wrote.
+    """Location of flow written by other programs.
 
     Attributes
     ----------
-    root: the folder; each video's flow lies in it under the video's name, with or without its suffix.
+    root: the folder; each video's flow is in it under the video's name, with or without its suffix.
     form: "images", "flo", "h5" or "npz", see `m3flow.results.forms.existing`.
-    bound: of levels, in pixels, where the files do not state it.
-    step: of the flow, where the files' names do not state it.
+    bound: of levels, in pixels, unless given in the files.
+    step: of the flow, unless given in the file names.
     """
 
     root: Path
@@ -135,7 +135,7 @@ class ExistingFlow:
         return StoredFlow(reader.place, reader, made)
 
     def source(self, name: str) -> str:
-        """The content fingerprint of a video's existing flow, as the records hold it; "" where there is none."""
+        """The content fingerprint of a video's existing flow, as in the records; "" if there is none."""
         try:
             return source_text(fingerprint(existing(self.root, self.form, name).place))
         except BadInput:

@@ -1,1 +1,1 @@
-"""Trajectories of any program against the truth: exact scenes, and data sets with ground truth."""
+"""Evaluation of tracks of any program against ground truth: exact scenes, and data sets with ground truth."""

@@ -1,4 +1,4 @@
-"""Random frame pairs with a known homography: the camera moves by a chosen distance, and an object by itself."""
+"""Random frame pairs with a known homography: a camera motion of given size, and an independently moving object."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ OBJECT_SPEED = 4.0  # px per frame, on the background's plane
 def random_homography(
     random: np.random.Generator, height: int, width: int, reach: float, bend: float = 0.25
 ) -> np.ndarray:
-    """A homography that moves the frame's corners by up to `reach` px, one of them by just that.
+    """A homography that moves the frame's corners by at most `reach` px, one of them by exactly that.
 
-    bend: how much the corners' motions differ from each other, beside the motion that they share.
+    bend: how much the corners' motions differ from each other, relative to their common motion.
     """
     corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], np.float32)
     motion = random.uniform(-1, 1, 2) + bend * random.uniform(-1, 1, (4, 2))
@@ -27,10 +27,10 @@ def random_homography(
 def camera_pair(
     seed: int, reach: float, *, height: int = 240, width: int = 320, noise: float = 1.0, still: bool = False
 ) -> scenes.Scene:
-    """Two frames of a photograph under a moving camera, with an ellipse of another one moving before it.
+    """Two frames of a photograph under a moving camera, with an ellipse of another one moving in front of it.
 
-    reach: how far the camera moves the frame's corners at most, in px.
-    noise: standard deviation in grey levels, drawn anew for each frame.
+    reach: the largest motion of the frame's corners by the camera, in px.
+    noise: standard deviation in grey levels; independent for each frame.
     still: without the object.
     """
     random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Our estimators and the codec's motion vectors on the exact scenes, with their cost."""
+"""Accuracy and cost of our estimators and of codec motion vectors on the exact scenes."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ CODEC_OPTIONS = {"mpeg4": {"qmin": "3", "qmax": "3"}, "libx264": {"crf": "20"}}
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One way from frames to trajectories; the settings of the same names.
+    """A combination of settings that leads from frames to trajectories, named as the settings.
 
     Attributes
     ----------
     estimator: an estimator, or "motion vectors (CODEC)".
-    scheme: what the scheme came to; "" with camera "none".
-    fine: whether the displacements in 1/16 px are scored in place of whole pixels.
+    scheme: the scheme used, never "auto"; "" with camera "none".
+    fine: whether displacements in 1/16 px are scored instead of whole pixels.
     """
 
     estimator: str
@@ -53,16 +53,16 @@ class Way:
 
 @dataclass(frozen=True)
 class Scored:
-    """The score of one way on one scene.
+    """The score of one combination on one scene.
 
     Attributes
     ----------
-    scene, way: what was scored.
-    score: against the truth; that of compensated flow is the motion without the camera's.
-    tracks, truth: what was compared.
-    pairs: frame pairs.
-    seconds: of flow and tracking, without decoding.
-    bytes: of the trajectory file.
+    scene, way: the scored scene and settings.
+    score: against the truth; for compensated flow, the motion without the camera's.
+    tracks, truth: the compared tracks.
+    pairs: number of frame pairs.
+    seconds: time of flow and tracking, without decoding.
+    bytes: size of the trajectory file.
     """
 
     scene: str
@@ -86,9 +86,9 @@ def score_estimator(
     fine: Iterable[bool] = (False,),
     device: str = "cpu",
 ) -> Iterator[Scored]:
-    """The trajectories of an estimator's flow, in 8 bits as it is stored, for each tracking, confidence and fineness.
+    """Score an estimator's trajectories, from flow in 8 bits as stored, for each tracking, confidence and fineness.
 
-    Fine displacements are scored in place of whole pixels; tracking integer has none.
+    Fine displacements are scored instead of whole pixels; integer tracking has none.
     """
     motion = MotionEstimator(estimator(name, device=device), camera=camera, scheme=scheme)
     frames = _frames_for(motion, scene.frames)
@@ -121,7 +121,7 @@ def score_estimator(
 
 
 def score_motion_vectors(scene: Scene, codec: str) -> Scored:
-    """The trajectories of the motion vectors that a codec ("libx264" or "mpeg4") finds in the scene."""
+    """Score the trajectories of the scene's motion vectors from a codec ("libx264" or "mpeg4")."""
     with tempfile.TemporaryDirectory() as folder:
         path = encode(Path(folder) / "scene.mp4", scene.frames, codec)
         vectors, seconds = _timed(read_motion_vectors, path)
@@ -133,7 +133,7 @@ def score_motion_vectors(scene: Scene, codec: str) -> Scored:
 
 
 def pooled(rows: list[Scored]) -> dict[str, Any]:
-    """The rows of one way over all of its scenes as one: means over all points, costs for 1,000 frames."""
+    """Pool the rows of one combination over its scenes: means over all points, costs per 1,000 frames."""
     scores = [row.score for row in rows]
     judged = [_judged(row) for row in rows]
     distance, wrong, visible = (np.concatenate([part[i] for part in judged]) for i in range(3))
@@ -182,7 +182,7 @@ def _scored(scene: Scene, way: Way, windows: Windows, truth: Tracks, seconds: fl
 
 
 def _judged(row: Scored) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each point at the last step that its track is given for: distance, wrong, visible, confidence."""
+    """Distance, wrong, visible and confidence of each point with a track at the last step."""
     given = row.tracks.visible[:, -1]
     distance = np.linalg.norm(row.tracks.positions[:, -1] - row.truth.positions[:, -1], axis=-1)[given]
     visible = np.asarray(row.truth.visible.all(axis=1))[given]
@@ -227,7 +227,7 @@ def _frames_for(motion: MotionEstimator, frames: np.ndarray) -> Any:
 
 
 def _timed(function: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[Any, float]:
-    """What a call returns, and its seconds."""
+    """The result of a call and its duration in seconds."""
     began = time.perf_counter()
     result = function(*arguments, **named)
     return result, time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""Stored trajectories of a scene against the exact positions of its points."""
+"""Errors of stored trajectories of a scene against the exact positions of its points."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LENGTH = 6
 
 
 class Judge:
-    """The true positions of a scene's grid points, and how far stored trajectories are from them."""
+    """The true positions of a scene's grid points, and the errors of stored trajectories."""
 
     def __init__(self, scene: Scene, length: int = LENGTH) -> None:
         height, width = scene.frames.shape[1:]
@@ -29,7 +29,7 @@ class Judge:
         self.on_object = np.stack([scene.on_object(self.grid, n) for n in self.windows])
 
     def ends(self, features: np.ndarray) -> np.ndarray:
-        """Where stored displacements int8 [2L, N, rows, columns] lead: float64 [N, P, 2]."""
+        """End points of stored displacements int8 [2L, N, rows, columns]: float64 [N, P, 2]."""
         sums = features.reshape(2, self.length, len(self.windows), -1).sum(axis=1, dtype=float)
         return self.grid + sums.transpose(1, 2, 0)
 
@@ -46,12 +46,12 @@ class Judge:
         }
 
     def still(self) -> dict[str, Any]:
-        """How far the points move: the error of trajectories that say nothing."""
+        """The length of the points' motion, which is the error of zero displacements."""
         return summary(np.linalg.norm(self.tracks[:, -1] - self.grid, axis=-1)[self.seen])
 
 
 def away_from_outline(scene: Scene, tracks: np.ndarray, start: int) -> np.ndarray:
-    """Which tracks [L+1, P, 2] never come within 1.5 px of the object's outline or the border: bool [P]."""
+    """Whether each of the tracks [L+1, P, 2] stays 1.5 px away from the object's outline and the border: bool [P]."""
     height, width = scene.frames.shape[1:]
     result = np.ones(tracks.shape[1], bool)
     for step, points in enumerate(tracks):
@@ -63,7 +63,7 @@ def away_from_outline(scene: Scene, tracks: np.ndarray, start: int) -> np.ndarra
 
 
 def summary(errors: np.ndarray) -> dict[str, Any]:
-    """Mean and 95th percentile in pixels, and of how many."""
+    """Mean and 95th percentile in pixels, and the number of points."""
     return {
         "mean": rounded(errors.mean()),
         "p95": rounded(np.percentile(errors, 95)),

@@ -1,18 +1,18 @@
 """Synthetic scenes with exact motion: real textures moved by known matrices, rendered to grey frames.
 
-A scene is one or two textured planes seen by a camera: the background, and in some scenes an elliptic
+A scene is one or two textured planes seen by a camera: the background, and in some scenes an elliptical
 object in front of it. The motion of a plane is a 3x3 matrix per frame, so the flow, the camera's
 homography and the path of any point through time are computed, not estimated.
 
 Rendering is by inverse mapping. Each pixel is the mean of 3x3 samples inside it (the light that falls
-on a pixel's area), and each sample is read from a texture enlarged four times, so that `cv2.remap`'s own
-rounding of positions (1/32 of a texture pixel) is below 0.01 px of the frame. Outside its edge a texture
-goes on mirrored. The textures are those that scikit-image carries in its wheel; nothing is downloaded.
+on a pixel's area), and each sample is read from a texture enlarged four times, so that `cv2.remap`'s
+rounding of positions (1/32 of a texture pixel) is below 0.01 px of the frame. Beyond its edge a texture
+is mirrored. The textures are those in the scikit-image wheel; nothing is downloaded.
 
 Convention
 ----------
 Points and flow are (x, y) in pixels, x to the right, y down; the centre of the first pixel is (0, 0).
-Matrices act on column vectors (x, y, 1) and map the frame before to the frame after.
+Matrices act on column vectors (x, y, 1) and map a frame to the next.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from functools import cache, cached_property
 import cv2
 import numpy as np
 
-SAMPLES = 3  # samples a pixel, along each axis
+SAMPLES = 3  # samples per pixel, along each axis
 ENLARGED = 4  # texture pixels per frame pixel, along each axis
 
 
@@ -38,7 +38,7 @@ class Ellipse:
     ry: float
 
     def holds(self, points: np.ndarray) -> np.ndarray:
-        """Which of the points [..., 2] of the object's plane lie on the object."""
+        """Whether each of the points [..., 2] of the object's plane lies on the object."""
         x, y = points[..., 0], points[..., 1]
         return ((x - self.cx) / self.rx) ** 2 + ((y - self.cy) / self.ry) ** 2 < 1
 
@@ -52,10 +52,10 @@ class Scene:
     name: its name in `SCENES`.
     frames: uint8 [F, H, W].
     camera: float64 [F, 3, 3], background plane -> frame t.
-    object: float64 [F, 3, 3], the object's plane -> frame t; None where there is no object.
-    outline: the object on its plane; None where there is no object.
-    cut: the first frame that shows another texture; None where there is no cut. No point before it is visible
-        after it; the matrices go on.
+    object: float64 [F, 3, 3], the object's plane -> frame t; None without an object.
+    outline: the object on its plane; None without an object.
+    cut: the first frame that shows another texture; None without a cut. No point before it is visible after it;
+        the matrices continue.
     """
 
     name: str
@@ -72,26 +72,26 @@ class Scene:
 
     @cached_property
     def mask(self) -> np.ndarray:
-        """Which pixels' centres show the object: bool [F, H, W]."""
+        """Whether the centre of each pixel shows the object: bool [F, H, W]."""
         grid = pixel_grid(*self.frames.shape[1:])
         return np.stack([self.on_object(grid, frame) for frame in range(len(self.frames))])
 
     @cached_property
     def flow(self) -> np.ndarray:
-        """Where each pixel of frame t goes in frame t + 1: float32 [F-1, 2, H, W], channel 0 is x."""
+        """The displacement of each pixel from frame t to t + 1: float32 [F-1, 2, H, W], channel 0 is x."""
         return self._flow(self.mask)
 
     @cached_property
     def background_flow(self) -> np.ndarray:
-        """The part of the flow that the camera makes, at every pixel: float32 [F-1, 2, H, W]."""
+        """The flow caused by the camera, at every pixel: float32 [F-1, 2, H, W]."""
         return self._flow(np.zeros_like(self.mask))
 
     @cached_property
     def residual(self) -> np.ndarray:
-        """The motion that the camera does not explain, seen from frame t: float32 [F-1, 2, H, W].
+        """The motion not explained by the camera, in the view of frame t: float32 [F-1, 2, H, W].
 
-        A point p of frame t that goes to q in frame t + 1 has the residual H^-1 q - p with the camera's
-        homography H: where q is once frame t + 1 is resampled into frame t's view. Zero on the background.
+        A point p of frame t that moves to q in frame t + 1 has the residual H^-1 q - p with the camera's
+        homography H: its displacement once frame t + 1 is resampled into frame t's view. Zero on the background.
         """
         grid = pixel_grid(*self.frames.shape[1:])
         result = np.empty_like(self.flow)
@@ -106,9 +106,9 @@ class Scene:
 
     @cached_property
     def visible(self) -> np.ndarray:
-        """Which pixels of frame t are still to be seen in frame t + 1: bool [F-1, H, W].
+        """Whether each pixel of frame t is still visible in frame t + 1: bool [F-1, H, W].
 
-        False where the pixel leaves the frame, where the object comes before the background, and at a cut.
+        False where the pixel leaves the frame, where the object covers the background, and at a cut.
         """
         height, width = self.frames.shape[1:]
         grid = pixel_grid(height, width)
@@ -120,7 +120,7 @@ class Scene:
         return np.stack(result)
 
     def on_object(self, points: np.ndarray, frame: int) -> np.ndarray:
-        """Which of the points [..., 2] of `frame` show the object: bool [...]."""
+        """Whether each of the points [..., 2] of `frame` shows the object: bool [...]."""
         if self.object is None or self.outline is None:
             return np.zeros(points.shape[:-1], bool)
         return self.outline.holds(apply(np.linalg.inv(self.object[frame]), points))
@@ -128,7 +128,7 @@ class Scene:
     def tracks(self, points: np.ndarray, start_frame: int, length: int) -> np.ndarray:
         """Exact positions through time of the points [N, 2] of frame `start_frame`: float64 [length+1, N, 2].
 
-        A point follows what it shows in `start_frame`, the object or the background, also outside the
+        A point follows the surface that it shows in `start_frame`, object or background, also outside the
         frame and behind the object.
         """
         if not 0 <= start_frame <= start_frame + length < len(self.frames):
@@ -146,7 +146,7 @@ class Scene:
         return result
 
     def tracks_visible(self, tracks: np.ndarray, start_frame: int) -> np.ndarray:
-        """Which of the `tracks` [L+1, N, 2] are inside the frame and not hidden, when: bool [L+1, N]."""
+        """Whether each point of the `tracks` [L+1, N, 2] is inside the frame and not hidden: bool [L+1, N]."""
         height, width = self.frames.shape[1:]
         follows_object = self.on_object(tracks[0], start_frame)
         covered = np.stack([self.on_object(p, start_frame + step) for step, p in enumerate(tracks)])
@@ -173,7 +173,7 @@ def pixel_grid(height: int, width: int) -> np.ndarray:
 
 
 def inside(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Which of the points [..., 2] lie between the centres of the frame's outermost pixels: bool [...]."""
+    """Whether each of the points [..., 2] lies between the centres of the frame's outermost pixels: bool [...]."""
     x, y = points[..., 0], points[..., 1]
     return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
@@ -185,7 +185,7 @@ def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def about(centre: tuple[float, float], matrix: np.ndarray) -> np.ndarray:
-    """The 3x3 `matrix` made to act about the point `centre` in place of the origin."""
+    """The 3x3 `matrix` applied about the point `centre` instead of the origin."""
     to_centre = translation(*centre)
     return to_centre @ matrix @ np.linalg.inv(to_centre)
 
@@ -225,7 +225,7 @@ def render(
     front_matrix: np.ndarray | None = None,
     outline: Ellipse | None = None,
 ) -> np.ndarray:
-    """One frame, float32 [H, W]: `background` seen through `camera`, and the object before it."""
+    """One frame, float32 [H, W]: `background` seen through `camera`, with the object in front of it."""
     fine = (pixel_grid(height * SAMPLES, width * SAMPLES) + 0.5) / SAMPLES - 0.5
     samples = _read(background, apply(np.linalg.inv(camera), fine))
     if front is not None and front_matrix is not None and outline is not None:
@@ -242,13 +242,13 @@ def _read(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a scene is made: which texture, and what one frame does to it.
+    """The recipe of a scene: its textures and their motion per frame.
 
     step: (height, width) -> the camera's motion from one frame to the next, 3x3 in frame coordinates.
     object_step: the same for the object, in the coordinates of the background's plane.
-    after_cut: the background's texture from the middle frame on; None where there is no cut.
+    after_cut: the background's texture from the middle frame on; None without a cut.
     blur: standard deviation in pixels of a Gaussian blur of the frames.
-    noise: standard deviation in grey levels of Gaussian noise, drawn anew for each frame.
+    noise: standard deviation in grey levels of Gaussian noise, independent for each frame.
     """
 
     background: str
@@ -298,7 +298,7 @@ def make_scene(
     Parameters
     ----------
     noise: standard deviation of Gaussian noise added to the frames, in grey levels.
-    seed: chooses which part of the textures is seen (0: their middle), and the noise.
+    seed: selects the visible part of the textures (0: their middle) and the noise.
     """
     if name not in SCENES:
         raise ValueError(f"unknown scene {name!r}; choose from {', '.join(SCENES)}")
@@ -318,7 +318,7 @@ def make_scene(
         cx, cy = front_shift + np.array([0.45 * width, 0.45 * height])
         outline = Ellipse(float(cx), float(cy), 0.2 * width, 0.25 * height)
         own = recipe.object_step(height, width)
-        # The object's plane is laid on the first frame, then moves with its own step and with the camera's.
+        # The object's plane coincides with the first frame, then moves with its own step and the camera's.
         placed = translation(*-front_shift)
         front_matrices = np.stack(
             [np.linalg.matrix_power(step, t) @ np.linalg.matrix_power(own, t) @ placed for t in range(frames)]
@@ -339,5 +339,5 @@ def make_scene(
 
 
 def _to_middle(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """From the upper left corner of an enlarged texture to that of the frame in its middle: (x, y) in pixels."""
+    """Offset from the upper left corner of an enlarged texture to that of a centred frame: (x, y) in pixels."""
     return np.array(picture.shape[::-1]) / ENLARGED / 2 - np.array([width, height]) / 2

@@ -1,4 +1,4 @@
-"""Tracks against the truth: error by step, coverage, and whether confidence tells right from wrong."""
+"""Scores of tracks against ground truth: error by step, coverage, and quality of the confidence."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from m3flow.errors import UsageError
 from m3flow.scoring.tracks import Tracks
 
 WRONG = 2.0
-"""Pixels from the truth beyond which a track counts as wrong."""
+"""Distance from the truth in pixels beyond which a track counts as wrong."""
 JUDGED_STEP = 6
-"""The step at which confidence is judged, or the last one of shorter tracks."""
+"""The step at which confidence is evaluated, or the last one of shorter tracks."""
 REACH = 6.0
-"""Pixels within which a track starts where a true one does: half the diagonal of a cell of 8 pixels, and a little."""
+"""Largest distance in pixels between matching starts: slightly more than half the diagonal of an 8-pixel cell."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How far tracks are from the truth.
+    """Scores of tracks against ground truth.
 
     Attributes
     ----------
-    tracks: true tracks compared.
-    coverage: share of the true points, after the start and while visible, that a track is given for.
+    tracks: number of true tracks compared.
+    coverage: share of the true points, after the start and while visible, that have a track.
     error: mean distance in pixels by step, 1 to S, over the true points that are visible and covered.
-    error_p95: its 95th percentile at the judged step.
-    wrong: share of covered points that are more than 2 px off, or not visible any more, at the judged step.
-    auroc: probability that a right point has more confidence than a wrong one; None without confidence, or where
+    error_p95: 95th percentile of the distance at the evaluated step.
+    wrong: share of covered points that are more than 2 px off, or no longer visible, at the evaluated step.
+    auroc: probability that a right point has a higher confidence than a wrong one; None without confidence, or if
         all are right or all wrong.
-    upper_half: mean distance of the half with more confidence at the judged step over that of all, visible or not;
-        None without confidence.
-    residual_camera: mean length in pixels per step of the motion given to background points; None where the truth
-        does not say which these are.
+    upper_half: mean distance of the more confident half at the evaluated step divided by that of all, visible or
+        not; None without confidence.
+    residual_camera: mean length in pixels per step of the motion of background points; None if the truth does not
+        mark them.
     """
 
     tracks: int
@@ -49,22 +49,22 @@ class Score:
     residual_camera: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values, rounded to four digits after the point."""
+        """JSON values, rounded to four decimals."""
         return {key: _rounded(value) for key, value in asdict(self).items()}
 
 
 def score(found: Tracks, truth: Tracks) -> Score:
     """Compare tracks with true ones.
 
-    A true track is compared with the nearest found one that starts within `REACH` px of it in the same frame (or, where
-    none starts in that frame, that is there on its way); the distance is that of their displacements from there.
+    A true track is compared with the nearest found one that starts within `REACH` px of it in the same frame or, if
+    none starts in that frame, passes there; the distance is that of their displacements from there.
 
-    Raises UsageError where no track starts near a true one.
+    Raises UsageError if no track starts near a true one.
     """
     steps = min(found.steps, truth.steps)
     moved, given, confidence = _matched(found, truth, steps)
     if not given.any():
-        raise UsageError("no track starts where a true one does: are they of the same video?")
+        raise UsageError("no track starts near a true one; are both of the same video?")
     distance = np.linalg.norm(moved - (truth.positions[:, : steps + 1] - truth.positions[:, :1]), axis=-1)
     visible = truth.visible[:, : steps + 1] & truth.visible[:, :1]
     judged = min(JUDGED_STEP, steps)
@@ -86,7 +86,7 @@ def score(found: Tracks, truth: Tracks) -> Score:
 
 
 def auroc(confidence: np.ndarray, wrong: np.ndarray) -> float | None:
-    """The probability that a right one has more confidence than a wrong one (Mann and Whitney 1947)."""
+    """The probability that a right point has a higher confidence than a wrong one (Mann and Whitney 1947)."""
     right, others = int((~wrong).sum()), int(wrong.sum())
     if not right or not others:
         return None
@@ -95,13 +95,13 @@ def auroc(confidence: np.ndarray, wrong: np.ndarray) -> float | None:
 
 
 def upper_half(confidence: np.ndarray, distance: np.ndarray) -> float | None:
-    """The mean distance of the half with more confidence, as a share of that of all."""
+    """The mean distance of the more confident half, divided by that of all."""
     surest = np.argsort(-confidence, kind="stable")[: max(len(confidence) // 2, 1)]
     return float(distance[surest].mean() / distance.mean()) if distance.any() else None
 
 
 def _matched(found: Tracks, truth: Tracks, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """For each true track the found one's displacements [P, S + 1, 2], where given [P, S + 1], and its confidence."""
+    """For each true track, the matching track's displacements [P, S + 1, 2], validity [P, S + 1] and confidence."""
     moved = np.full((len(truth), steps + 1, 2), np.nan)
     given = np.zeros(moved.shape[:2], bool)
     confidence = None if found.confidence is None else np.zeros(moved.shape[:2])
@@ -109,7 +109,7 @@ def _matched(found: Tracks, truth: Tracks, steps: int) -> tuple[np.ndarray, np.n
         age = frame - found.start
         running = np.flatnonzero(age == 0)
         if not len(running):
-            # A tracker of whole videos: its tracks are under way.
+            # Tracks of a whole-video tracker are already running.
             running = np.flatnonzero((age > 0) & (age <= found.steps))
         here = found.positions[running, age[running]]
         usable = np.isfinite(here).all(axis=1) & found.visible[running, age[running]]

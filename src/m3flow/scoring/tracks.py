@@ -1,4 +1,4 @@
-"""Tracks of any program in one form, and the files that they are read from."""
+"""Tracks of any program in a common form, and readers of their files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from m3flow.results.trajectoryfile import Trajectories, load_trajectories
 from m3flow.trajectories.motion_vectors import read_motion_vectors, trajectories_from_motion_vectors
 
 DENSE_TRACK_COLUMNS = 10
-"""Columns of the text of improved dense trajectories before the displacements."""
+"""Number of columns before the displacements in the text of improved dense trajectories."""
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".mpg")
 
 
@@ -27,15 +27,15 @@ class Tracks:
     Convention
     ----------
     Positions are (x, y) in pixels, x to the right, y down, with the centre of the first pixel at (0, 0).
-    positions[p, k] is where track p is in frame start[p] + k.
+    positions[p, k] is the position of track p in frame start[p] + k.
 
     Attributes
     ----------
     start: int [P], the frame in which each track starts.
-    positions: float64 [P, S + 1, 2], NaN where not known.
-    visible: bool [P, S + 1], whether the point can be seen (truth), or is said to be (a tracker's).
-    confidence: float64 [P, S + 1], larger is surer; None where a tracker gives none.
-    background: bool [P], which points nothing moves but the camera; None where that is not known.
+    positions: float64 [P, S + 1, 2], NaN where unknown.
+    visible: bool [P, S + 1], whether the point is visible, according to the truth or to the tracker.
+    confidence: float64 [P, S + 1], larger is more confident; None if the tracker gives none.
+    background: bool [P], whether only the camera moves the point; None if unknown.
     """
 
     start: np.ndarray
@@ -86,8 +86,8 @@ def read_tracks(path: Path, size: tuple[int, int] | None = None, clip: str = "")
     path: a trajectory file of ours or of the original extractor (`.gz`); a TAP-Vid style archive (`.npz`, `.pkl`:
         see `tracks_of_archive`); the text of improved dense trajectories (`.tsv`, `.txt`, or either with `.gz`);
         or a video, whose codec's motion vectors are followed for 6 steps.
-    size: height and width of the frames, where an archive with normalised points does not say them.
-    clip: which clip of an archive of several, as TAP-Vid's are: a dict for each.
+    size: height and width of the frames, for an archive with normalised points that lacks them.
+    clip: the clip to read from an archive of several, such as TAP-Vid's: one dict per clip.
 
     Raises
     ------
@@ -137,13 +137,13 @@ def tracks_of_archive(
         [P, T], the latter true or above 0.5 where visible and taken as the confidence if they are real numbers;
         `confidence` [P, T]; `video` [T, H, W, …] or `size` (H, W); `background` [P]. Without visibility all
         points are visible.
-    size: height and width, where the archive does not say them.
+    size: height and width, if the archive lacks them.
 
     Convention
     ----------
-    Where all visible points lie between 0 and 1 they are parts of the frame, as in TAP-Vid (Doersch et al., NeurIPS
-    2022): there (0, 0) is the upper left corner of the first pixel, whose centre is at half a pixel. Others are
-    pixels with the centre of the first one at (0, 0). A track starts in the first frame in which it is visible.
+    If all visible points lie between 0 and 1 they are normalised by the frame size, as in TAP-Vid (Doersch et al.,
+    NeurIPS 2022): there (0, 0) is the upper left corner of the first pixel, whose centre is at half a pixel. Otherwise
+    they are pixels with the centre of the first one at (0, 0). A track starts in the first frame where it is visible.
     """
     points = content.get("points", content.get("tracks"))
     if points is None or np.ndim(points) != 3 or np.shape(points)[2] != 2:
@@ -173,9 +173,9 @@ def tracks_of_archive(
 
 
 def tracks_of_text(path: Path) -> Tracks:
-    """The tracks of (improved) dense trajectories (Wang et al., IJCV 2013; ICCV 2013) at the frames' own scale.
+    """The tracks of (improved) dense trajectories (Wang et al., IJCV 2013; ICCV 2013) at the original scale.
 
-    A row holds the end frame, the mean position, two variances, the path's length, the scale, 3 columns that are not
+    A row has the end frame, the mean position, two variances, the path's length, the scale, 3 columns that are not
     used here, then 15 displacements (x, y) divided by the path's length.
     """
     try:
@@ -202,7 +202,7 @@ def _archive(path: Path, clip: str) -> dict[str, np.ndarray]:
         data = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
         content = safe_pickle.load(data)
     except Exception as error:
-        # A damaged archive can make the readers raise nearly anything; none of it is ours to sort.
+        # A damaged archive can make the readers raise nearly any exception.
         raise BadInput(f"{path}: not a readable archive of tracks ({error})") from error
     if (
         isinstance(content, dict)
@@ -224,12 +224,12 @@ def _size(content: dict[str, np.ndarray], size: tuple[int, int] | None, path: Pa
     if "video" in content:
         return content["video"].shape[1], content["video"].shape[2]
     if size is None:
-        raise BadInput(f"{path}: its points are parts of the frame; give the frame's size with --size WxH")
+        raise BadInput(f"{path}: its points are normalised; give the frame size with --size WxH")
     return size
 
 
 def _from_start(values: np.ndarray, starts: np.ndarray, beyond: float | bool) -> np.ndarray:
-    """[P, T, …] by frame -> by steps from each track's start, `beyond` the last frame."""
+    """[P, T, …] by frame -> by step from each track's start, filled with `beyond` after the last frame."""
     frames = values.shape[1]
     index = starts[:, None] + np.arange(frames)
     result = values[np.arange(len(values))[:, None], index.clip(max=frames - 1)].copy()

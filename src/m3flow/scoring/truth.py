@@ -1,4 +1,4 @@
-"""The true tracks of the exact scenes, and the scenes as files for other programs."""
+"""True tracks of the exact scenes, and the scenes as files for other programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from m3flow.trajectories.grid import GRID, OFFSET
 def true_tracks(scene: Scene, length: int, *, without_camera: bool = False) -> Tracks:
     """The exact tracks of all grid points from every start frame, for `length` steps.
 
-    without_camera: sum up the motion that the camera does not explain, as compensated flow has it, in place of the
+    without_camera: accumulate the motion not explained by the camera, as in compensated flow, instead of the
         positions in the video.
     """
     frames, height, width = scene.frames.shape
@@ -39,7 +39,7 @@ def true_tracks(scene: Scene, length: int, *, without_camera: bool = False) -> T
 
 
 def _own_motion(scene: Scene, points: np.ndarray, start: int) -> np.ndarray:
-    """Points [L+1, P, 2] of the video -> the start and the sum of their motion without the camera's."""
+    """Points [L+1, P, 2] of the video -> their start plus the accumulated motion without the camera's."""
     result = np.empty_like(points)
     result[0] = points[0]
     for step in range(len(points) - 1):
@@ -49,10 +49,10 @@ def _own_motion(scene: Scene, points: np.ndarray, start: int) -> np.ndarray:
 
 
 def write_scenes(folder: Path, length: int = 6, names: list[str] | None = None) -> list[Path]:
-    """Each scene as a lossless video with its truth beside it: `<name>.mkv` and `<name>.npz`.
+    """Write each scene as a lossless video with its ground truth: `<name>.mkv` and `<name>.npz`.
 
-    The truth is a TAP-Vid style archive, as `m3flow.scoring.tracks.tracks_of_archive` reads it: `points` [P, T, 2] as
-    parts of the frame, `occluded` [P, T] (also before a point's start and after its last step), `size` and
+    The truth is a TAP-Vid style archive for `m3flow.scoring.tracks.tracks_of_archive`: `points` [P, T, 2] normalised
+    by the frame size, `occluded` [P, T] (also before a point's start and after its last step), `size` and
     `background`. Returns the videos.
     """
     folder.mkdir(parents=True, exist_ok=True)

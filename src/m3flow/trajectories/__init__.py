@@ -1,4 +1,4 @@
-"""Motion trajectories: grid points followed through optical flow or through a codec's motion vectors."""
+"""Motion trajectories: grid points tracked through optical flow or a codec's motion vectors."""
 
 from typing import TYPE_CHECKING
 

@@ -1,15 +1,15 @@
-"""How far a tracked point can be trusted, judged by the frames and by the flow back.
+"""Confidence of tracked points, from the frames and the backward flow.
 
 Two kinds of evidence add up to the uncertainty of a point:
 
-- photometric: the patch around its start against the patch around its place now. Their correlation says
-  whether they show the same; the texture of the first says how precisely a correlation can place it (a flat
-  or a striped patch looks the same where it is not). The product of 1 − correlation and of the standard
-  error of the place in pixels, by the smaller eigenvalue of the structure tensor (Shi and Tomasi, CVPR 1994).
-- forward-backward: the distance between a pixel and where the flow and then the flow back take it
+- photometric: the patch around its start against the patch around its current position. Their correlation
+  measures whether they show the same; the texture of the first determines how precisely a correlation can locate
+  it (a flat or striped patch looks the same elsewhere). The product of 1 − correlation and the standard error of
+  the position in pixels, from the smaller eigenvalue of the structure tensor (Shi and Tomasi, CVPR 1994).
+- forward-backward: the distance between a pixel and its position after the forward and the backward flow
   (Sundaram, Brox and Keutzer, ECCV 2010), the largest on the way.
 
-The texture is needed with both: between flat patches an estimator that falls back to no motion does so both ways.
+Both need the texture: on flat patches an estimator that falls back to zero motion does so in both directions.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 CONFIDENCES = ("none", "photometric", "forward-backward")
 RELIABLE = 128
-"""The confidence from which a point counts as reliable: an uncertainty of 1 and less."""
+"""The smallest confidence of a reliable point: an uncertainty of at most 1."""
 LEVELS_PER_PIXEL = 8
-"""Round trips are kept as 8-bit levels of an eighth of a pixel, up to 31.9 px."""
+"""Round trips are stored as 8-bit levels of an eighth of a pixel, up to 31.9 px."""
 
 RADIUS = 4
 SPACING = 2
 OFFSETS = [(x, y) for y in range(-RADIUS, RADIUS + 1, SPACING) for x in range(-RADIUS, RADIUS + 1, SPACING)]
-PAD = RADIUS + 1  # a pixel more for the gradient
+PAD = RADIUS + 1  # one more pixel for the gradient
 VARIANCE_FLOOR = 0.1  # squared grey levels: of the quantisation of the frames
 DIFFERENCE_FLOOR = 1.0  # squared grey levels
 EIGENVALUE_FLOOR = 0.02  # squared grey levels per pixel
@@ -41,15 +41,15 @@ EIGENVALUE_FLOOR = 0.02  # squared grey levels per pixel
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the confidence of trajectories through T flow frames is judged by.
+    """Evidence for the confidence of trajectories through T flow frames.
 
     Attributes
     ----------
-    frames: uint8 [T + step, H, W], the frames that the flow was computed from, one after the other.
+    frames: uint8 [T + step, H, W], the consecutive frames from which the flow was computed.
     step: the flow's step in frames.
-    homographies: float32 [T, 3, 3], the camera's motion that was taken out of the flow; None for none.
-    round_trip: uint8 [T, H, W], for each pixel the distance from where the flow and then the flow back take
-        it, in levels of 1 / `LEVELS_PER_PIXEL` px; None without a flow back.
+    homographies: float32 [T, 3, 3], the camera motion removed from the flow; None for none.
+    round_trip: uint8 [T, H, W], each pixel's distance from its position after the forward and the backward flow, in
+        levels of 1 / `LEVELS_PER_PIXEL` px; None without backward flow.
     """
 
     frames: Array
@@ -61,7 +61,7 @@ class Evidence:
         return len(self.frames) - self.step
 
     def __getitem__(self, pairs: slice) -> Evidence:
-        """The evidence of a stretch of the flow frames."""
+        """The evidence of a range of the flow frames."""
         start, stop, _ = pairs.indices(len(self))
         return replace(
             self,
@@ -71,7 +71,7 @@ class Evidence:
         )
 
     def beside(self, flow: Array) -> Evidence:
-        """The evidence where `flow` is: as NumPy, or as tensors on its device."""
+        """The evidence on the device of `flow`: as NumPy, or as tensors."""
         frames: Any = beside(flow, self.frames)
         return replace(
             self,
@@ -81,7 +81,7 @@ class Evidence:
         )
 
     def followed_by(self, other: Evidence) -> Evidence:
-        """This evidence and that of the flow frames after it."""
+        """This evidence concatenated with that of the following flow frames."""
         xp = namespace(self.frames)
 
         def joined(first: Array | None, second: Array | None) -> Array | None:
@@ -100,15 +100,15 @@ class ConfidenceJudge:
 
     Parameters
     ----------
-    evidence: of the flow that is followed.
+    evidence: of the tracked flow.
     starts: the flow frames at which the windows start.
-    follows_pixels: whether the points follow the pixels of the video; otherwise they follow the flow, and where
-        they are in the video is where the camera has carried that.
+    follows_pixels: whether the points follow the pixels of the video; otherwise they follow the flow, and their
+        position in the video is that point moved by the camera.
 
     Convention
     ----------
     A point's confidence is 255 / (1 + u), rounded, with the largest uncertainty u so far: it never rises along a
-    trajectory, so a point that was hidden or crossed a cut stays uncertain. It is 0 outside the frame.
+    trajectory, so a point that was occluded or crossed a cut stays uncertain. It is 0 outside the frame.
     """
 
     def __init__(self, evidence: Evidence, starts: range, *, follows_pixels: bool) -> None:
@@ -127,8 +127,8 @@ class ConfidenceJudge:
     def __call__(self, step_number: int, x: Array, y: Array, next_x: Array, next_y: Array) -> Array:
         """The confidence after a step: uint8 [N, rows, columns].
 
-        x, y: where the flow of this step was read, inside the frame; next_x, next_y: where it leads. All float32
-        [N, rows, columns].
+        x, y: the positions, inside the frame, at which the flow of this step was read; next_x, next_y: the positions
+        after it. All float32 [N, rows, columns].
         """
         xp, shift = self._xp, step_number * self._evidence.step
         read = slice(self._starts.start + shift, self._starts[-1] + shift + 1, self._starts.step)
@@ -168,7 +168,7 @@ class ConfidenceJudge:
         return centred, (centred**2).mean(0)
 
     def _photometric(self, shift: int, x: Array, y: Array) -> Array:
-        """The uncertainty of points at x, y in the frames `shift` after their windows' starts."""
+        """The uncertainty of points at x, y, `shift` frames after their windows' starts."""
         xp = self._xp
         x = xp.clip(xp.floor(x + 0.5), 0, self._width - 1)
         y = xp.clip(xp.floor(y + 0.5), 0, self._height - 1)
@@ -183,7 +183,7 @@ class ConfidenceJudge:
         return (1 - covariance / xp.sqrt(floors)) * place
 
     def _round_trip(self, shift: int, x: Array, y: Array) -> Array:
-        """The round trip of the flow at x, y, in pixels."""
+        """The round-trip distance of the flow at x, y, in pixels."""
         xp = self._xp
         pixel = xp.asarray(xp.floor(y + 0.5), dtype=xp.int64) * self._width
         pixel = pixel + xp.asarray(xp.floor(x + 0.5), dtype=xp.int64)
@@ -194,14 +194,14 @@ class ConfidenceJudge:
         return xp.asarray(levels, dtype=xp.float32) / LEVELS_PER_PIXEL
 
     def _of_windows(self, shift: int) -> Array:
-        """The frame `shift` after each window's start: int64 [N, 1, 1]."""
+        """The frame number `shift` after each window's start: int64 [N, 1, 1]."""
         xp = self._xp
         numbers = xp.arange(len(self._starts), dtype=xp.int64, device=self._evidence.frames.device)
         return (numbers * self._starts.step + (self._starts.start + shift)).reshape(-1, 1, 1)
 
 
 def round_trip(forward: Array, backward: Array) -> Array:
-    """How far from its place the flow and then the flow back take each pixel: uint8 [T, H, W].
+    """The distance of each pixel from its position after the forward and the backward flow: uint8 [T, H, W].
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def round_trip(forward: Array, backward: Array) -> Array:
 
     Returns
     -------
-    Levels of 1 / `LEVELS_PER_PIXEL` px; the flow back is read at the nearest pixel inside the frame.
+    Levels of 1 / `LEVELS_PER_PIXEL` px; the backward flow is read at the nearest pixel inside the frame.
     """
     xp = namespace(forward)
     pairs, _, height, width = forward.shape
@@ -226,7 +226,7 @@ def round_trip(forward: Array, backward: Array) -> Array:
 
 
 def _smoothed(xp: Any, frames: Array) -> Array:
-    """The frames through a binomial filter [1 2 1] both ways: float32 [F, H, W]."""
+    """The frames filtered by a binomial filter [1 2 1] in both directions: float32 [F, H, W]."""
     values = xp.asarray(frames, dtype=xp.float32)
     for axis in (1, 2):
         first, last = _cut(values, axis, 0, 1), _cut(values, axis, -1, None)
@@ -241,7 +241,7 @@ def _cut(values: Array, axis: int, start: int, stop: int | None) -> Array:
 
 
 def _padded(xp: Any, images: Array) -> Array:
-    """The images with `PAD` pixels more on each side, repeated from the border."""
+    """The images padded by `PAD` pixels on each side, replicating the border."""
     height, width = images.shape[1:]
     rows, columns = (
         xp.clip(xp.arange(-PAD, side + PAD, device=images.device), 0, side - 1) for side in (height, width)

@@ -1,4 +1,4 @@
-"""The grid of starting points, and what NumPy and torch need to share one tracker."""
+"""The grid of starting points, and helpers that let NumPy and torch share one tracker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OFFSET = 4
 
 
 def namespace(array: Array) -> Any:
-    """NumPy or torch: NumPy 2 and torch spell everything used here alike, so one tracker serves both."""
+    """NumPy or torch: NumPy 2 and torch have the same names for everything used here, so one tracker serves both."""
     if is_tensor(array):
         import torch
 
@@ -25,7 +25,7 @@ def namespace(array: Array) -> Any:
 
 
 def beside(flow: Array, array: Array | None) -> Array | None:
-    """`array` where `flow` is: as NumPy, or as a tensor on its device."""
+    """`array` on the device of `flow`: as NumPy, or as a tensor."""
     if array is None or not is_tensor(flow):
         return array
     import torch
@@ -34,7 +34,7 @@ def beside(flow: Array, array: Array | None) -> Array | None:
 
 
 def carried(homographies: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    """The points [N, h, w] where the camera [N, 3, 3] of their window takes them."""
+    """The points [N, h, w] moved by the camera [N, 3, 3] of their window."""
     m = homographies[:, :, :, None, None]
     scale = m[:, 2, 0] * x + m[:, 2, 1] * y + m[:, 2, 2]
     carried_x = (m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2]) / scale

@@ -1,4 +1,4 @@
-"""The codec's own motion vectors, without any optical flow: read while decoding, at almost no cost.
+"""The codec's motion vectors, as a substitute for optical flow: read while decoding, at almost no cost.
 
 A video codec predicts each block of a picture from another picture, moved by a vector. FFmpeg exports
 these vectors for H.264, MPEG-4 part 2 (XVID, DivX), MPEG-1 and -2 and their relatives; not for HEVC, VP8,
@@ -19,10 +19,10 @@ from m3flow.trajectories.tracking import GRID, OFFSET, Windows, follow
 from m3flow.videos.coded_pictures import read_pictures, reference_distances
 
 MAX_HELD = 4
-"""For how many steps in a row the motion goes on where no vector is known (around an I-picture)."""
+"""Maximum number of consecutive steps for which the motion is held where no vector is known (around an I-picture)."""
 
 WINDOWS_AT_ONCE = 64
-"""Start frames followed together: what is held in memory does not grow with the film."""
+"""Start frames tracked together, so that memory does not grow with the length of the video."""
 
 
 class MotionVectors(NamedTuple):
@@ -31,24 +31,24 @@ class MotionVectors(NamedTuple):
     Convention
     ----------
     vectors[t, :, i, j] is the motion of the pixel (4 + 8j, 4 + 8i) of frame t, in pixels per frame, TOWARDS
-    THE NEXT FRAME t + 1; channel 0 is x (right), channel 1 is y (down). A codec's own vectors point from a
-    block to where it was copied from: back to an earlier picture, or on to a later one, d frames away
-    (d is 2 or more where there are B-pictures). Here each is turned to run forward in time, divided by d,
-    and counted in each of the d frames that it spans, at the place where its block was in that frame if it
-    moved evenly. Where several meet (both directions of a B-picture, blocks that cross), their mean is
-    taken, each with the weight 1/d.
+    THE NEXT FRAME t + 1; channel 0 is x (right), channel 1 is y (down). A codec's vectors point from a block
+    to its source: back to an earlier picture, or forward to a later one, d frames away
+    (d is 2 or more with B-pictures). Here each is reversed to run forward in time if needed, divided by d,
+    and counted in each of the d frames that it spans, at the position of its block in that frame under
+    uniform motion. Where several meet (both directions of a B-picture, crossing blocks), their mean is
+    used, with weights 1/d.
 
-    The codec minimises bits, not the distance from the true motion: vectors in flat areas mean little.
-    FFmpeg does not say which of several earlier reference pictures an H.264 block uses: the nearest one
-    is assumed, so a block that uses another shows a motion too fast.
+    The codec minimises bits, not the error of the motion: vectors in flat areas mean little.
+    FFmpeg does not export which of several earlier reference pictures an H.264 block uses: the nearest one
+    is assumed, so the motion of a block that uses another one is too fast.
 
     Attributes
     ----------
-    vectors: float32 [F-1, 2, H//8, W//8]; 0 where nothing is known.
-    coded: bool [F-1, H//8, W//8], where a vector is known. Wholly False where no vector spans the step from
-        t to t + 1, as before an I-picture; False in single cells for intra-coded blocks and for what a
-        moving block uncovers.
-    picture_types: one letter a frame, in display order: I, P, B, or S (a GMC sprite, counted as P).
+    vectors: float32 [F-1, 2, H//8, W//8]; 0 where unknown.
+    coded: bool [F-1, H//8, W//8], where a vector is known. All False if no vector spans the step from
+        t to t + 1, as before an I-picture; False in single cells for intra-coded blocks and for areas
+        uncovered by a moving block.
+    picture_types: one letter per frame, in display order: I, P, B, or S (a GMC sprite, counted as P).
     height, width: the frame's size in pixels, upright.
     """
 
@@ -60,15 +60,15 @@ class MotionVectors(NamedTuple):
 
 
 def read_motion_vectors(path: str | Path, on_picture: Callable[[], None] = lambda: None) -> MotionVectors:
-    """The motion vectors of a video file; see `MotionVectors` for what they mean.
+    """The motion vectors of a video file; see `MotionVectors` for their meaning.
 
-    A rotation that the container asks for is applied: vectors, rows and columns are those of the upright
+    A rotation in the container is applied: vectors, rows and columns are those of the upright
     picture.
 
     Raises
     ------
-    BadInput: the file does not decode, has no video or no frame, its codec has no motion vectors, or every
-        picture of it is coded by itself.
+    BadInput: the file cannot be decoded, has no video or no frame, its codec has no motion vectors, or all of
+        its pictures are intra-coded.
     """
     pictures, height, width, rotation = read_pictures(Path(path), on_picture)
     upright = (width, height) if rotation in (90, 270) else (height, width)
@@ -86,7 +86,7 @@ def read_motion_vectors(path: str | Path, on_picture: Callable[[], None] = lambd
             _add_picture(sums, t, blocks, past[t], future[t], columns)
     weights = sums[:, 2]
     if len(sums) and not weights.any():
-        raise BadInput("it holds no motion vectors: every picture is coded by itself")
+        raise BadInput("it has no motion vectors: all pictures are intra-coded")
     vectors = sums[:, :2] / np.where(weights > 0, weights, 1)[:, None]
     return MotionVectors(
         vectors.reshape(-1, 2, rows, columns).astype(np.float32),
@@ -97,11 +97,11 @@ def read_motion_vectors(path: str | Path, on_picture: Callable[[], None] = lambd
 
 
 def filled(vectors: MotionVectors) -> np.ndarray:
-    """The vectors made good for following: float32 [F-1, 2, H//8, W//8], a value in every cell.
+    """The vectors prepared for tracking: float32 [F-1, 2, H//8, W//8], with a value in every cell.
 
-    A cell without a vector takes the mean of its neighbours', weighted by a Gaussian of one cell; a step
-    without any vector (an I-picture) takes that of the step before, `MAX_HELD` times at most. Then a 3x3
-    median, since a codec's vectors hold outliers that no motion explains.
+    A cell without a vector gets the mean of its neighbours', weighted by a Gaussian of one cell; a step
+    without any vector (an I-picture) gets those of the step before, `MAX_HELD` times at most. Then a 3x3
+    median filter removes outliers.
     """
     result = vectors.vectors.copy()
     held = MAX_HELD
@@ -120,12 +120,12 @@ def filled(vectors: MotionVectors) -> np.ndarray:
 def trajectories_from_motion_vectors(
     vectors: MotionVectors, *, length: int = 6, tracking: str = "subpixel"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Follow every grid point through the codec's motion: a window at every frame, N = F - L.
+    """Track every grid point through the codec's motion: a window at every frame, N = F - L.
 
-    The points are followed by `m3flow.trajectories.track`, through `filled` vectors interpolated between
-    the cells: the file means the same as one made from flow, and can be mixed with it. (Adding up the L
-    vectors of the point's own cell instead, without following it, takes the motion of whatever has moved
-    there meanwhile: 1.2 to 4.3 times as far from the truth in 11 of 12 synthetic cases.) The camera's motion
+    The points are tracked by `m3flow.trajectories.track`, through `filled` vectors interpolated between
+    the cells: the file has the same meaning as one made from flow, and can be mixed with it. (Summing the L
+    vectors of the point's start cell instead uses the motion of whatever has moved
+    there meanwhile: 1.2 to 4.3 times the error in 11 of 12 synthetic cases.) The camera motion
     is not removed.
 
     Parameters
@@ -149,7 +149,7 @@ def trajectories_from_motion_vectors(
 def codec_windows(
     vectors: MotionVectors, length: int, tracking: str, *, fine: bool = False
 ) -> Iterator[Windows]:
-    """The trajectories in pieces of up to `WINDOWS_AT_ONCE` windows; at least one piece, maybe empty."""
+    """The trajectories in pieces of up to `WINDOWS_AT_ONCE` windows; at least one piece, possibly empty."""
     flow = filled(vectors)
     windows = max(len(flow) - length + 1, 0)
     for start in range(0, max(windows, 1), WINDOWS_AT_ONCE):
@@ -161,7 +161,7 @@ def codec_windows(
 def upsampled(cells: np.ndarray, height: int, width: int) -> np.ndarray:
     """Values on the grid -> every pixel: float32 [T, 2, H//8, W//8] -> [T, 2, H, W], bilinear.
 
-    Exact at the grid's own pixels (4 + 8j, 4 + 8i), constant beyond the outermost ones.
+    Exact at the grid points (4 + 8j, 4 + 8i), constant beyond the outermost ones.
     """
     to_grid = np.array([[1 / GRID, 0, -OFFSET / GRID], [0, 1 / GRID, -OFFSET / GRID]])
     result = np.empty((*cells.shape[:2], height, width), np.float32)
@@ -196,10 +196,10 @@ class _Blocks(NamedTuple):
     ahead: np.ndarray
 
     def turned(self, height: int, width: int, clockwise: int) -> _Blocks:
-        """The blocks of the coded picture (height x width) in the picture turned by quarter turns."""
+        """The blocks of the coded picture (height x width) after rotating it by quarter turns."""
         corner, size, velocity, ahead = self
         for _ in range(clockwise // 90):
-            # A quarter turn clockwise takes the point (x, y) to (height - y, x).
+            # A quarter turn clockwise maps the point (x, y) to (height - y, x).
             corner = np.stack([height - corner[:, 1] - size[:, 1], corner[:, 0]], axis=-1)
             velocity = np.stack([-velocity[:, 1], velocity[:, 0]], axis=-1)
             size = size[:, ::-1]
@@ -208,7 +208,7 @@ class _Blocks(NamedTuple):
 
 
 def _blocks(exported: np.ndarray, past: int, future: int) -> _Blocks:
-    """FFmpeg's vectors as blocks: it gives a block's centre and the motion from it to its source."""
+    """FFmpeg's vectors as blocks: it exports a block's centre and the motion from there to its source."""
     ahead = exported["source"] > 0
     size = np.stack([exported["w"], exported["h"]], axis=-1).astype(float)
     corner = np.stack([exported["dst_x"], exported["dst_y"]], axis=-1) - size / 2
@@ -231,7 +231,7 @@ def _add_picture(sums: np.ndarray, t: int, blocks: _Blocks, past: int, future: i
 def _add(
     total: np.ndarray, corner: np.ndarray, size: np.ndarray, velocity: np.ndarray, weight: float, columns: int
 ) -> None:
-    """Add each block's velocity, weighted, and the weight to the cells [3, rows * columns] that it covers."""
+    """Add each block's weighted velocity and the weight to the cells [3, rows * columns] that it covers."""
     cells = total.shape[1]
     rows = cells // columns if columns else 0
     # Pixel p covers p to p + 1; a block from a to a + size covers its centre if a <= p + 0.5 < a + size.

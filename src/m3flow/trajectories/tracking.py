@@ -1,4 +1,4 @@
-"""Dense motion trajectories: points on an 8-pixel grid followed through optical flow."""
+"""Dense motion trajectories: points on an 8-pixel grid tracked through optical flow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LARGEST = 20
 FINE = 16
-"""Units a pixel of the fine displacements."""
+"""Units per pixel of the fine displacements."""
 TRACKINGS = ("subpixel", "integer")
 FLOW_JOBS = ("trajs_dense", "trajs")
 
@@ -31,8 +31,8 @@ class Windows:
     ----------
     traj_feat: int8 [2L, N, H//8, W//8], the L displacements in x, then the L in y, in pixels, clamped to ±20.
     traj_type: uint8 [N, H//8, W//8], 1 where the points P_0 … P_{L−1} all lie inside the frame.
-    traj_conf: uint8 [L, N, H//8, W//8], the confidence of P_1 … P_L; None where there is no evidence.
-    traj_fine: int16 [2L, N, H//8, W//8], the displacements in 1/16 px, not clamped; None where not asked for.
+    traj_conf: uint8 [L, N, H//8, W//8], the confidence of P_1 … P_L; None without evidence.
+    traj_fine: int16 [2L, N, H//8, W//8], the displacements in 1/16 px, not clamped; None if not requested.
     """
 
     traj_feat: Array
@@ -44,11 +44,11 @@ class Windows:
         return len(self.traj_type)
 
     def arrays(self) -> tuple[Any, Any, Any, Any]:
-        """The four, in the order of the attributes."""
+        """The four arrays, in the order of the attributes."""
         return self.traj_feat, self.traj_type, self.traj_conf, self.traj_fine
 
     def map(self, function: Callable[[Array], Array]) -> Windows:
-        """`function` of every array that is there."""
+        """Apply `function` to every array that is not None."""
         mapped: Any = [None if array is None else function(array) for array in self.arrays()]
         return Windows(*mapped)
 
@@ -63,21 +63,21 @@ def track(
     table: Array | None = None,
     homographies: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Follow every grid point for `length` steps, from every start frame; all windows at once.
+    """Track every grid point for `length` steps, from every start frame; all windows at once.
 
     Parameters
     ----------
-    flow: float32 [T, 2, H, W] in pixels, channel 0 = x; frame t holds the flow from frame t to t + step.
+    flow: float32 [T, 2, H, W] in pixels, channel 0 = x; frame t has the flow from frame t to t + step.
         A NumPy array or a torch tensor; the results are of the same kind, on the same device.
-    length: L, the steps of one trajectory.
+    length: L, the steps of a trajectory.
     job: "trajs_dense" starts a window at every frame (N = T − (L−1)·step), "trajs" puts windows end to end
         (N = T // L for step 1).
     tracking: "subpixel" integrates real-valued positions with bilinear reads of the flow; "integer"
         truncates each displacement toward zero to whole pixels.
     step: the step of the flow in frames.
-    table: float32 [256], the displacement that each level stands for, where `flow` is uint8 levels: then
-        only what is read is restored. NumPy, or, for levels on a device, a tensor there.
-    homographies: float32 [T, 3, 3], the camera's motion that was taken out of `flow` (frame t to t + step):
+    table: float32 [256], the displacement of each level, if `flow` is uint8 levels: then only the values
+        read are restored. NumPy or, for levels on a device, a tensor there.
+    homographies: float32 [T, 3, 3], the camera motion removed from `flow` (frame t to t + step):
         the points then follow the pixels of the video. None: they follow `flow` itself.
 
     Returns
@@ -88,15 +88,15 @@ def track(
     Convention
     ----------
     The trajectory at [:, n, i, j] starts in frame n at the pixel with x = 4 + 8j, y = 4 + 8i. Inside means
-    0 ≤ x ≤ W−1 and 0 ≤ y ≤ H−1. A point is judged first and then moved to the nearest place inside, where
+    0 ≤ x ≤ W−1 and 0 ≤ y ≤ H−1. A point is tested first and then clamped to the nearest position inside, where
     its next displacement is read. With "subpixel" the displacement stored for a step is
-    round(P_{j+1}) − round(P_j), so the stored ones add up to the rounded true displacement: nothing drifts.
+    round(P_{j+1}) − round(P_j), so the stored ones add up to the rounded true displacement: there is no drift.
 
-    With `homographies` H the flow d is the motion without the camera's. A point goes with its pixel,
-    P_{j+1} = H_j (P_j + d_j(P_j)); stored is d alone, round(C_{j+1}) − round(C_j) with C_0 = P_0 and
-    C_{j+1} = C_j + d_j(P_j) (as improved dense trajectories do, Wang and Schmid, ICCV 2013). The stored
+    With `homographies` H the flow d is the motion without the camera's. A point moves with its pixel,
+    P_{j+1} = H_j (P_j + d_j(P_j)); only d is stored, round(C_{j+1}) − round(C_j) with C_0 = P_0 and
+    C_{j+1} = C_j + d_j(P_j) (as in improved dense trajectories, Wang and Schmid, ICCV 2013). The stored
     displacements then do not add up to a position in the video. Without them compensated flow is followed as
-    if the camera stood still, and a point falls behind its object as far as the camera carries it.
+    if the camera were static, and a point falls behind its object by the camera motion.
 
     Raises
     ------
@@ -134,8 +134,8 @@ def follow(
     ----------
     evidence: of the same flow frames: the windows then have `traj_conf`
         (`m3flow.trajectories.confidence.ConfidenceJudge` says what it means).
-    without_picture: int32 [T, 4], rows and columns at the top, bottom, left and right of each flow frame that
-        hold no motion: bars, or all rows where the pair crosses a cut. Points there are outside (`traj_type` 0).
+    without_picture: int32 [T, 4], rows and columns at the top, bottom, left and right of each flow frame
+        without motion: bars, or all rows if the pair crosses a cut. Points there are outside (`traj_type` 0).
     fine: the windows then have `traj_fine`: round(16 P_{j+1}) − round(16 P_j) in the place of whole pixels.
 
     The others are those of `track`, and so are the errors.
@@ -156,7 +156,7 @@ def follow(
     x, y = _grid_points(xp, shape, flow.device)
     field = _Field(xp, flow, table, starts.step)
     displacement = field.nearest if tracking == "integer" else field.bilinear
-    # The path whose rounded steps are stored; with homographies another one than the point's own.
+    # The path whose rounded steps are stored; with homographies it differs from the point's path.
     stored_x, stored_y = x, y
     inside: Any = True
     for j in range(length):
@@ -189,7 +189,7 @@ def follow(
 def _no_motion(
     xp: Any, shape: tuple[int, int, int], length: int, device: Any, *, confidence: bool, fine: bool
 ) -> Windows:
-    """Windows [N, rows, columns] of points that stay where they are."""
+    """Windows [N, rows, columns] of points without motion."""
     return Windows(
         xp.zeros((2 * length, *shape), dtype=xp.int8, device=device),
         xp.ones(shape, dtype=xp.uint8, device=device),
@@ -231,7 +231,7 @@ def _in_picture(without_picture: Array, x: Array, y: Array, height: int, width: 
 
 
 def _frames_read(starts: range, shift: int) -> slice:
-    """The frames `shift` after the start of each window."""
+    """The frames `shift` frames after the start of each window."""
     return slice(starts.start + shift, starts[-1] + shift + 1, starts.step)
 
 
@@ -292,17 +292,17 @@ class _Field:
             return self._xp.asarray(values, dtype=self._xp.float32)
         if is_tensor(values):
             return self._xp.take(self._table, self._xp.asarray(values, dtype=self._xp.int64))
-        # OpenCV looks values up three times as fast as NumPy.
+        # OpenCV's table lookup is three times as fast as NumPy's.
         return cv2.LUT(values.reshape(1, -1), self._table).reshape(values.shape)
 
 
 def _blend(start: Array, end: Array, share: Array) -> Array:
-    # In this form a constant field is read back exactly.
+    # In this form a constant field is reproduced exactly.
     return start + (end - start) * share
 
 
 class Tracker:
-    """`follow` for a flow that arrives in pieces: the same windows, in the same order, in bounded memory."""
+    """`follow` for flow that arrives in pieces: the same windows, in the same order, in bounded memory."""
 
     def __init__(
         self,
@@ -324,7 +324,7 @@ class Tracker:
         }
         self._spacing = 1 if job == "trajs_dense" else length * step
         self._held: _Piece | None = None
-        # Frames still to come that lie between two windows (where windows are further apart than they are long).
+        # Number of upcoming frames between two windows (if windows are further apart than they are long).
         self._skip = 0
 
     def push(
@@ -334,7 +334,7 @@ class Tracker:
         evidence: Evidence | None = None,
         without_picture: Array | None = None,
     ) -> Windows:
-        """The windows that the piece float32 [n, 2, H, W] completes.
+        """The windows completed by the piece float32 [n, 2, H, W].
 
         homographies [n, 3, 3], evidence and without_picture [n, 4]: with every piece or with none.
         """
@@ -366,7 +366,7 @@ class Tracker:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Flow frames with what belongs to them."""
+    """Flow frames with their homographies and evidence."""
 
     flow: Array
     homographies: Array | None

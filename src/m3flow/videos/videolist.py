@@ -121,7 +121,7 @@ class VideoList:
         if not videos and not problems:
             if self.kind == "folder":
                 raise UsageError(f"{self.location}: there is no video below this folder")
-            raise UsageError(f"{self.location}: the list is empty; it needs one video a line")
+            raise UsageError(f"{self.location}: the list is empty; it needs one video per line")
         self._refuse(problems)
         if self.exclude is None:
             return videos

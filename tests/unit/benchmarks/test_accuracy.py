@@ -1,4 +1,4 @@
-"""Trajectories of exact flow against the exact positions, and the page that tells of the measured ones."""
+"""Trajectories of exact flow against exact positions, and the figures on the accuracy page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_subpixel_stays_at_the_rounding_limit(name: str) -> None:
     exact = {t: np.asarray(track(scene.flow, length=LENGTH, tracking=t)[0]) for t in ("integer", "subpixel")}
     apart = np.abs(judge.ends(exact["subpixel"]) - judge.tracks[:, -1])[judge.smooth]
     assert len(apart) > 40
-    # Half a pixel, and what single precision and a flow that bends between pixels add to it.
+    # Half a pixel, plus errors of single precision and of interpolating curved flow.
     assert apart.max() < 0.51
     integer = judge.errors(exact["integer"])[judge.seen].mean()
     subpixel = judge.errors(exact["subpixel"])[judge.seen].mean()

@@ -1,4 +1,4 @@
-"""The flow benchmark runs as its one command and writes what it says."""
+"""The flow benchmark runs with one command and writes its results."""
 
 from __future__ import annotations
 

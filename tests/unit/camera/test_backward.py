@@ -1,4 +1,4 @@
-"""The flow back, against the exact motion of a scene."""
+"""Backward flow, against the exact motion of a scene."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from m3flow.flow import estimator
 from m3flow.scoring.scenes import make_scene
 
 
-def flow_back(backend: str, frames: np.ndarray, step: int, homographies: np.ndarray | None) -> np.ndarray:
+def flow_backward(backend: str, frames: np.ndarray, step: int, homographies: np.ndarray | None) -> np.ndarray:
     given = frames if backend == "opencv" else torch.from_numpy(frames.copy())
     return np.asarray(backward_flow(estimator("dis", backend=backend), given, step, homographies))
 
@@ -21,14 +21,14 @@ def flow_back(backend: str, frames: np.ndarray, step: int, homographies: np.ndar
 def test_it_undoes_the_motion_at_any_size(backend: str, size: tuple[int, int]) -> None:
     scene = make_scene("translation", frames=4, height=size[0], width=size[1])
     for step in (1, 2):
-        back = flow_back(backend, scene.frames, step, None)
+        back = flow_backward(backend, scene.frames, step, None)
         assert back.shape == (4 - step, 2, *size) and back.dtype == np.float32
         middle = back[..., 16:-16, 16:-16]
         np.testing.assert_allclose(np.median(middle, axis=(0, 2, 3)), (-3.3 * step, 1.7 * step), rtol=0.1)
 
 
 @pytest.mark.parametrize("backend", ["opencv", "torch"])
-def test_the_cameras_motion_is_taken_out_as_from_the_flow_forth(backend: str) -> None:
+def test_camera_motion_is_removed_as_from_the_forward_flow(backend: str) -> None:
     scene = make_scene("translation", frames=3, height=96, width=128)
-    back = flow_back(backend, scene.frames, 1, scene.homographies.astype(np.float32))
+    back = flow_backward(backend, scene.frames, 1, scene.homographies.astype(np.float32))
     assert np.abs(back[..., 16:-16, 16:-16]).mean() < 0.2

@@ -1,4 +1,4 @@
-"""From frames to the motion that the camera does not explain: every scheme, both backends."""
+"""Motion not explained by the camera, from frames: every scheme, both backends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIGURATIONS = [
     ("torch", "auto"),
     ("torch", "two-pass"),
 ]
-# The table of background errors, in px, with room for the few scenes of a test.
+# Limits on the background error in px, with a margin for the few scenes of a test.
 BACKGROUND_LIMIT = {3.0: 0.1, 8.0: 0.13, 20.0: 0.5}
 
 
@@ -37,7 +37,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def pairs():
-    """Three scenes for each reach of the camera: {reach: [Scene]}."""
+    """Three scenes for each size of camera motion: {reach: [Scene]}."""
     return {reach: [camera_pair(seed, reach) for seed in (1, 2, 5)] for reach in BACKGROUND_LIMIT}
 
 

@@ -1,4 +1,4 @@
-"""The camera's homography and what is done with it, against known motion and `cv2.findHomography`."""
+"""The camera's homography and its use, against known motion and `cv2.findHomography`."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def one_thread():
 
 
 def loop_through(matrix, x, y):
-    """One point through a homography, written out."""
+    """One point mapped by a homography, written out."""
     a, b, c = (row[0] * x + row[1] * y + row[2] for row in np.asarray(matrix, np.float64))
     return a / c, b / c
 
 
 def mean_error(found, true):
-    """How far apart two homographies put the frame's pixels, on average, in px."""
+    """Mean distance in px between the frame's pixels mapped by two homographies."""
     return float(
         np.linalg.norm(camera_flow(found, HEIGHT, WIDTH) - camera_flow(true, HEIGHT, WIDTH), axis=0).mean()
     )
@@ -255,7 +255,7 @@ def textureless():
 
 
 def few_corners():
-    """A flat picture with 40 bright squares of 5x5 px, fewer corners than it takes."""
+    """A flat picture with 40 bright squares of 5x5 px: fewer corners than required."""
     frames = textureless()
     for index in range(10):
         frames[
@@ -272,7 +272,7 @@ def unrelated():
 
 
 def crowd(seed=0):
-    """A quiet background behind 60 patches of which each goes its own way."""
+    """A static background behind 60 patches that move independently."""
     random = np.random.default_rng(seed)
     frame = camera_pair(1, 3.0).frames[0]
     frames = np.stack([frame, frame])
@@ -308,7 +308,7 @@ def test_slow_camera_is_still_found(reach):
 
 
 def too_far():
-    """Everything moves by 40 px, which no match may."""
+    """Everything moves by 40 px, more than a match may."""
     frame = camera_pair(1, 3.0).frames[0]
     return np.stack([frame, np.roll(frame, 40, axis=1)])
 

@@ -1,4 +1,4 @@
-"""The command line as its users run it: exit statuses, what is said where, and what is not imported."""
+"""The command line as users run it: exit statuses, messages, and modules that must not be imported."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def list_of(tmp_path: Path, *names: str) -> Path:
     return path
 
 
-# Frames, width, height and rate of the real clips, from the table that comes with them.
+# Frames, width, height and rate of the real clips, from the table shipped with them.
 REAL_CLIPS = {
     "UCF-101/SoccerJuggling/v_SoccerJuggling_g23_c01.avi": (240, 320, 240, Fraction(30000, 1001)),
     "videos/wave/RATRACE_wave_f_nm_np1_fr_goo_37.avi": (72, 560, 240, Fraction(30)),
@@ -289,7 +289,7 @@ def test_sigterm_stops_and_the_next_run_finishes(tmp_path: Path) -> None:
 
 
 def until(condition: object, process: subprocess.Popen[str]) -> Iterator[None]:
-    """Turns until the condition holds, as long as the process lives."""
+    """Iterates until the condition holds, as long as the process lives."""
     while not condition():  # type: ignore[operator]
         try:
             process.wait(0.02)

@@ -1,4 +1,4 @@
-"""The number of workers that a calibration tries, and what it makes of too many."""
+"""The numbers of workers that a calibration tries, and its handling of too many."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_few_workers_for_each_gpu(
 
 
 def a_machine(monkeypatch: pytest.MonkeyPatch, room: int) -> list[int]:
-    """A pretended GPU with memory for `room` workers; returns the numbers of workers that are tried."""
+    """A simulated GPU with memory for `room` workers; returns the numbers of workers tried."""
     tried: list[int] = []
 
     def run(videos: Any, _work: Any, config: WorkerConfig, on_record: Any) -> None:

@@ -1,4 +1,4 @@
-"""Shards: complete, stable when the list grows, cheap for the job that reads one; and what they will cost."""
+"""Shards: complete, stable when the list grows, cheap to read for a job; and the forecast of their cost."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_byte_order_mark_and_blank_lines_do_not_shift_the_shards(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("lines", "what"),
+    ("lines", "message"),
     [
         ([*names(30), names(1)[0]], "duplicate video"),
         ([*names(30), "other/" + names(1)[0]], "would write the same output"),
@@ -93,8 +93,8 @@ def test_a_byte_order_mark_and_blank_lines_do_not_shift_the_shards(tmp_path: Pat
         (["a/b", *names(20), "a/b/x.mp4"], "would overwrite"),
     ],
 )
-def test_bad_lists_are_refused_as_a_whole(tmp_path: Path, lines: list[str], what: str) -> None:
-    with pytest.raises(UsageError, match=what) as refused:
+def test_bad_lists_are_refused_as_a_whole(tmp_path: Path, lines: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as refused:
         make_plan(VideoList(write_plain(tmp_path / "list.txt", lines)), 4)
     with pytest.raises(UsageError) as whole:
         VideoList(tmp_path / "list.txt").read()
@@ -164,7 +164,7 @@ def test_excluded_videos_are_in_no_shard_and_shift_none(tmp_path: Path) -> None:
 
 
 def calibrated(settings: Experiment, seconds: float = 0.1) -> Calibration:
-    """As if 100x100 took `seconds` a frame, and four times the pixels four times as long."""
+    """A calibration with `seconds` per frame at 100x100, and four times as long for four times the pixels."""
     sizes = tuple(
         Throughput(side, side, seconds * (side / 100) ** 2, seconds / 4, seconds, {}, 1000.0, 100.0)
         for side in (100, 200)
@@ -263,7 +263,7 @@ def test_the_forecast_adds_up(tmp_path: Path) -> None:
     assert found.frames_left == 19 * 9
     assert (found.shards, found.open) == (3, 3)
     assert found.longest["shard"] == "00001" and found.longest["videos"] == 10
-    # Three flow jobs: their starts, and a tenth of a second a frame.
+    # Three flow jobs: their starts, and a tenth of a second per frame.
     assert found.hours is not None
     assert found.hours["flow"] == pytest.approx((3 * 6 + 19 * 9 * 0.1) / 3600)
     assert found.gpu_hours == pytest.approx(2 * found.hours["flow"])
@@ -274,7 +274,7 @@ def test_the_forecast_adds_up(tmp_path: Path) -> None:
 
 
 def test_planning_a_large_list_takes_little_memory(tmp_path: Path) -> None:
-    """What planning keeps of a video is eight bytes: its names would be ten times as much."""
+    """Planning keeps eight bytes per video; its names would take ten times as much."""
     import tracemalloc
 
     list_file = write_plain(tmp_path / "list.txt", names(50_000))

@@ -1,4 +1,4 @@
-"""How far a list is, told from files and records."""
+"""Progress of a list, from files and records."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Results:
         path.touch()
 
     def done(self, *names: str, **config: object) -> None:
-        """What a run that made flow and trajectories with these settings leaves."""
+        """The results of a run that made flow and trajectories with these settings."""
         experiment = self.experiment(**config)
         flow = settings_digest(experiment.flow.identity()) if experiment.wants_flow else settings_digest({})
         trajectories = trajectory_digest(experiment.trajectories.identity(), flow)
@@ -107,11 +107,11 @@ def test_every_state_and_its_reason(results: Results) -> None:
     assert found.reasons == {
         names[1]: GONE,
         names[2]: NO_FLOW,
-        # What became of the flow, not what followed from it; the file is still not there.
+        # The failure of the flow, not its consequences; the file is still missing.
         names[3]: "no such file: '/d/v3'",
         names[4]: "disk full",
         names[5]: GONE,
-        # Nothing is known of the video that was rejected, so it is looked at again.
+        # The rejected video is not in any record, so it is tried again.
         names[6]: "was rejected (only 1 frame(s)), will be tried again",
         # A folder without readable flow in it.
         names[7]: NOT_BEGUN,

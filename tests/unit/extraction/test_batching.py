@@ -1,4 +1,4 @@
-"""Batches over a video: every pair once, in order, whatever the memory allows."""
+"""Batches over videos: every pair once, in order, whatever memory is available."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def chunks_of(frames, size):
 
 
 class Pairs:
-    """In place of an estimator: returns each pair's frame numbers; out of memory beyond `room` pairs."""
+    """A fake estimator: returns each pair's frame numbers; out of memory beyond `room` pairs."""
 
     def __init__(self, step, room=10**6):
         self.step, self.room, self.asked = step, room, []
@@ -90,7 +90,7 @@ def test_too_few_frames_give_nothing(count):
 
 
 def videos_of(lengths, size=(2, 3)):
-    """Videos of the given lengths whose frames are numbered through."""
+    """Videos of the given lengths with consecutively numbered frames."""
     start, videos = 0, {}
     for index, length in enumerate(lengths):
         numbers = np.arange(start, start + length, dtype=np.uint8)[:, None, None]
@@ -111,7 +111,7 @@ def test_short_videos_share_batches(batch, step):
         assert results[index] == list(zip(frames[:-step], frames[step:], strict=True))
         first += length
     assert not errors
-    # No more calls than it takes to have every batch but the last full.
+    # As few calls as possible: every batch but the last is full.
     count = sum(max(0, length - step) for length in lengths)
     assert len(pairs.asked) == -(-count // batch)
 
@@ -151,7 +151,7 @@ def test_out_of_memory_halves_and_stays_there(shared):
 
 
 def test_out_of_memory_in_a_shared_batch():
-    # What the pairs across a seam take counts too.
+    # The memory of the pairs across a seam counts too.
     results, errors = through(Pairs(1, room=3), videos_of([4, 5, 2, 6]), batch=9, shared=True)
     assert [len(results[name]) for name in results] == [3, 4, 1, 5] and not errors
 
@@ -201,7 +201,7 @@ def test_every_form_of_out_of_memory_halves(error):
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_each_smaller_try_begins_with_the_failed_ones_memory_free(shared):
-    """Without Python's garbage collector, which may come by chance: what is freed must be free at once."""
+    """Without Python's garbage collector, which runs at random times: memory must be freed at once."""
     frames = np.random.default_rng(0).integers(0, 255, (33, 64, 64), np.uint8)
     memory, began = LimitedMemory(), []
 
@@ -213,13 +213,13 @@ def test_each_smaller_try_begins_with_the_failed_ones_memory_free(shared):
 
     videos = {"one": [frames[:17]], "two": [frames[16:]]} if shared else {"one": [frames]}
     with LimitedMemory():
-        call(frames[:2])  # what torch sets up at its first call stays
+        call(frames[:2])  # memory that torch allocates in its first call stays
     gc.collect()
     gc.disable()
     try:
         with memory:
             call(frames[:9])
-            # Room for 8 pairs, but not for 8 and what a failed try leaves behind.
+            # Enough memory for 8 pairs, but not for 8 and the leftovers of a failed attempt.
             memory.limit = 1.05 * memory.peak
             results, errors = through(call, videos, batch=32, shared=shared)
     finally:
@@ -241,7 +241,7 @@ def test_what_fitted_is_remembered_for_frames_of_that_size():
         for parts in (batches.add("one", video, 8), batches.end("one")):
             assert all(part.error is None for part in parts)
     assert fitting == {(2, 3): 2, (4, 4): 2}
-    # Of either size only the first video was tried with more.
+    # For each size, only the first video was tried with more.
     assert [asked for asked in pairs.asked if asked > 3] == [8, 4, 8, 4]
 
 
@@ -298,7 +298,7 @@ def test_batch_size_follows_memory_and_size(monkeypatch):
     # An estimator that holds twice as much, or a second process, halves it.
     assert size(240, 320, used=400) == pytest.approx(small / 2, abs=1)
     assert size(240, 320, sharing=2) == pytest.approx(small / 2, abs=1)
-    # Workers that started before have taken their share already: it is not taken off again.
+    # Workers that started before have already taken their share: it is not subtracted again.
     memory["free"] = 2**29
     assert size(240, 320, sharing=2) == pytest.approx(small / 2, abs=1)
     memory |= {"free": 0, "cached": 2**29}
@@ -310,7 +310,7 @@ def test_batch_size_follows_memory_and_size(monkeypatch):
 
 
 class TestFrameBuffer:
-    """Against a plain array that is joined and cut anew each time."""
+    """Against a plain array that is concatenated and sliced each time."""
 
     @pytest.mark.parametrize("device", [None, "cpu"])
     def test_any_order_of_operations(self, device):

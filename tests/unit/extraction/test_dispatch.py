@@ -1,4 +1,4 @@
-"""How many processes, and that each video gets its record whoever works on it."""
+"""The number of worker processes, and one record per video whatever happens to its worker."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ ILLEGAL = "CUDA error: an illegal memory access was encountered\nsecond line"
 BROKEN_SIZE = (40, 56)
 
 
-def _serve_on_a_pretended_gpu(channel: Channel, slot: int, work: Work, _devices: Any, lost: bool) -> None:
-    """A worker whose GPU fails at frames of `BROKEN_SIZE`, for good where `lost`."""
+def _serve_on_a_fake_gpu(channel: Channel, slot: int, work: Work, _devices: Any, lost: bool) -> None:
+    """A worker whose GPU fails at frames of `BROKEN_SIZE`, permanently if `lost`."""
 
     class OnGpu(Extractor):
         def __init__(self, *arguments: Any) -> None:
@@ -127,11 +127,11 @@ def _serve_on_a_pretended_gpu(channel: Channel, slot: int, work: Work, _devices:
 
 
 def serve_losing(*arguments: Any) -> None:
-    _serve_on_a_pretended_gpu(*arguments, lost=True)
+    _serve_on_a_fake_gpu(*arguments, lost=True)
 
 
 def serve_failing(*arguments: Any) -> None:
-    _serve_on_a_pretended_gpu(*arguments, lost=False)
+    _serve_on_a_fake_gpu(*arguments, lost=False)
 
 
 original_serve = dispatch._serve
@@ -223,7 +223,7 @@ def test_workers_give_the_same_files(tmp_path: Path, videos: list[Video]) -> Non
     assert one == two and len(one) == 10
 
 
-def test_killed_workers_cost_no_more_than_what_they_have_in_hand(tmp_path: Path, videos: list[Video]) -> None:
+def test_killed_workers_fail_only_their_videos_in_progress(tmp_path: Path, videos: list[Video]) -> None:
     long = write_video(tmp_path / "long.mkv", moving_texture(60, 120, 160))
     queue = [Video(str(long), "long.mkv"), *videos[:5]]
     records: dict[str, Record] = {}
@@ -231,7 +231,7 @@ def test_killed_workers_cost_no_more_than_what_they_have_in_hand(tmp_path: Path,
     def keep(record: Record) -> None:
         first = not records
         records[record.video] = record
-        if first:  # a short one is done; the long one, begun before it, is in a worker's hands
+        if first:  # a short one is done; the long one, started before it, is in progress
             for child in psutil.Process().children():
                 if "resource_tracker" not in " ".join(child.cmdline()):
                     child.kill()
@@ -240,12 +240,12 @@ def test_killed_workers_cost_no_more_than_what_they_have_in_hand(tmp_path: Path,
     run(queue, work, WorkerConfig(2, 1, ("auto",)), keep)
     assert sorted(records) == sorted(video.name for video in queue)
     failed = {name for name, record in records.items() if record.status == "failed"}
-    # One that was alone in a worker's hands; what was there with others is tried again.
+    # Only a video that was alone in its worker; those that were there together are retried.
     assert len(failed) <= 2
     assert all(
         "the worker died" in records[name].reason and "SIGKILL" in records[name].reason for name in failed
     )
     assert {record.status for name, record in records.items() if name not in failed} == {"done"}
-    # A temporary file may stay of what was being written.
+    # A temporary file of an unfinished output may stay.
     left = [path.name for path in (tmp_path / "out").rglob("*.mp4")]
     assert sorted(left) == sorted(["x.mp4", "y.mp4"] * (len(queue) - len(failed)))

@@ -1,4 +1,4 @@
-"""One video from frames to files: what is made, what is kept, what is made again, what is refused."""
+"""One video from frames to files: outputs made, kept, made again, and rejected."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class TestFlow:
         assert make(work(out, flow=replace(FAST, step=step)), source).status == "done"
         flow = load_flow(out / "flows" / NAME)
         assert len(flow) == 15 - step
-        if step < 5:  # further than that this estimator does not see in frames so small
+        if step < 5:  # larger motion is out of this estimator's range in such small frames
             assert np.median(flow[:, 0, 12:-12, 12:-12]) == pytest.approx(2 * step, abs=0.5)
 
     @pytest.mark.parametrize("batch", [1, 3, 14, 100])
@@ -244,7 +244,7 @@ class TestTrajectories:
         )
         assert np.array_equal(two.traj_feat, expected[0]) and np.array_equal(two.traj_type, expected[1])
         assert record.windows == len(two.traj_type) > 0
-        # An outcome of the one does not make the other anew.
+        # The result of one way is current for the other.
         assert make(work(out / "one", trajectories=settings), source).status == "kept"
 
     def test_without_the_flow_files(self, source: Path, out: Path) -> None:
@@ -271,7 +271,7 @@ class TestTrajectories:
         assert not files(out)
 
     def test_a_very_long_video_is_recognised(self, tmp_path: Path, out: Path) -> None:
-        # Its 1999 homographies are more than the beginning of a file that a reader might look at.
+        # Its 1999 homographies exceed the first bytes that a reader might inspect.
         frames = moving_texture(4, 16, 24)[np.arange(2000) % 4]
         long = write_video(tmp_path / "a.mkv", frames)
         job = work(
@@ -326,7 +326,7 @@ class TestRefused:
             stored_flow(out / "flows" / NAME)
 
 
-def test_what_the_files_say_of_themselves(source: Path, out: Path) -> None:
+def test_the_provenance_in_the_files(source: Path, out: Path) -> None:
     make(work(out, flow=FAST, trajectories=TrajectorySettings()), source)
     made = read_provenance(out / "flows" / NAME / "x.mp4")
     assert made["settings"] == FAST.identity()
@@ -339,7 +339,7 @@ def test_what_the_files_say_of_themselves(source: Path, out: Path) -> None:
 
 
 class TestStream:
-    """Many videos, of which several are in hand at a time."""
+    """Many videos, several of them in progress at a time."""
 
     @pytest.mark.parametrize("camera", ["none", "warp"])
     def test_short_videos_that_share_batches_are_as_if_each_were_alone(
@@ -395,7 +395,7 @@ class TestStream:
 
     def test_one_that_fails_costs_no_other(self, tmp_path: Path, out: Path) -> None:
         videos = [Video(str(clip(tmp_path / f"{n}.mkv", 40, seed=n)), f"{n}.mkv") for n in range(4)]
-        # A file where the folder of its flow would be.
+        # A file in place of the folder of its flow.
         (out / "flows").mkdir(parents=True)
         (out / "flows/1.mkv").write_text("in the way")
         with Extractor(work(out, flow=FAST)) as extractor:
@@ -419,7 +419,7 @@ class TestStream:
         assert all(name.endswith(("/x.mp4", "/y.mp4")) for name in found) and len(found) < 8
 
     def test_a_decoder_that_dies_of_the_next_video(self, tmp_path: Path, out: Path) -> None:
-        """The next video is decoded while the one in hand is computed; what it does there is its own affair."""
+        """The next video is prefetched while the current one is computed; a crash there affects only the next."""
         good = clip(tmp_path / "good.mkv", 40)
         huge = write_video(tmp_path / "huge.mkv", moving_texture(3, 480, 640))
         videos = [Video(str(path), name) for name, path in (("a", good), ("b", huge), ("c", good))]

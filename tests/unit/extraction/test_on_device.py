@@ -1,4 +1,4 @@
-"""Motion that stays on the device: what comes down, when it is waited for, and that the files are the same."""
+"""Motion that stays on the device: the copies to the host, their synchronisation, and identical files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run(job: Work, videos: list[Video]) -> list[Record]:
 
 
 class Delayed(Downloads):
-    """Copies that are made only when they are waited for, into memory that holds something else until then."""
+    """Copies made only when they are waited for, into memory with other content until then."""
 
     def __init__(self, _device: str) -> None:
         self.log: list[str] = []
@@ -117,7 +117,7 @@ def test_copies_that_come_late_give_the_same_files(
     for one, other in zip(expected, found, strict=True):
         for name in ("frames", "windows", "speed", "speed_p95", "saturated", "still", "camera", "outside"):
             assert getattr(one, name) == getattr(other, name), name
-    # Levels come down where they are stored; else only the sample that the record's figures need.
+    # Levels are copied if they are stored; otherwise only the sample for the record's statistics.
     assert late.fields == ({"levels", "windows"} if keep_flow else {"sample", "windows"})
     pairs = sum(length - 1 for length in LENGTHS)
     of_levels = pairs * 2 * 48 * 64
@@ -138,7 +138,7 @@ def test_the_next_batch_is_computed_before_the_last_ones_copy_is_waited_for(
             second.set()
 
         def after_the_second() -> Piece:
-            # Would never come if the first copy held up the second batch.
+            # Would never happen if the first copy blocked the second batch.
             assert second.wait(timeout=60)
             return wait()
 
@@ -214,7 +214,7 @@ class RecordedStream:
 
 
 def test_the_order_of_calls_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The copy follows the computation on a stream of its own, and only the waiting function waits."""
+    """The copy follows the computation on a separate stream, and only the waiting function blocks."""
     log: list[str] = []
 
     class Event:
@@ -261,7 +261,7 @@ def test_the_order_of_calls_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.gpu
 def test_a_gpu_makes_the_files_of_the_cpu(videos: list[Video], tmp_path: Path) -> None:
-    """Trajectories from stored flow to the bit; in one pass the flow's levels agree but for rounding."""
+    """Trajectories from stored flow are bit-identical; in one pass the flow's levels agree up to rounding."""
     run(work(tmp_path / "cpu"), videos)
     stored = tmp_path / "stored"
     stored.mkdir()

@@ -1,4 +1,4 @@
-"""Processes that die, leave and take work beforehand: each item is done, and the fault falls on the right one."""
+"""Workers that die, exit and prefetch: each item is processed, and the failure is attributed to the right one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KILLER, LOSER = "killer", "loser"
 
 
 def serve(channel: Channel, _slot: int) -> None:
-    """Takes an item beforehand, as an extractor does; the result tells whether there was one."""
+    """Prefetches an item, as an extractor does; the result is whether there was one."""
 
     channel.ready()
     item = channel.take(wait=True)
@@ -55,7 +55,7 @@ def test_every_item_once(count: int) -> None:
     assert all(event.message[0] == event.item and not event.death for event in found)
 
 
-def test_what_is_taken_beforehand_is_not_what_others_wait_for() -> None:
+def test_workers_do_not_prefetch_items_that_idle_workers_wait_for() -> None:
     taken = [event.message[1] for event in ends([str(number) for number in range(12)], 2)]
     assert taken.count(True) >= 8
     assert not any(event.message[1] for event in ends(["a", "b"], 2))
@@ -85,7 +85,7 @@ def test_one_that_loses_its_device_gives_its_reason_and_costs_no_other(count: in
 
 def test_those_that_cannot_start() -> None:
     with (
-        pytest.raises(Interrupted, match="die as they start \\(status 5\\)"),
+        pytest.raises(Interrupted, match="die during startup \\(status 5\\)"),
         Workers(["a"], 1, dies, ()) as workers,
     ):
         while workers.left:

@@ -1,4 +1,4 @@
-"""The progress display without a terminal: lines with an ETA, and reasons said a few times, then counted."""
+"""The progress display without a terminal: lines with an ETA; equal reasons shown a few times, then counted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def videos_of(folder: Path, count: int) -> list[Video]:
 
 
 class Lines(io.StringIO):
-    """A stream that is no terminal; `seen` is set once something with an ETA is written to it."""
+    """A stream that is not a terminal; `seen` is set once text with an ETA is written to it."""
 
     def __init__(self) -> None:
         super().__init__()

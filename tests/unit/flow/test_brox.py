@@ -1,4 +1,4 @@
-"""Brox's flow: the energy that it minimises, ground truth, known motion, and itself in other batches."""
+"""Brox's flow against its energy functional, ground truth, known motion, and itself in other batches."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_minimises_its_energy_on_real_pairs(shared_data, name):
 @pytest.mark.parametrize(("name", "bound"), [("rubberwhale", 0.1), ("sintel_alley_1", 0.2), ("chairs", 0.55)])
 @pytest.mark.slow
 def test_error_against_ground_truth(shared_data, name, bound):
-    """The bounds are about 5 % above what was measured; Farneback's errors are 0.33, 0.85 and 1.34."""
+    """The bounds are about 5 % above the measured errors; Farneback's errors are 0.33, 0.85 and 1.34."""
     pair = ground_truth(shared_data, name)
     error = pair.error(ours()(pair.previous, pair.current))
     assert error < bound
@@ -135,7 +135,7 @@ def test_a_result_depends_on_its_pair_alone():
 
 @pytest.mark.slow
 def test_makes_every_tensor_on_its_device():
-    """On torch's device without data an operation with a tensor left on the CPU is an error, as on a GPU."""
+    """On torch's meta device an operation with a tensor left on the CPU is an error, as on a GPU."""
     frames = torch.zeros(2, 64, 81, dtype=torch.uint8, device="meta")
     flow = estimator("brox", device="meta")(frames, frames)
     assert flow.device.type == "meta"
@@ -149,7 +149,7 @@ def test_no_motion_is_exactly_zero():
 
 
 def test_fewer_levels_find_only_small_motion():
-    """`outer` is the most levels: with one, a motion of 6 px is out of reach."""
+    """`outer` limits the number of levels: with one, a motion of 6 px is out of reach."""
     pair = moved_texture(96, 128, ((1.0, 0.0, 6.0), (0.0, 1.0, 0.0)))
     assert pair.error(ours()(pair.previous, pair.current)) < 0.1
     assert pair.error(ours(outer=1)(pair.previous, pair.current)) > 2
@@ -199,7 +199,7 @@ def test_solver_solves_the_system():
     np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-10)
     assert not start.any()
 
-    # And the divergence is the part of that matrix that the links make.
+    # And the divergence is the part of that matrix due to the links.
     flow = random.normal(size=right.shape)
     for at in number.reshape(2, -1).T:
         matrix[np.ix_(at, at)] -= tensors.reshape(-1, 2, 2)[at[0]]

@@ -56,7 +56,7 @@ def test_agrees_with_opencv_on_clips_of_data_sets(shared_data, preset, median, m
     assert_agrees(clips, preset, median, mean)
 
 
-# One of these moves fast, where DIS decides between far-off matches by small differences.
+# One of these moves fast, where small differences decide between distant matches.
 @pytest.mark.parametrize(("preset", "median", "mean"), [("ultrafast", 0.08, 0.3), ("medium", 0.03, 0.2)])
 def test_agrees_with_opencv_on_the_demo_clips(demo_clips, preset, median, mean):
     clips = [clip_frames(demo_clips, clip, start=115, count=3) for clip in DEMO_CLIPS]
@@ -77,7 +77,7 @@ def assert_agrees(clips, preset, median, mean):
 
 
 def grey_difference(frames, flow):
-    """The mean absolute difference between each frame and the next one, read where the flow points."""
+    """The mean absolute difference between each frame and the next one warped by the flow."""
     y, x = np.mgrid[: frames.shape[1], : frames.shape[2]].astype(np.float32)
     moved = [
         cv2.remap(frame, x + part[0], y + part[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -124,7 +124,7 @@ def test_a_result_depends_on_its_pair_alone():
 
 @pytest.mark.slow
 def test_makes_every_tensor_on_its_device():
-    """On torch's device without data an operation with a tensor left on the CPU is an error, as on a GPU."""
+    """On torch's meta device an operation with a tensor left on the CPU is an error, as on a GPU."""
     frames = torch.zeros(2, 64, 81, dtype=torch.uint8, device="meta")
     flow = estimator("dis", backend="torch", device="meta")(frames, frames)
     assert flow.device.type == "meta"

@@ -44,7 +44,7 @@ def opencv(**parameters):
 
 
 def difference(first, second):
-    """Per pixel, the length of the difference of two flows [B, 2, H, W]."""
+    """The end-point distance of two flows [B, 2, H, W] per pixel."""
     return np.hypot(*np.moveaxis(np.asarray(first) - np.asarray(second), 1, 0))
 
 
@@ -102,7 +102,7 @@ def test_agrees_with_opencv_on_a_texture(parameters):
 def test_agrees_with_opencv_for_unusual_parameters(parameters):
     pair = textured_pair(150, 201)
     found, expected = ours(**parameters)(*pair), opencv(**parameters)(*pair)
-    # A shallow pyramid leaves pixels at the border undecided, where OpenCV differs from itself as much.
+    # A shallow pyramid leaves pixels at the border undetermined; OpenCV's own results vary there as much.
     assert np.median(difference(found, expected)) < 1e-5
     assert (difference(found, expected) > 0.01).mean() < 5e-3
 
@@ -141,7 +141,7 @@ def test_endpoint_error_equals_opencvs(shared_data, name):
 
 
 def crops(count):
-    """Small pairs, no two alike: uint8 [count, 48, 64] twice."""
+    """Small pairs, all different: uint8 [count, 48, 64] twice."""
     previous, current = textured_pair(300, 400)
     corners = [(5 * k, 7 * k) for k in range(count)]
     return tuple(np.stack([f[0, y : y + 48, x : x + 64] for y, x in corners]) for f in (previous, current))
@@ -183,7 +183,7 @@ def test_too_few_frames_make_no_flow():
 
 
 def test_nothing_can_run_in_tf32():
-    """TF32 is a matter of convolutions and matrix products: there are none."""
+    """TF32 affects only convolutions and matrix products: there are none."""
 
     class Names(TorchDispatchMode):
         seen: set[str] = set()  # noqa: RUF012

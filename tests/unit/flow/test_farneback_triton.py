@@ -1,4 +1,4 @@
-"""The fused kernels: their numbers through Triton's interpreter, their code through its compiler."""
+"""The fused kernels: their results in Triton's interpreter, their code in its compiler."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ for window, gaussian in ((7, False), (9, True)):
 
 @pytest.mark.slow
 def test_interpreted_kernels_equal_eager():
-    """In a process of its own, since Triton decides at import whether it interprets."""
+    """In a separate process, since Triton selects its interpreter at import."""
     result = subprocess.run(
         [sys.executable, "-c", INTERPRETED],
         env={**os.environ, "TRITON_INTERPRET": "1"},

@@ -1,4 +1,4 @@
-"""The memory of a batch, as the batch size is computed from it, against the tensors that are alive."""
+"""The memory of a batch, from which the batch size is derived, against the live tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FEW_ITERATIONS = {
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of all storages that operations have returned and nothing has freed, and their peak."""
+    """Bytes of all live storages returned by operations, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -52,7 +52,7 @@ def assert_agrees(clips, median=5e-4):
     for frames in clips:
         pair = frames[:1], frames[1:]
         distances.append(endpoint_distance(ours()(*pair), opencv()(*pair)).ravel())
-        # One pair can be worse than all together: whether an iteration is the last hangs on a rounding error.
+        # A single pair can be worse than all together: a rounding error decides which iteration is the last.
         assert np.median(distances[-1]) < 1e-2
     together = np.concatenate(distances)
     assert together.mean() < 1e-2

@@ -1,4 +1,4 @@
-"""Videos chosen by their records, as lists that every command reads."""
+"""Selection of videos by their records, as lists that every command reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report: what it counts, what it names, how large it gets, and that nothing in a name runs."""
+"""The report: its counts, its lists, its size, and names that must not be executed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def table_of(outputs: Outputs) -> pd.DataFrame:
 
 
 class Page(HTMLParser):
-    """The elements and attributes of a page, as a browser would see them, and the text of its scripts."""
+    """The elements and attributes of a page as parsed by a browser, and the text of its scripts."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ def test_files_that_were_never_recorded_as_made_count_without_their_times(tmp_pa
 def test_the_latest_line_says_how_a_video_is(tmp_path: Path) -> None:
     outputs = Outputs(tmp_path)
     failed = replace(DONE, status="failed", reason="out of memory", time="2026-01-01T09:00:00+00:00")
-    # The later file holds the earlier line: times decide.
+    # The later file has the earlier line: times decide.
     write(outputs, "flow-0001.csv", DONE)
     write(outputs, "flow-0002.csv", failed)
     assert table_of(outputs)["status"].to_list() == ["done"]
@@ -409,7 +409,7 @@ def test_mixed_settings_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a/b.mp4", "it's a/$(name).mp4"])
 def test_the_command_of_a_row_shows_its_video(name: str, tmp_path: Path) -> None:
-    """The pieces that the page's script joins: root, name, options."""
+    """The parts joined by the page's script: root, name, options."""
     outputs = Outputs(tmp_path / "out")
     video = Video(str(clip(tmp_path / "data" / name, frames=8)), name)
     work = Work(outputs=outputs, flow=FlowSettings(estimator="dis"), trajectories=TrajectorySettings())
@@ -430,7 +430,7 @@ def test_a_share_is_counted_on_a_linear_scale_in_a_small_run() -> None:
         charts.histogram("few", values, unit="px", share=True),
         charts.histogram("many", np.repeat(values, 20), unit="px", share=True),
     )
-    # A logarithmic axis is labelled with powers of ten.
+    # A logarithmic axis would have labels at powers of ten.
     assert ">100<" not in few and ">1,000<" in many and ">100<" in many
 
 

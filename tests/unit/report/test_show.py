@@ -1,4 +1,4 @@
-"""The pictures of a clip: colours, what they are drawn from, and the command."""
+"""Pictures of a clip: colours, data sources, and the command."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Video, Outputs]:
 
 
 def wheel_by_the_paper(u: float, v: float) -> tuple[int, int, int]:
-    """The colour of one vector as the paper's program computes it, step by step."""
+    """The colour of one vector, computed step by step as in the paper's program."""
     colours = []
     steps = {"RY": 15, "YG": 6, "GC": 4, "CB": 11, "BM": 13, "MR": 6}
     colours += [(255, 255 * i // steps["RY"], 0) for i in range(steps["RY"])]
@@ -264,6 +264,6 @@ def test_an_unreliable_trajectory_is_faint() -> None:
     one, other = (
         drawing.trajectories(moment, 10, 60, 60).astype(int).max(axis=-1) for moment in (known, unknown)
     )
-    # Of two alike, at rows 20 and 40, the first is as bright as ever and the second is not.
+    # Of two identical ones, at rows 20 and 40, the first is drawn at full brightness and the second is not.
     assert np.array_equal(one[:30], other[:30]) and other[40].max() > 150
     assert 0 < one[40].max() < 0.5 * other[40].max()

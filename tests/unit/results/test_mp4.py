@@ -1,4 +1,4 @@
-"""Flow files: what is written comes back, through our reader and everybody else's."""
+"""Round trip of flow files, with our reader and other readers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROVENANCE: dict[str, Any] = {"settings": {"bound": 20.0, "step": 1}, "source": 
 
 
 def all_levels(height: int, width: int, frames: int = 5) -> np.ndarray:
-    """Every level beside every other, in x and differently in y: uint8 [F, 2, H, W]."""
+    """Every level next to every other, in x and differently in y: uint8 [F, 2, H, W]."""
     return np.random.default_rng(0).integers(0, 256, (frames, 2, height, width), np.uint8)
 
 
@@ -96,7 +96,7 @@ class TestRoundTrip:
             read = reader(folder / name).astype(int)
             assert read.shape == levels[:, channel].shape
             error = np.abs(read - levels[:, channel])
-            # Much of the smallest frames is the edge between the object and the background, the dearest part.
+            # Much of the smallest frames is the edge between object and background, which is the hardest to encode.
             assert error.mean() < (0.75 if min(size) > 40 else 1.5) and error.max() <= 32
             assert np.abs(read - by_us(folder / name)).max() <= 1  # no stretch, no shift
 

@@ -1,4 +1,4 @@
-"""A trajectory file read by the consumers' NumPy, 1.24.4, in an environment that has nothing else."""
+"""A trajectory file read by the consumers' NumPy, 1.24.4, in an otherwise empty environment."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="session")
 def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment with NumPy 1.24.4 alone."""
+    """The interpreter of an environment with only NumPy 1.24.4."""
     if sys.version_info[:2] != (3, 11):
         pytest.skip(f"{WANTED} is tested on Python 3.11, not {sys.version_info[0]}.{sys.version_info[1]}")
     folder = tmp_path_factory.mktemp("old_numpy")
@@ -81,7 +81,7 @@ def test_it_loads_with_plain_gzip_and_pickle(
         "traj_type": ["uint8", [windows, 30, 40], hashlib.sha256(kind.tobytes()).hexdigest()],
         **(others if more else {}),
     }
-    # What this guards against: an array pickled by today's NumPy does not load there.
+    # Guards against pickling arrays with today's NumPy, which does not load there.
     (tmp_path / "plain.gz").write_bytes(gzip.compress(pickle.dumps({"traj_feat": feat, "traj_type": kind})))
     command[4] = tmp_path / "plain.gz"
     assert "numpy._core" in subprocess.run(command, capture_output=True, text=True, check=False).stderr

@@ -1,4 +1,4 @@
-"""Displacements as 8-bit levels: the formula of the contract, and exactly nothing for nothing."""
+"""Displacements as 8-bit levels: the formula of the specification, and exactly 0 for no motion."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def contract(values: np.ndarray, bound: float) -> np.ndarray:
 def test_the_formula(bound: float) -> None:
     values = np.random.default_rng(0).uniform(-1.2 * bound, 1.2 * bound, (2, 100_000)).astype(np.float32)
     exact = 255 * (values.astype(np.float64) + bound) / (2 * bound)
-    # Half-way between two levels, single precision may fall on either side.
+    # Halfway between two levels, single precision may round to either side.
     clear = np.abs(exact - np.floor(exact) - 0.5) > 1e-4
     assert clear.mean() > 0.99
     levels = quantise(values, bound)

@@ -1,4 +1,4 @@
-"""Trajectory files: read by anybody, read back by us, and never obeyed."""
+"""Trajectory files: readable by any program, read back by us, and never executed."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class TestRoundTrip:
         assert np.array_equal(content["traj_feat"], feat) and np.array_equal(content["traj_type"], kind)
 
     def test_pieces_longer_than_is_copied_at_once(self, tmp_path: Path) -> None:
-        feat, kind = arrays(windows=5000, length=1, rows=20, columns=30)  # 3 MB a channel
+        feat, kind = arrays(windows=5000, length=1, rows=20, columns=30)  # 3 MB per channel
         read = load_trajectories(write(tmp_path / "a_1.gz", feat, kind, (4000, 1000)))
         assert np.array_equal(read.traj_feat, feat) and np.array_equal(read.traj_type, kind)
 
@@ -141,7 +141,7 @@ class TestOriginalFiles:
     @pytest.mark.parametrize("core", [b"numpy.core", b"numpy._core"])
     def test_of_either_numpy_and_any_protocol(self, tmp_path: Path, protocol: int, core: bytes) -> None:
         feat, kind = arrays()
-        # A class that pickles under another module's name: what an older NumPy would have written.
+        # A class that pickles under another module's name, as an older NumPy would write it.
         data = pickle.dumps({"traj_feat": feat, "traj_type": kind}, protocol)
         assert b"numpy._core" in data
         data = renamed(data, core) if protocol >= 4 else data.replace(b"numpy._core", core)
@@ -223,7 +223,7 @@ class TestHostileFiles:
         assert not mark.exists()
 
     def test_the_same_file_would_run_elsewhere(self, tmp_path: Path) -> None:
-        """So the tests above can fail."""
+        """Shows that the tests above can fail."""
         with_gzip_and_pickle(save(tmp_path / "a.gz", Calls(os.system, f"touch {tmp_path / 'ran'}")))
         assert (tmp_path / "ran").exists()
 
@@ -295,7 +295,7 @@ class TestDamage:
     def test_a_flipped_bit_anywhere_is_found(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a_3.gz", *arrays())
         whole = path.read_bytes()
-        header = 10  # its time, operating system and hint of the level mean nothing to us
+        header = 10  # its time, operating system and compression hint have no effect
         for position in range(header, len(whole)):
             data = bytearray(whole)
             data[position] ^= 1 << position % 8

@@ -1,4 +1,4 @@
-"""The synthetic scenes' ground truth, against the frames themselves and against plain integration."""
+"""Ground truth of the synthetic scenes, against the frames and against plain integration."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_the_next_frame_warped_back_by_the_flow_is_the_frame(name: str) -> None:
     scene = make_scene(name, **SIZE)
     grid = pixel_grid(96, 128)
     for t in (0, 2, 6):
-        # An object's edge pixel is a mixture of two motions: leave out the outline's surroundings.
+        # An object's edge pixel mixes two motions: exclude the surroundings of the outline.
         edge = cv2.morphologyEx(
             scene.mask[t].astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((7, 7), np.uint8)
         ).astype(bool)
         target = grid + scene.flow[t].transpose(1, 2, 0)
         compared = scene.visible[t] & ~edge & inside(target - 3, 90, 122)
         difference = np.abs(at(scene.frames[t + 1], target) - scene.frames[t])[compared]
-        # A tenth of a pixel's error would show: the frames differ by more than this when shifted by 0.1.
+        # An error of a tenth of a pixel would be detected: the frames differ by more than this when shifted by 0.1.
         shifted = np.abs(at(scene.frames[t + 1], target + 0.1) - scene.frames[t])[compared]
         assert difference.mean() < 1.0
         assert difference.mean() < 0.6 * shifted.mean()
@@ -59,7 +59,7 @@ def test_tracks_are_the_integrated_flow(scene: Scene) -> None:
         if t + 1 == scene.cut:
             break
         on_object = scene.on_object(followed, t)
-        # Bilinear reads mix the two motions at the outline; there the comparison means nothing.
+        # Bilinear reads mix the two motions at the outline, where the comparison is meaningless.
         for dx in (-1, 0, 1):
             for dy in (-1, 0, 1):
                 smooth &= scene.on_object(followed + np.array([dx, dy]), t) == on_object

@@ -1,4 +1,4 @@
-"""Scores of tracks made by hand, by other programs and by ours."""
+"""Scores of hand-made tracks, of other programs' and of ours."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OCCLUDED = np.array([[0, 0, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0]], bool)
 
 
 def normalised(points: np.ndarray) -> np.ndarray:
-    """As TAP-Vid has them: parts of the frame, from the corner of the first pixel."""
+    """Points as in TAP-Vid: normalised by the frame size, from the corner of the first pixel."""
     return (points + 0.5) / (200, 100)
 
 
@@ -128,7 +128,7 @@ def test_a_scene_and_its_archive_say_the_same(tmp_path: Path) -> None:
     scene = make_scene("object_moving_camera")
     assert np.array_equal(np.stack(list(Frames(tmp_path / "object_moving_camera.mkv"))), scene.frames)
     truth, direct = read_tracks(tmp_path / "object_moving_camera.npz"), true_tracks(scene, 6)
-    # A point that is visible at its start keeps its place in the archive.
+    # A point that is visible at its start keeps its position in the archive.
     compared = direct.visible
     np.testing.assert_allclose(truth.positions[:, :7][compared], direct.positions[compared], atol=1e-4)
     assert score(direct, truth).error == pytest.approx([0.0] * 6, abs=1e-4)
@@ -143,7 +143,7 @@ def test_a_trajectory_file_of_ours(tmp_path: Path) -> None:
         writer.close({})
     np.savez(tmp_path / "truth.npz", **archive_of(true_tracks(scene, 6), scene.frames.shape))  # type: ignore[arg-type]
     result = score(read_tracks(path), read_tracks(tmp_path / "truth.npz"))
-    # Exact flow: whole pixels, and the object's outline, are all that is lost.
+    # With exact flow, only rounding to whole pixels and the object's outline cause errors.
     assert result.coverage > 0.95 and all(error is not None and error < 0.6 for error in result.error)
     assert result.residual_camera == pytest.approx(np.hypot(3.7, 1.4), abs=0.2)
 

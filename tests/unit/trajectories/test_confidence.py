@@ -44,7 +44,7 @@ def judged(scene: Scene, source: str) -> Windows:
 
 
 def auroc(confidence: np.ndarray, wrong: np.ndarray) -> float:
-    """The probability that a right trajectory has more confidence than a wrong one (Mann and Whitney)."""
+    """The probability that a right trajectory has a higher confidence than a wrong one (Mann and Whitney)."""
     ranks, right = rankdata(confidence), ~wrong
     return (ranks[right].sum() - right.sum() * (right.sum() + 1) / 2) / (right.sum() * wrong.sum())
 
@@ -56,7 +56,7 @@ def scenes() -> list[Scene]:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_it_tells_wrong_trajectories_from_right_ones(scenes: list[Scene], source: str) -> None:
+def test_it_separates_wrong_trajectories_from_right_ones(scenes: list[Scene], source: str) -> None:
     confidence, errors, hidden = [], [], []
     for scene in scenes:
         judge, windows = Judge(scene), judged(scene, source)
@@ -143,12 +143,12 @@ def test_torch_and_pieces_give_the_same(scenes: list[Scene], source: str) -> Non
         in_pieces = np.concatenate([np.asarray(piece.arrays()[index]) for piece in pieces], axis)
         assert np.array_equal(whole.arrays()[index], in_pieces)
         difference = np.abs(whole.arrays()[index].astype(int) - tensors.arrays()[index].numpy().astype(int))
-        # The sums of a patch differ in their last digits, and a position at a half may round to either side.
+        # Patch sums differ in their last digits, and a position halfway between pixels may round to either side.
         assert (difference > 1).mean() < 0.01
 
 
 def test_confidence_follows_the_camera_where_the_flow_is_compensated() -> None:
-    """Nothing moves but the camera: compensated flow is zero, and right, while pixels go elsewhere."""
+    """Only the camera moves: compensated flow is zero, and correct, while the pixels move."""
     scene = make_scene("translation", frames=8, height=96, width=128)
     still = np.zeros_like(scene.flow)
     cameras = scene.homographies.astype(np.float32)

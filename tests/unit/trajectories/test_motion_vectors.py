@@ -1,4 +1,4 @@
-"""The codec's motion vectors, against motions that are known and against optical flow."""
+"""The codec's motion vectors, against known motion and against optical flow."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_known_motion_comes_back(case: str, panning: Scene, tmp_path: Path) ->
     assert (vectors.height, vectors.width) == (96, 128)
     assert len(vectors.picture_types) == 16 and vectors.picture_types[0] == "I"
     assert ("B" in vectors.picture_types) == ("with B-pictures" in case or "annex" in case)
-    # Where the picture comes in at the edge there is nothing to predict from; look at the rest.
+    # New content at the edge has nothing to be predicted from; check the rest.
     middle = vectors.coded[:, 2:-2, 2:-2]
     assert middle.mean() > 0.7
     found = vectors.vectors.transpose(0, 2, 3, 1)[:, 2:-2, 2:-2][middle]
@@ -182,7 +182,7 @@ def test_a_codec_without_vectors_is_refused(panning: Scene, tmp_path: Path) -> N
         with pytest.raises(BadInput, match="gives no motion vectors"):
             read_motion_vectors(path)
     every_picture_alone = encode(tmp_path / "intra.mp4", panning.frames[:3], "mpeg4", g="1")
-    with pytest.raises(BadInput, match="every picture is coded by itself"):
+    with pytest.raises(BadInput, match="all pictures are intra-coded"):
         read_motion_vectors(every_picture_alone)
     nothing = tmp_path / "nothing.mp4"
     nothing.write_bytes(b"not a video")
@@ -210,7 +210,7 @@ def test_which_pictures_are_predicted_from_which() -> None:
     assert future == [0, 1, 2, 1, 0]
 
 
-def test_nal_units_tell_whether_a_picture_is_a_reference() -> None:
+def test_nal_units_mark_reference_pictures() -> None:
     avcc = bytes([1, 0, 0, 0, 0xFF])
     sei, slice_kept, slice_dropped = b"\x06\x01\x02", b"\x41\x9a\x00", b"\x01\x9e\x00"
     for unit, expected in ((slice_kept, True), (slice_dropped, False)):

@@ -1,4 +1,4 @@
-"""Following the pixel of the video while the motion without the camera's is what is stored."""
+"""Tracking along the pixels of the video while storing the motion without the camera's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bilinear(field: np.ndarray, x: float, y: float) -> np.ndarray:
 
 
 def plain(flow: np.ndarray, homographies: np.ndarray, start: int, x: float, y: float) -> np.ndarray:
-    """The displacements [2L] of one point, step by step, as the Convention of `track` words it."""
+    """The displacements [2L] of one point, step by step, following the Convention of `track`."""
     height, width = flow.shape[2:]
     walked = np.array([x, y])
     steps = []
@@ -61,7 +61,7 @@ def test_every_point_goes_as_a_plain_loop_says(scene) -> None:
             for column in range(features.shape[3]):
                 expected = plain(flow, homographies, start, 4 + 8 * column, 4 + 8 * row)
                 differing += not np.array_equal(features[:, start, row, column], expected)
-    # Float32 against float64: a position at a half may round to either side.
+    # Float32 against float64: a position halfway between pixels may round to either side.
     assert differing <= 0.01 * 2 * features[0, 0].size
 
 
@@ -85,7 +85,7 @@ def test_without_camera_motion_it_is_the_usual_tracking(scene) -> None:
 
 
 def test_it_is_nearer_the_truth_on_an_object_before_a_moving_camera(scene) -> None:
-    """The truth: where the residual motion takes a point that stays on its pixel's object."""
+    """The truth: the residual motion of a point that stays on its pixel's object."""
     flow, homographies = scene.residual.astype(np.float32), scene.homographies.astype(np.float32)
     rows, columns = flow.shape[2] // 8, flow.shape[3] // 8
     starts = np.stack(np.meshgrid(4.0 + 8 * np.arange(columns), 4.0 + 8 * np.arange(rows)), -1).reshape(-1, 2)

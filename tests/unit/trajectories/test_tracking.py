@@ -1,4 +1,4 @@
-"""The tracker: to the bit where the contract is, and nearer to the truth where it may be."""
+"""The tracker: bit-identical to the specification, and more accurate than `integer` with `subpixel`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def random_flow(
 def plain_loop(
     flow: np.ndarray, length: int, starts: list[int], step: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `integer` tracker of the contract, a point after the other."""
+    """The specified `integer` tracker, one point after another."""
     _, _, height, width = flow.shape
     rows, columns = height // 8, width // 8
     feat = np.zeros((2 * length, len(starts), rows, columns), np.int8)
@@ -76,7 +76,7 @@ class TestWindows:
     @pytest.mark.parametrize("frames", [0, 1, 5, 6, 7, 11, 12, 13, 30])
     def test_how_many(self, frames: int) -> None:
         flow = random_flow(frames, 16, 24)
-        # The contract's F is the number of video frames, one more than of flow.
+        # F of the specification is the number of video frames, one more than flow frames.
         assert track(flow)[1].shape[0] == max(0, frames + 1 - 6)
         assert track(flow, job="trajs")[1].shape[0] == (frames + 1 - 1) // 6
         assert list(window_starts(frames, 6, "trajs")) == list(range(0, frames - 5, 6))
@@ -121,11 +121,11 @@ class TestTypes:
     @pytest.mark.parametrize("tracking", ["subpixel", "integer"])
     def test_a_point_is_judged_before_it_is_moved_inside(self, tracking: str) -> None:
         flow = np.zeros((3, 2, 16, 16), np.float32)
-        flow[0, 0] = -6  # from x = 4 to -2: outside in the second step, whatever comes then
+        flow[0, 0] = -6  # from x = 4 to -2: outside in the second step, whatever follows
         flow[1, 0] = 6
         feat, kind = track(flow, length=3, tracking=tracking)
         assert kind[0].tolist() == [[0, 1], [0, 1]]
-        # From the nearest place inside, x = 0, not from -2.
+        # From the nearest position inside, x = 0, not from -2.
         assert feat[:3, 0, 0, 0].tolist() == [-6, 6, 0]
 
     @pytest.mark.parametrize("tracking", ["subpixel", "integer"])
@@ -164,7 +164,7 @@ class TestSubpixel:
                 assert (sums[step] == np.floor(true + 0.5)).all()
 
     def test_a_turning_and_growing_field_is_followed_between_the_pixels(self) -> None:
-        # A field linear in x and y: bilinear reading is exact, so only rounding is left.
+        # A field linear in x and y: bilinear reads are exact, so only rounding remains.
         matrix, length = np.array([[0.01, -0.03], [0.03, 0.01]]), 6
         y, x = np.mgrid[:160, :160].astype(np.float64)
         centred = np.stack([x - 80, y - 80])
@@ -246,7 +246,7 @@ class TestRefusals:
         with pytest.raises(UsageError, match="choose from subpixel, integer"):
             track(random_flow(), tracking="nearest")
 
-    def test_shapes_are_told(self) -> None:
+    def test_messages_show_shapes(self) -> None:
         for shape in ((5, 2, 16), (5, 16, 16, 2)):
             with pytest.raises(ValueError, match=r"\[T, 2, H, W\]; got \(5, "):
                 track(np.zeros(shape, np.float32))

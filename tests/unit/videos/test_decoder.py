@@ -1,4 +1,4 @@
-"""Decoding in a process of its own: what it delivers, its limits, and what a bad video does to the next one."""
+"""Decoding in a separate process: its frames, its limits, and the effect of a bad video on the next one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def everything(decoder: Decoder, path: Path, short_side: int = 0) -> np.ndarray:
 
 
 def stop(process: int) -> None:
-    """Stop a process and wait until it stands: what a decoder in an endless loop looks like from outside."""
+    """Suspend a process and wait until it stops: from outside it looks like a decoder in an infinite loop."""
     os.kill(process, signal.SIGSTOP)
     while psutil.Process(process).status() != psutil.STATUS_STOPPED:
         os.sched_yield()
@@ -126,7 +126,7 @@ class TestAhead:
             assert np.array_equal(everything(decoder, other), frames)
 
     def test_suspended_with_its_pipe_full_and_taken_up_again(self, tmp_path: Path) -> None:
-        # What a Slurm that suspends jobs does, and Ctrl-Z: a write that waits is cut short.
+        # As with Slurm suspending jobs, and Ctrl-Z: a blocked write becomes partial.
         frames = moving_texture(200, 128, 160)
         with Decoder() as decoder:
             decoded = decoder.open(str(write_video(tmp_path / "a.mkv", frames)))
@@ -146,7 +146,7 @@ class TestLeftInTheMiddle:
         with Decoder() as decoder:
             blocks = decoder.open(str(long)).blocks
             next(blocks)
-            # Held on to, as an error's traceback does: nothing has closed it.
+            # Still referenced, as by an error's traceback, so that nothing has closed it.
             assert np.array_equal(everything(decoder, short), moving_texture(5))
             process = pid(decoder)
             with pytest.raises(RuntimeError, match="another video was opened"):
@@ -181,7 +181,7 @@ class TestLimits:
             everything(decoder, path)
             process = pid(decoder)
             stop(process)
-            decoder.limits = Limits(seconds=0.3)  # now that starting is over
+            decoder.limits = Limits(seconds=0.3)  # after the startup
             with pytest.raises(BadInput, match=r"hangs: no frame for 0\.3 s after 0 frames"):
                 decoder.open(str(path))
             assert not psutil.pid_exists(process)
@@ -189,7 +189,7 @@ class TestLimits:
     def test_a_file_that_never_gives_its_data(self, tmp_path: Path) -> None:
         folder = image_folder(tmp_path / "clip", moving_texture(12))
         (folder / "frame_00010.png").unlink()
-        os.mkfifo(folder / "frame_00010.png")  # reading it waits for ever
+        os.mkfifo(folder / "frame_00010.png")  # reading it blocks forever
         path = clip(tmp_path / "a.mkv", 4)
         with Decoder() as decoder:
             everything(decoder, path)
@@ -259,9 +259,7 @@ class TestDeath:
         with Decoder() as decoder:
             everything(decoder, path)
             os.kill(pid(decoder), signal.SIGKILL)
-            os.waitid(
-                os.P_PID, pid(decoder), os.WEXITED | os.WNOWAIT
-            )  # ended, and left for its owner to notice
+            os.waitid(os.P_PID, pid(decoder), os.WEXITED | os.WNOWAIT)  # exited, and not reaped yet
             assert len(everything(decoder, path)) == 5
 
     def test_closing_leaves_no_process(self, tmp_path: Path) -> None:
@@ -284,7 +282,7 @@ class TestDeath:
         ) as parent:
             assert parent.stdout is not None
             child = psutil.Process(int(parent.stdout.readline()))
-            # Opening the pipe for writing succeeds once the child is reading from it, deep in its work.
+            # Opening the pipe for writing succeeds once the child reads from it, inside the library.
             with (folder / "frame_00000.png").open("wb"):
                 parent.kill()
                 parent.wait()

@@ -1,4 +1,4 @@
-"""Frames of videos and image folders: how many, how large, how fast, and what is refused."""
+"""Frames of videos and image folders: number, size, rate, and rejected files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_as_many_frames_as_decode_on_every_real_clip(shared_data: Path) -> None:
     assert sorted(refused) == ["nokia-tune.mkv", "smallville.s03e02.avi"]
 
 
-def test_what_the_header_claims_is_told_and_not_believed(shared_data: Path) -> None:
+def test_the_headers_frame_count_is_reported_and_not_trusted(shared_data: Path) -> None:
     clip = shared_data / "videos/hmdb51/videos/wave/TrumanShow_wave_f_nm_np1_fr_med_26.avi"
     frames = Frames(clip)
     assert frames.info.claimed == 49 and sum(1 for _ in frames) == 48
@@ -67,7 +67,7 @@ def test_rotation_is_applied(shared_data: Path) -> None:
     upright, turned = (Frames(shared_data / "odd" / name) for name in ("video_0.mov", "video_90.mov"))
     assert (upright.info.width, upright.info.height) == (568, 320)
     assert (turned.info.width, turned.info.height) == (320, 568)
-    # Beside OpenCV, PyAV: it gives the coded picture, and the counterclockwise turn that the file asks for.
+    # Compared with PyAV, which gives the coded picture and the counterclockwise rotation in the file.
     with av.open(str(shared_data / "odd/video_90.mov")) as container:
         coded = next(container.decode(video=0))
         expected = np.rot90(coded.to_ndarray(format="gray"), coded.rotation // 90)
@@ -234,7 +234,7 @@ class TestIdentity:
         assert identity(image_folder(tmp_path / "c", moving_texture(3, seed=1))) != before
 
     def test_what_cannot_be_read_is_refused_at_once(self, tmp_path: Path) -> None:
-        os.mkfifo(tmp_path / "pipe.mp4")  # opening it would wait for a writer for ever
+        os.mkfifo(tmp_path / "pipe.mp4")  # opening it would wait for a writer forever
         for name in ("pipe.mp4", "missing.mp4", "x" * 300):
             with pytest.raises(BadInput):
                 identity(tmp_path / name)

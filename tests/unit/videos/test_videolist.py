@@ -1,4 +1,4 @@
-"""The list of videos: every form that is read, every refusal, and what the outputs are called."""
+"""The list of videos: every format, every rejection, and the output names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def listed(tmp_path: Path, content: str | bytes, **how: object) -> list[Video]:
 
 
 def refusal(tmp_path: Path, content: str | bytes, **how: object) -> list[str]:
-    """The lines of the refusal, without the list's name before them."""
+    """The lines of the error message, without the list's name."""
     with pytest.raises(UsageError) as caught:
         listed(tmp_path, content, **how)
     lines = str(caught.value).splitlines()
@@ -243,7 +243,7 @@ class TestFolders:
 class TestRefusals:
     @pytest.mark.parametrize("content", ["", "\n", "\n  \n\r\n", "path,label\n", "\ufeff"])
     def test_an_empty_list(self, tmp_path: Path, content: str) -> None:
-        assert refusal(tmp_path, content) == [" the list is empty; it needs one video a line"]
+        assert refusal(tmp_path, content) == [" the list is empty; it needs one video per line"]
 
     def test_a_missing_list(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"none\.csv: no such list file or video$"):
@@ -390,13 +390,13 @@ class TestNames:
         assert [video.name for video in videos] == [composed, decomposed]
 
     def test_long_names_are_counted_in_bytes(self, tmp_path: Path) -> None:
-        # 255 bytes is what a file system allows; ours adds "_999.gz" (7) to a name.
+        # File systems allow 255 bytes; we add "_999.gz" (7) to a name.
         assert len(listed(tmp_path, "a/b/" + "é" * 124 + "\n")) == 1
         (line,) = refusal(tmp_path, "a/b/" + "é" * 124 + "x\n")
         assert "longer than 248 bytes" in line
         folder = Outputs(tmp_path).trajectories("é" * 124, 999)
         folder.parent.mkdir()
-        folder.write_bytes(b"")  # the file system takes it
+        folder.write_bytes(b"")  # the file system accepts it
 
     def test_every_output_stays_in_its_folder(self, tmp_path: Path) -> None:
         outputs = Outputs(tmp_path)

@@ -47,7 +47,7 @@
     return ["m3flow", "show", name, ...(root ? ["--root", root] : []), ...about.options].map(quoted).join(" ");
   }
 
-  // What a row opens: the sheet, if it is in the page, and the command for the picture or for a film.
+  // The details of a row: its sheet, if the page has it, and the command for the picture or a film.
   function opened(row) {
     const line = element("tr", undefined, "opened");
     const cell = element("td");

@@ -1,4 +1,4 @@
-"""The forms in which the flow of a video is stored, behind one interface (`m3flow.results.forms.base.Form`)."""
+"""The storage formats of flow, behind one interface (`m3flow.results.forms.base.Form`)."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ assert tuple(FORMS) == tuple(FLOW_FILES)
 
 
 def form_of(settings: dict[str, Any]) -> Form:
-    """The form of flow with these settings (`FlowSettings.identity`); mp4 where they do not say."""
+    """The form of flow with these settings (`FlowSettings.identity`); mp4 if they lack it."""
     return FORMS[flow_form(settings)]
 
 
 def form_in(folder: Path | str) -> Form:
-    """The form of the flow that is stored in a video's folder; mp4 where there is none."""
+    """The form of the flow stored in a video's folder; mp4 if there is none."""
     found = (form for form in FORMS.values() if any(path.is_file() for path in form.files(folder)))
     return next(found, FORMS["mp4"])
 
 
 def quantisation_of(settings: dict[str, Any]) -> Quantisation:
-    """How the stored values of flow with these settings are to be read; {} stands for another program's mp4 files."""
+    """The quantisation of flow stored with these settings; {} means another program's mp4 files."""
     return Quantisation(float(settings.get("bound", DEFAULT_BOUND)), form_of(settings).scale(settings))

@@ -1,7 +1,7 @@
-"""Flow as one array a video: flow.npz (NumPy) and flow.h5 (HDF5).
+"""Flow as one array per video: flow.npz (NumPy) and flow.h5 (HDF5).
 
-Both hold `flow`, [T, 2, H, W], channel 0 = x: float16 pixels, or uint8 levels (`m3flow.results.quantisation`) of the
-`bound` that stands beside; and `made`, a JSON text that says how it was made.
+Both contain `flow`, [T, 2, H, W], channel 0 = x: float16 pixels, or uint8 levels (`m3flow.results.quantisation`) with
+their `bound`; and `made`, the provenance as JSON text.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from m3flow.results.quantisation import Scale
 if TYPE_CHECKING:
     from m3flow.videos.decoder import Decoder
 
-# Values wait here until their number is known; a long film spills to the disk.
+# Values are buffered here until their number is known; a long video spills to disk.
 SPOOL_BYTES = 64 * 2**20
 COMPRESSION = 1
 DTYPES: dict[str, Scale] = {"float16": "float16", "uint8": "linear"}
 
 
 class ArrayForm(Form):
-    """A form that is one array in one file."""
+    """A form with one array in one file."""
 
     def scale(self, settings: dict[str, Any]) -> Scale:
         return DTYPES[settings.get("values", "float16")]
@@ -82,11 +82,11 @@ class ArrayForm(Form):
     def save(
         self, path: Path, values: Iterator[np.ndarray], shape: tuple[int, ...], about: dict[str, Any]
     ) -> None:
-        """Write the file: `values` [n, 2, H, W] make an array of this shape; `about` is what stands beside it."""
+        """Write the file: `values` [n, 2, H, W] form an array of this shape; `about` has the other entries."""
 
     @contextmanager
     def opened(self, path: Path) -> Iterator[OpenArray]:
-        """The file for reading; errors of the file in the block become BadInput."""
+        """Open the file for reading; errors of the file inside the block become BadInput."""
         if not path.is_file():
             raise no_such_file(path)
         try:
@@ -105,7 +105,7 @@ class ArrayForm(Form):
 
 
 class OpenArray:
-    """An array file that is open for reading.
+    """An array file opened for reading.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ class OpenArray:
     made: str
 
     def pieces(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        """The frames from `start` on and before `stop`, at most `PIECE_FRAMES` at a time."""
+        """The frames from `start` up to, not including, `stop`, at most `PIECE_FRAMES` at a time."""
         raise NotImplementedError
 
 
@@ -154,7 +154,7 @@ class _ArrayWriter(FlowWriter):
 
 
 class Npz(ArrayForm):
-    """flow.npz, which `numpy.load` reads; deflated."""
+    """flow.npz, readable with `numpy.load`; deflated."""
 
     def save(
         self, path: Path, values: Iterator[np.ndarray], shape: tuple[int, ...], about: dict[str, Any]
@@ -178,7 +178,7 @@ class Npz(ArrayForm):
 
 
 def _member(key: str) -> zipfile.ZipInfo:
-    """A member without a time: equal content gives equal bytes."""
+    """A member without a timestamp: equal content gives equal bytes."""
     info = zipfile.ZipInfo(f"{key}.npy")
     info.compress_type = zipfile.ZIP_DEFLATED
     return info
@@ -207,11 +207,11 @@ class _OpenNpz(OpenArray):
                 raise EOFError("the array ends early")
             yield np.frombuffer(data, self._dtype).reshape(count, *self.shape[1:])
         if stop == self.shape[0]:
-            self._flow.read(1)  # the end of the member: its checksum is compared
+            self._flow.read(1)  # reading the end of the member verifies its checksum
 
 
 class H5(ArrayForm):
-    """flow.h5, with a chunk a frame, so that parts are read alone; needs h5py."""
+    """flow.h5, with one chunk per frame for partial reads; needs h5py."""
 
     def save(
         self, path: Path, values: Iterator[np.ndarray], shape: tuple[int, ...], about: dict[str, Any]
@@ -253,7 +253,7 @@ class _OpenH5(OpenArray):
 
 
 def h5py() -> Any:
-    """The module h5py; raises UsageError where it is not installed."""
+    """The module h5py; raises UsageError if it is not installed."""
     try:
         return import_module("h5py")
     except ImportError as error:

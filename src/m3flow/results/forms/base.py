@@ -1,4 +1,4 @@
-"""The interface of a form in which flow is stored: a writer and a reader."""
+"""The interface of a storage format for flow: a writer and a reader."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from m3flow.videos.decoder import Decoder
 
 PIECE_FRAMES = 32
-# The errors by which the readers of archives, arrays and images say that a file is damaged.
+# Errors raised for damaged files by the readers of archives, arrays and images.
 UNREADABLE = (
     OSError,
     LookupError,
@@ -39,7 +39,7 @@ UNREADABLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """What a writer must know of a video: its size in pixels, frames per second, and the step of its flow."""
+    """Properties of a video needed by a writer: size in pixels, frames per second, and step of its flow."""
 
     width: int
     height: int
@@ -65,16 +65,16 @@ class FlowWriter(ABC):
 
     @abstractmethod
     def close(self, provenance: dict[str, Any]) -> None:
-        """Make the files final, with `provenance` (plain JSON values) in them, in the place of any earlier flow."""
+        """Finish the files, with `provenance` (plain JSON values) in them, replacing any earlier flow."""
 
     @abstractmethod
     def discard(self) -> None:
-        """Remove what is not final."""
+        """Remove unfinished files."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a stored file holds, as it was found by reading all of it: flow frames, width and height in pixels."""
+    """The content of a stored file, determined by reading it completely: flow frames, width and height in pixels."""
 
     frames: int
     width: int
@@ -86,22 +86,22 @@ class FlowReader(ABC):
 
     @abstractmethod
     def scale(self, settings: dict[str, Any]) -> Scale:
-        """How the values of flow with these settings (`FlowSettings.identity`) are quantised."""
+        """The quantisation of flow with these settings (`FlowSettings.identity`)."""
 
     @abstractmethod
     def frames(self, folder: Path) -> int:
-        """How many flow frames are stored; raises BadInput if that cannot be read."""
+        """The number of stored flow frames; raises BadInput if it cannot be read."""
 
     @abstractmethod
     def read(self, folder: Path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """The stored values [up to `PIECE_FRAMES`, 2, H, W] of the frames from `start` on and before `stop`.
+        """The stored values [up to `PIECE_FRAMES`, 2, H, W] of the frames from `start` up to, not including, `stop`.
 
-        Raises BadInput where a file is missing or damaged.
+        Raises BadInput if a file is missing or damaged.
         """
 
 
 class Form(FlowReader):
-    """A way to store the flow of a video.
+    """A storage format for the flow of a video.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class Form(FlowReader):
         self.name = name
 
     def files(self, folder: Path | str) -> tuple[Path, ...]:
-        """The files that stand for the flow in a video's folder: it is complete where they are there."""
+        """The files whose existence in a video's folder means that its flow is complete."""
         return flow_files(folder, self.name)
 
     @abstractmethod
@@ -121,18 +121,18 @@ class Form(FlowReader):
 
     @abstractmethod
     def made(self, path: Path) -> dict[str, Any]:
-        """What one of `files` says of itself; {} for a file that we did not write.
+        """The provenance of one of `files`; {} for a file that we did not write.
 
-        Raises BadInput if it cannot be read or is cut off.
+        Raises BadInput if it cannot be read or is truncated.
         """
 
     @abstractmethod
     def check(self, path: Path, made: dict[str, Any], decoder: Decoder) -> Contents:
-        """Read all of one of `files`; raises BadInput unless it holds what was written."""
+        """Read one of `files` completely; raises BadInput if its content differs from that written."""
 
 
 def remove_other_forms(folder: Path, kept: str) -> None:
-    """Remove the flow that is stored in a video's folder in any other form than `kept`."""
+    """Remove the flow stored in a video's folder in any form other than `kept`."""
     for name in FLOW_FILES:
         if name != kept:
             for path in flow_files(folder, name):

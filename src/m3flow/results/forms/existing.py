@@ -1,13 +1,13 @@
-"""Flow that other programs wrote, read where it lies.
+"""Flow written by other programs, read in place.
 
 images: `flow_x_00001.jpg` and `flow_y_00001.jpg` (denseflow, TSN's dense_flow), or the folders or zip archives `x` and
-`y`, `flow_x` and `flow_y`, `u` and `v` with numbered images in them. Levels of the linear scale, as ours. Also
-denseflow's colour images `flow_00000.png`, which hold both components and a bound of their own.
+`y`, `flow_x` and `flow_y`, `u` and `v` with numbered images in them. Levels of the linear scale, like ours. Also
+denseflow's colour images `flow_00000.png`, which contain both components and their own bound.
 flo: `.flo` files, numbered.
-h5, npz: one file a video with `flow` [T, 2, H, W] or [T, H, W, 2], pixels or uint8 levels; or denseflow's HDF5, with
-a dataset a frame and component, `flow_x_00000`.
+h5, npz: one file per video with `flow` [T, 2, H, W] or [T, H, W, 2], pixels or uint8 levels; or denseflow's HDF5, with
+one dataset per frame and component, `flow_x_00000`.
 
-Numbers may begin anywhere; one that is missing between the first and the last is an error.
+Numbers may start anywhere; a missing one between the first and the last is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from m3flow.results.quantisation import Scale
 from m3flow.videos.folder import IMAGE_SUFFIXES
 from m3flow.videos.identity import identity
 
-# (pattern of the frame files, names of the components) of flow whose components are files side by side.
+# Names of the frame files of flow with both components in one folder.
 IN_ONE_FOLDER = re.compile(r"(?:flow_)?(?P<component>[xy])(?:_(?P<step>[pm]\d+))?_(?P<number>\d+)\.\w+")
 BOTH_IN_ONE = re.compile(r"flow(?:_(?P<step>[pm]\d+))?_(?P<number>\d+)\.png")
 NUMBERED = re.compile(r".*?(?P<number>\d+)\.\w+")
@@ -47,9 +47,9 @@ class Frames:
 
     Attributes
     ----------
-    count: how many. read: the values [2, H, W] of a frame by its place in the sequence.
-    levels: whether the values are levels and not pixels. step: as the names say it; None where they do not.
-    bound: as the files say it; None where they do not.
+    count: the number of frames. read: the values [2, H, W] of a frame by its index in the sequence.
+    levels: whether the values are levels and not pixels. step: from the names; None if they lack it.
+    bound: from the files; None if they lack it.
     """
 
     count: int
@@ -60,7 +60,7 @@ class Frames:
 
 
 class Existing(FlowReader):
-    """Existing flow of one video, opened; `folder` is only for messages."""
+    """Existing flow of one video, opened; arguments `folder` are ignored."""
 
     def __init__(self, place: Path, frames: Frames) -> None:
         self.place, self.found = place, frames
@@ -98,11 +98,11 @@ class Existing(FlowReader):
 
 
 def existing(root: Path, form: str, name: str) -> Existing:
-    """The existing flow of the video that is called `name`, in the folder `root`.
+    """The existing flow of the video `name`, in the folder `root`.
 
-    It lies under the video's name, with or without its suffix (`class/clip.avi` or `class/clip`).
+    It is expected under the video's name, with or without its suffix (`class/clip.avi` or `class/clip`).
 
-    Raises BadInput where there is none, or where it has gaps.
+    Raises BadInput if there is none, or if it has gaps.
     """
     places = list(dict.fromkeys([root / name, root / Path(name).with_suffix("")]))
     if form in ("h5", "npz"):
@@ -125,9 +125,9 @@ def existing(root: Path, form: str, name: str) -> Existing:
 
 
 def fingerprint(place: Path) -> dict[str, Any]:
-    """Content fingerprint of existing flow, as `m3flow.videos.identity.identity` has it of a video.
+    """Content fingerprint of existing flow, like that of a video (`m3flow.videos.identity.identity`).
 
-    Of a folder it covers the names of all files in it, and the fingerprint of each.
+    For a folder it covers the names of all files in it, and the fingerprint of each.
     """
     if place.is_file():
         return identity(place)
@@ -160,7 +160,7 @@ def _images(place: Path) -> Frames:
 
 
 def _component(place: Path) -> dict[str, Content]:
-    """The images of one component by name: of a folder, or of a zip archive of that name."""
+    """The images of one component by name, in a folder or a zip archive of that name."""
     if place.is_dir():
         return {
             path.name: path.read_bytes for path in place.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES
@@ -178,7 +178,7 @@ def _component(place: Path) -> dict[str, Content]:
 
 @dataclass
 class _Numbered:
-    """The contents of numbered files, in order; the first number; the step that the names state."""
+    """The contents of numbered files, in order; the first number; the step given by the names."""
 
     contents: list[Content]
     first: int
@@ -186,7 +186,7 @@ class _Numbered:
 
 
 def _numbered(place: Path, files: Mapping[str, Content], pattern: re.Pattern[str]) -> _Numbered:
-    """The files whose names fit the pattern; raises BadInput where a number is missing or twice there."""
+    """The files whose names match the pattern; raises BadInput if a number is missing or duplicate."""
     numbers: dict[int, str] = {}
     steps = set()
     for name in sorted(files):
@@ -232,7 +232,7 @@ def _of_components(place: Path, x: _Numbered, y: _Numbered) -> Frames:
 
 
 def _denseflow_png(content: bytes) -> np.ndarray:
-    """float32 [2, H, W] of denseflow's colour image: blue is x, green is y, red their bounds in its two halves.
+    """float32 [2, H, W] from denseflow's colour image: blue is x, green is y, red their bounds in its two halves.
 
     A component is (level − 128) · bound / 128; the bound is four times red, of x in the upper half, of y below.
     """
@@ -295,5 +295,5 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _escaped(name: str) -> str:
-    """A name as a glob pattern that matches it alone."""
+    """A name as a glob pattern that matches only itself."""
     return re.sub(r"([\[*?])", r"[\1]", name)

@@ -1,11 +1,11 @@
-"""Flow as one image or .flo file a frame, in a folder or in a zip archive.
+"""Flow as one image or .flo file per frame, in a folder or in a zip archive.
 
-The names are those of denseflow (github.com/open-mmlab/denseflow): `flow_x_00000.jpg` and `flow_y_00000.jpg` hold the
-levels of the flow from frame 0 to frame 1; with a step of 2, `flow_x_p2_00000.jpg`; with a step of -1,
-`flow_x_m1_00001.jpg`, numbered by the frame that the flow starts from. A .flo file (Middlebury's format, float32
-pixels) holds both components: `flow_00000.flo`.
+The names are those of denseflow (github.com/open-mmlab/denseflow): `flow_x_00000.jpg` and `flow_y_00000.jpg` contain
+the levels of the flow from frame 0 to frame 1; with a step of 2, `flow_x_p2_00000.jpg`; with a step of -1,
+`flow_x_m1_00001.jpg`, numbered by the frame at which the flow starts. A .flo file (Middlebury's format, float32
+pixels) contains both components: `flow_00000.flo`.
 
-`made.json` beside them says how they were made. It is written last.
+`made.json` next to them has the provenance. It is written last.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from m3flow.videos.decoder import Decoder
 
 MADE = "made.json"
-JPG_QUALITY = 95  # OpenCV's default, which denseflow takes
+JPG_QUALITY = 95  # OpenCV's default, as in denseflow
 JPG_BEGIN, JPG_END = b"\xff\xd8", b"\xff\xd9"
 FLO_MAGIC = b"PIEH"
 
@@ -62,7 +62,7 @@ def encode(suffix: str, frame: np.ndarray) -> list[bytes]:
 
 
 def decode(suffix: str, contents: list[bytes]) -> np.ndarray:
-    """The stored values [2, H, W] of a frame from the contents of its files; raises ValueError for damaged ones."""
+    """The stored values [2, H, W] of a frame, from the contents of its files; raises ValueError for damaged ones."""
     if suffix != "flo":
         return np.stack([decode_image(content) for content in contents])
     (content,) = contents
@@ -75,8 +75,8 @@ def decode(suffix: str, contents: list[bytes]) -> np.ndarray:
 def decode_image(content: bytes) -> np.ndarray:
     """uint8 [H, W] of an image's content; raises ValueError for a damaged one."""
     if content[:2] == JPG_BEGIN and JPG_END not in content[-1024:]:
-        # The decoder would fill up the picture with grey.
-        raise ValueError("the image is cut off")
+        # The decoder would fill the rest of the picture with grey.
+        raise ValueError("the image is truncated")
     plane = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) if content else None
     if plane is None:
         raise ValueError("no readable image")
@@ -189,8 +189,8 @@ class _FolderTarget:
         if self._temporary is None:
             self._temporary = temporary_for(self._final)
             self._temporary.mkdir()
-        # Hundreds of small files: each is closed, where a network file system reports what it could not write, but
-        # not waited for; `m3flow verify` compares the contents.
+        # Hundreds of small files: each is closed, when a network file system reports failed writes, but not
+        # synced; `m3flow verify` compares the contents.
         (self._temporary / name).write_bytes(content)
 
     def finish(self) -> None:
@@ -204,7 +204,7 @@ class _FolderTarget:
 
 
 class _ZipTarget:
-    """A new archive of files, complete under its name or absent."""
+    """A new archive of files, either complete under its name or absent."""
 
     def __init__(self, final: Path) -> None:
         self._final = final
@@ -214,10 +214,10 @@ class _ZipTarget:
     def add(self, name: str, content: bytes) -> None:
         if self._archive is None:
             self._temporary = temporary_for(self._final)
-            # The images are compressed already.
+            # Images are already compressed.
             kind = zipfile.ZIP_DEFLATED if self._final.name == "flo.zip" else zipfile.ZIP_STORED
             self._archive = zipfile.ZipFile(self._temporary, "w", kind, compresslevel=1)
-        # Without a time: equal content gives equal bytes.
+        # Without a timestamp: equal content gives equal bytes.
         info = zipfile.ZipInfo(name)
         info.compress_type = self._archive.compression
         self._archive.writestr(info, content)
