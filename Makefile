@@ -71,6 +71,7 @@ benchmarks: $(READY) demo ## measure this machine; results in benchmarks/results
 	$(BIN)/python benchmarks/grey.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/leaderboard.py
+	$(BIN)/python benchmarks/datasets.py
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/accuracy_table.py
 

@@ -111,9 +111,34 @@ def schemes() -> str:
     return _table(["scheme", *(f"{reach:g} px" for reach in reaches), "passes"], rows)
 
 
+def data_sets() -> str:
+    """Hours and bytes to expect of whole data sets."""
+    stored = _read("datasets-cpu.json")
+    rows = [
+        [
+            name,
+            f"{row['videos']:,}",
+            f"{row['frames'] / 1e6:.1f} M",
+            f"{row['cpu_node_hours']:.1f} h",
+            f"{row['gpu_node_hours']:.1f} h",
+            f"{row['flow_gb']:.0f} GB",
+            f"{row['trajectories_gb']:.0f} GB",
+        ]
+        for name, row in stored["data_sets"].items()
+    ]
+    head = ["", "videos", "frames", "CPU node", "GPU node, at best", "flow", "trajectories"]
+    machine = stored["machine"]
+    where = (
+        f"Predicted from a calibration of the default settings on {stored['clips']} real clips ({stored['cores']} "
+        f"cores of {machine['cpu']}, {machine['date']}), in proportion to {stored['node_cores']} such cores."
+    )
+    return _table(head, rows) + f"\n\n{where}"
+
+
 PAGES = {
     "README.md": {"storage": codecs, "speed": speed},
     "docs/accuracy.md": {"storage": storage_by_scene},
+    "docs/datasets.md": {"data_sets": data_sets},
     "docs/formats.md": {"storage": codecs, "forms": forms},
     "docs/estimators.md": {"accuracy": accuracy, "estimators": estimators, "schemes": schemes},
 }
