@@ -113,8 +113,13 @@ class TestRoundTrip:
             assert all((one / file).read_bytes() == (other / file).read_bytes() for file in files)
 
     def test_another_form_takes_its_place(self, tmp_path: Path, case: str) -> None:
-        for other in ("npz", "jpg", "mp4", case):
+        for other in ("npz", "jpg", "flo", "mp4", case):
             folder = write(tmp_path / "flow", other, some_flow(4))
+            alone = write(tmp_path / f"alone {other}", other, some_flow(4))
+            names = [
+                sorted(str(path.relative_to(place)) for path in place.rglob("*")) for place in (folder, alone)
+            ]
+            assert names[0] == names[1]
             assert sum(all((folder / name).is_file() for name in names) for names in FLOW_FILES.values()) == 1
         assert load_flow(folder).shape == (4, 2, 49, 67)
 

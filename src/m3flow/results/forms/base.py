@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m3flow.atomic import remove
 from m3flow.errors import BadInput
 from m3flow.layout import FLOW_FILES, flow_files
 from m3flow.results.quantisation import Scale
@@ -132,11 +133,13 @@ class Form(FlowReader):
 
 
 def remove_other_forms(folder: Path, kept: str) -> None:
-    """Remove the flow stored in a video's folder in any form other than `kept`."""
-    for name in FLOW_FILES:
+    """Remove the flow that is stored in a video's folder in any other form than `kept`."""
+    for name, files in FLOW_FILES.items():
         if name != kept:
             for path in flow_files(folder, name):
                 path.unlink(missing_ok=True)
+                # Of a folder of images, the rest after what stands for it.
+                remove(folder / Path(files[0]).parts[0])
 
 
 def no_such_file(path: Path) -> BadInput:
