@@ -21,6 +21,8 @@ LARGEST_DIFFERENCE = 30.0  # grey levels; larger ones are clipped
 class Candidates:
     """Evidence for the camera motion of n frame pairs, independent of all other pairs.
 
+    The grid of R x C cells lies over the picture without its bars.
+
     Attributes
     ----------
     homographies: float64 [n, K, 3, 3], previous frame -> current frame in pixels; the first is the identity.

@@ -27,7 +27,7 @@ from m3flow.camera.candidates import (
     THUMBNAIL,
     Candidates,
 )
-from m3flow.camera.geometry import dark_bars, is_plausible, transform
+from m3flow.camera.geometry import dark_bars, is_plausible, transform, within_half
 
 WINDOW = (9, 9)
 LEVELS = 3  # beyond the frame itself: reaches motion of about 30 px
@@ -95,11 +95,12 @@ class _View:
 
 def _of_pair(previous: _View, current: _View) -> tuple[np.ndarray, ...]:
     """The fields of one pair's `Candidates` except the last."""
-    shape, bars = previous.frame.shape, np.minimum(previous.bars, current.bars)
+    shape, of_both = previous.frame.shape, np.minimum(previous.bars, current.bars)
+    bars = within_half(of_both, *shape)
     start, end, current = _tracked(previous, current, corners(previous.frame, bars))
     homographies, valid = _fits(start, end, shape)
     squared = ((transform(homographies, start) - end) ** 2).sum(axis=-1)
-    cell = _cells(start, shape)
+    cell = _cells(start, shape, bars)
     support = np.clip(1 - squared / thresholds.INLIER_DISTANCE**2, 0, 1)
     still = np.clip(1 - squared[0] / thresholds.STILL_DISTANCE**2, 0, 1)
     return (
@@ -108,8 +109,8 @@ def _of_pair(previous: _View, current: _View) -> tuple[np.ndarray, ...]:
         _on_grid(cell, np.ones(len(start))),
         np.stack([_on_grid(cell, weights) for weights in support]),
         _on_grid(cell, still),
-        photometric_support(previous.small, current.small, homographies, valid, shape),
-        bars,
+        photometric_support(previous.small, current.small, homographies, valid, shape, bars),
+        of_both,
     )
 
 
@@ -172,10 +173,11 @@ def _fit(start: np.ndarray, end: np.ndarray, iterations: int) -> np.ndarray | No
     return found
 
 
-def _cells(points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The index of each point's grid cell: int64 [N]."""
-    column = (points[:, 0] * COLUMNS / shape[1]).astype(np.int64)
-    row = (points[:, 1] * ROWS / shape[0]).astype(np.int64)
+def _cells(points: np.ndarray, shape: tuple[int, ...], bars: np.ndarray) -> np.ndarray:
+    """The index of each point's grid cell in the picture: int64 [N]."""
+    top, bottom, left, right = bars
+    column = ((points[:, 0] - left) * COLUMNS / (shape[1] - left - right)).astype(np.int64)
+    row = ((points[:, 1] - top) * ROWS / (shape[0] - top - bottom)).astype(np.int64)
     return row * COLUMNS + column
 
 
@@ -185,7 +187,12 @@ def _on_grid(cell: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def photometric_support(
-    one: np.ndarray, two: np.ndarray, homographies: np.ndarray, valid: np.ndarray, shape: tuple[int, ...]
+    one: np.ndarray,
+    two: np.ndarray,
+    homographies: np.ndarray,
+    valid: np.ndarray,
+    shape: tuple[int, ...],
+    bars: np.ndarray,
 ) -> np.ndarray:
     """The share of each cell's pixels at which each candidate fits the grey levels best: float32 [K, R, C].
 
@@ -213,10 +220,19 @@ def photometric_support(
         second = np.minimum(second, np.maximum(best, error))
         best = np.minimum(best, error)
     winner = np.where(second - best > PHOTOMETRIC_MARGIN, winner, -1)
+    if bars.any():
+        rows = _within(bars[:2], shape[0], height)
+        winner = winner[rows][:, _within(bars[2:], shape[1], width)]
     cells = winner.reshape(ROWS, height // ROWS, COLUMNS, width // COLUMNS)
     for k in np.flatnonzero(valid):
         support[k] = (cells == k).mean(axis=(1, 3))
     return support
+
+
+def _within(bars: np.ndarray, length: int, count: int) -> np.ndarray:
+    """`count` places spread over a side between its two bars, in a frame of `count` rows or columns: int64."""
+    start, end = bars * count / length
+    return (start + (np.arange(count) + 0.5) * (count - start - end) / count).astype(np.int64)
 
 
 def scaling(down: float, across: float) -> np.ndarray:

@@ -43,15 +43,16 @@ def find_candidates(frames: Tensor, step: int, *, camera: bool = True, seed: int
         change = cuts.change(thumbnails.cpu().numpy(), step)
         return Candidates.empty(len(change)).with_change(change)
     bars = dark_bars(frames)
-    bars = torch.minimum(bars[:-step], bars[step:])
+    of_both = torch.minimum(bars[:-step], bars[step:])
+    bars = _within_half(of_both, frames.shape[1], frames.shape[2])
     previous, current = images[:-step], images[step:]
     points, valid = corners(previous, bars)
     matches, returned = track(previous, current, points)
     current, matches, returned = _at_one_brightness(
         previous, current, points, valid, matches, valid & returned
     )
-    evidence = _evidence(previous, current, points, matches, returned, seed)
-    on_host = [tensor.cpu().numpy() for tensor in (*evidence, bars, thumbnails)]
+    evidence = _evidence(previous, current, points, matches, returned, bars, seed)
+    on_host = [tensor.cpu().numpy() for tensor in (*evidence, of_both, thumbnails)]
     homographies, exists, count, support, still, photometric, of_bars, tiny = on_host
     homographies = homographies.astype(np.float64)
     return Candidates(
@@ -67,7 +68,13 @@ def find_candidates(frames: Tensor, step: int, *, camera: bool = True, seed: int
 
 
 def _evidence(
-    previous: Tensor, current: Tensor, points: Tensor, matches: Tensor, valid: Tensor, seed: int
+    previous: Tensor,
+    current: Tensor,
+    points: Tensor,
+    matches: Tensor,
+    valid: Tensor,
+    bars: Tensor,
+    seed: int,
 ) -> tuple[Tensor, ...]:
     """The first six fields of `Candidates`, on the device."""
     batch, height, width = previous.shape
@@ -95,7 +102,7 @@ def _evidence(
     homographies, fitted = torch.cat([first, homographies], 1), torch.cat([first, fitted], 1)
     exists = functional.pad(exists, (1, 0), value=True)
     squared = squared_transfer_error(fitted, start[:, None], end[:, None]) / (inlier * inlier)
-    on_grid = _grid_cells(points, height, width) * valid[..., None]
+    on_grid = _grid_cells(points, height, width, bars) * valid[..., None]
     still = (1 - squared[:, 0] * (thresholds.INLIER_DISTANCE / thresholds.STILL_DISTANCE) ** 2).clamp_min(0)
     return (
         homographies,
@@ -103,13 +110,15 @@ def _evidence(
         on_grid.sum(1).view(batch, ROWS, COLUMNS),
         _sums((1 - squared).clamp_min(0), on_grid),
         _sums(still[:, None], on_grid)[:, 0],
-        photometric_support(previous, current, homographies, exists),
+        photometric_support(previous, current, homographies, exists, bars),
     )
 
 
-def _grid_cells(points: Tensor, height: int, width: int) -> Tensor:
-    """1 for the grid cell of each point, else 0: float32 [B, N, R * C]."""
-    column, row = (points[..., 0] * COLUMNS / width).long(), (points[..., 1] * ROWS / height).long()
+def _grid_cells(points: Tensor, height: int, width: int, bars: Tensor) -> Tensor:
+    """1 for the grid cell of each point in the picture, else 0: float32 [B, N, R * C]."""
+    top, bottom, left, right = bars[:, :, None].unbind(1)
+    column = ((points[..., 0] - left) * COLUMNS / (width - left - right)).long()
+    row = ((points[..., 1] - top) * ROWS / (height - top - bottom)).long()
     cells = torch.arange(ROWS * COLUMNS, device=points.device)
     return ((row * COLUMNS + column)[..., None] == cells).float()
 
@@ -176,7 +185,9 @@ def dark_bars(frames: Tensor) -> Tensor:
     return torch.stack(counts, 1)
 
 
-def photometric_support(previous: Tensor, current: Tensor, homographies: Tensor, exists: Tensor) -> Tensor:
+def photometric_support(
+    previous: Tensor, current: Tensor, homographies: Tensor, exists: Tensor, bars: Tensor
+) -> Tensor:
     """The share of each cell's pixels at which each candidate fits the grey levels best: float32 [B, K, R, C]."""
     batch, count = exists.shape
     one, two = _shrunk(previous, SMALL), _shrunk(current, SMALL)
@@ -197,8 +208,25 @@ def photometric_support(previous: Tensor, current: Tensor, homographies: Tensor,
     clear = best[:, 1] - best[:, 0] > PHOTOMETRIC_MARGIN
     alone = exists.sum(1) < 2
     wins = (error == best[:, :1]) & clear[:, None] & ~alone[:, None, None, None]
+    rows = _within(bars[:, :2], previous.shape[1], height)[:, None, :, None]
+    columns = _within(bars[:, 2:], previous.shape[2], width)[:, None, None, :]
+    wins = wins.gather(2, rows.expand(-1, count, -1, width)).gather(3, columns.expand(-1, count, height, -1))
     cells = wins.view(batch, count, ROWS, height // ROWS, COLUMNS, width // COLUMNS)
     return cells.float().mean((3, 5))
+
+
+def _within(bars: Tensor, length: int, count: int) -> Tensor:
+    """`count` places spread over a side between its two bars, in frames of `count` rows or columns: int64 [B, n]."""
+    start, end = (bars.double() * count / length)[:, :, None].unbind(1)
+    steps = torch.arange(count, dtype=torch.float64, device=bars.device) + 0.5
+    return (start + steps * (count - start - end) / count).long()
+
+
+def _within_half(bars: Tensor, height: int, width: int) -> Tensor:
+    """As `m3flow.camera.geometry.within_half`."""
+    sides = bars.new_tensor([height, height, width, width])
+    taken = torch.stack([bars[:, :2].sum(1), bars[:, 2:].sum(1)], 1).repeat_interleave(2, 1)
+    return torch.where(taken * 2 > sides, 0, bars)
 
 
 def _shrunk(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -181,9 +181,12 @@ class MotionEstimator:
     def _opencv(self, frames: np.ndarray, step: int, selection: Selection) -> Motion:
         from m3flow.camera.compensation_opencv import compensated
 
+        chosen = zip(selection.homographies, selection.bars, selection.cut, strict=True)
         flow = [
-            compensated(self.estimator, self.scheme, frames[t], frames[t + step], homography, cut=bool(cut))
-            for t, (homography, cut) in enumerate(zip(selection.homographies, selection.cut, strict=True))
+            compensated(
+                self.estimator, self.scheme, frames[t], frames[t + step], homography, bars=bars, cut=bool(cut)
+            )
+            for t, (homography, bars, cut) in enumerate(chosen)
         ]
         identical = np.array(
             [np.array_equal(one, two) for one, two in zip(frames[:-step], frames[step:], strict=True)]

@@ -18,7 +18,8 @@ def compensated(
     current: np.ndarray,
     homography: np.ndarray,
     *,
-    cut: bool = False,
+    bars: np.ndarray,
+    cut: bool,
 ) -> np.ndarray:
     """One pair's flow without the camera's motion: uint8 [H, W] twice, float64 [3, 3] -> float32 [2, H, W].
 
@@ -31,14 +32,16 @@ def compensated(
         return _flow(estimator, previous, current)
     if scheme == "two-pass":
         _flow(estimator, previous, current)
-    return _flow(estimator, previous, resample(current, homography, previous))
+    return _flow(estimator, previous, resample(current, homography, previous, bars))
 
 
-def resample(current: np.ndarray, homography: np.ndarray, previous: np.ndarray) -> np.ndarray:
+def resample(
+    current: np.ndarray, homography: np.ndarray, previous: np.ndarray, bars: np.ndarray | None = None
+) -> np.ndarray:
     """The current frame seen from where the previous frame was filmed: uint8 [H, W] or [H, W, 3].
 
     Filled from the previous frame where the current one does not show the place, or only its outermost
-    5 px: no motion is seen there.
+    5 px: no motion is seen there. Its bars int32 [4] are no part of what it shows.
     """
     height, width = previous.shape[:2]
     inverse_map = cv2.WARP_INVERSE_MAP  # the homography maps to the source
@@ -49,19 +52,21 @@ def resample(current: np.ndarray, homography: np.ndarray, previous: np.ndarray) 
         flags=cv2.INTER_LINEAR | inverse_map,
         borderMode=cv2.BORDER_REPLICATE,
     )
+    sides = (0, 0, 0, 0) if bars is None else tuple(bars.tolist())
     shown = cv2.warpPerspective(
-        _trusted(height, width), homography, (width, height), flags=cv2.INTER_NEAREST | inverse_map
+        _trusted(height, width, sides), homography, (width, height), flags=cv2.INTER_NEAREST | inverse_map
     )
     there = shown > 0
     return np.where(there if previous.ndim == 2 else there[..., None], resampled, previous)
 
 
 @lru_cache(maxsize=8)
-def _trusted(height: int, width: int) -> np.ndarray:
-    """1 inside, 0 within the frame's margin: uint8 [H, W]."""
+def _trusted(height: int, width: int, bars: tuple[int, int, int, int]) -> np.ndarray:
+    """1 inside, 0 within the picture's margin and in the bars: uint8 [H, W]."""
     margin = round(thresholds.MARGIN)
     mask = np.zeros((height, width), np.uint8)
-    mask[margin : height - margin, margin : width - margin] = 1
+    top, bottom, left, right = (bar + margin for bar in bars)
+    mask[top : height - bottom, left : width - right] = 1
     mask.flags.writeable = False
     return mask
 

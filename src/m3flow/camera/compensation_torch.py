@@ -35,7 +35,8 @@ def compensated(
     if moves.any():
         homographies = torch.from_numpy(selection.homographies.astype(np.float32)).to(images.device)
         moving = torch.from_numpy(moves).to(images.device)
-        resampled = resample(current, homographies, previous)
+        bars = torch.from_numpy(selection.bars).to(images.device)
+        resampled = resample(current, homographies, previous, bars)
         if scheme == "two-pass":
             estimator.sequence(images, step)
         result = _tensor(estimator(previous, chosen(moving, resampled, current)))
@@ -71,16 +72,18 @@ def displace(flow: Tensor, matrices: Tensor) -> Tensor:
     return flow + motion.nan_to_num(0, 0, 0)
 
 
-def _trusted(x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
-    margin = thresholds.MARGIN
-    return (x >= margin) & (x <= width - 1 - margin) & (y >= margin) & (y <= height - 1 - margin)
+def _trusted(x: Tensor, y: Tensor, height: int, width: int, bars: Tensor | None) -> Tensor:
+    """Whether places [B, H, W] lie inside the picture's margin, and not in its bars [B, 4]."""
+    hidden = torch.zeros(1, 4, device=x.device) if bars is None else bars
+    top, bottom, left, right = (hidden + thresholds.MARGIN)[:, :, None, None].unbind(1)
+    return (x >= left) & (x <= width - 1 - right) & (y >= top) & (y <= height - 1 - bottom)
 
 
-def resample(current: Tensor, homographies: Tensor, previous: Tensor) -> Tensor:
+def resample(current: Tensor, homographies: Tensor, previous: Tensor, bars: Tensor | None = None) -> Tensor:
     """The current frames seen from where the previous frames were filmed: uint8 [B, H, W] or [B, H, W, 3].
 
     Filled from the previous frame where the current one does not show the place, or only its outermost
-    5 px: no motion is seen there.
+    5 px: no motion is seen there. Their bars int32 [B, 4] are no part of what they show.
     """
     height, width = current.shape[1:3]
     grid_x, grid_y = pixel_grid(height, width, current.device)
@@ -89,7 +92,7 @@ def resample(current: Tensor, homographies: Tensor, previous: Tensor) -> Tensor:
     channels = current[:, None] if current.ndim == 3 else current.permute(0, 3, 1, 2)
     moved = sample(channels.float(), x, y).round().clamp(0, 255).to(torch.uint8)
     moved = moved[:, 0] if current.ndim == 3 else moved.permute(0, 2, 3, 1)
-    shown_there = _trusted(x, y, height, width)
+    shown_there = _trusted(x, y, height, width, bars)
     return torch.where(shown_there if current.ndim == 3 else shown_there[..., None], moved, previous)
 
 

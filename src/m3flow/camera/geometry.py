@@ -109,6 +109,12 @@ def dark_bars(frame: np.ndarray) -> np.ndarray:
     return np.array(counts, np.int32)
 
 
+def within_half(bars: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bars [..., 4] without those that take more than half of the height or width: a dark scene, no bars."""
+    too_large = np.stack([bars[..., :2].sum(-1) * 2 > height, bars[..., 2:].sum(-1) * 2 > width], -1)
+    return np.where(np.repeat(too_large, 2, axis=-1), 0, bars).astype(np.int32)
+
+
 def _leading(flags: np.ndarray) -> int:
     """The number of leading flags that are set."""
     return len(flags) if flags.all() else int(flags.argmin())

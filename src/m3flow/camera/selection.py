@@ -17,7 +17,7 @@ import numpy as np
 
 from m3flow.camera import cuts
 from m3flow.camera.candidates import COLUMNS, COUNT, ROWS, Candidates
-from m3flow.camera.geometry import camera_motion
+from m3flow.camera.geometry import camera_motion, within_half
 from m3flow.camera.thresholds import CONFIDENCE, MATCHES_NEEDED, SLOW, STILL, STILL_COST, STILL_SUPPORT
 
 LOOKAHEAD = 15  # pairs
@@ -217,9 +217,7 @@ class Selector:
         if self._bars is not None:
             bars = np.minimum(self._bars, bars)
         self._bars = window[0].bars if self._bars is None else np.minimum(self._bars, window[0].bars)
-        height, width = self._size
-        too_large = bars[:2].sum() * 2 > height, bars[2:].sum() * 2 > width
-        return np.where(np.repeat(too_large, 2), 0, bars).astype(np.int32)
+        return within_half(bars, *self._size)
 
     def _camera(self, pair: _Pair, backward: np.ndarray, bars: np.ndarray) -> Decision:
         """The decision about a pair that crosses no cut."""
