@@ -218,7 +218,7 @@ def test_the_expected_settings_come_from_the_configuration(made: Path) -> None:
     assert here("verify", "--config", config)[0] == 0
     config.write_text(text.replace("none", "warp"))
     status, said = here("verify", "--config", config)
-    assert status == 3 and "made with camera 'none', wanted is 'warp'" in said
+    assert status == 3 and "made with camera 'none', expected 'warp'" in said
     config.write_text(text)
     table = made / "inventory.csv"
     assert here("verify", "--config", config, "--input", "--table", table)[0] == 0

@@ -29,8 +29,8 @@ class Estimator(ABC):
     ----------
     name: the estimator's name in the registry.
     backend: "opencv" or "torch".
-    device: the device it computes on, in torch's notation ("cpu", "cuda:0").
-    parameters: every parameter, defaults included.
+    device: the computing device, in torch's notation ("cpu", "cuda:0").
+    parameters: every parameter, including defaults.
     bytes_per_pixel: peak memory of a batch, frames and flow included, per pixel of each pair.
     colour: whether frames are RGB, [B, H, W, 3] where [B, H, W] is written here; the registry's entry says so.
     largest_batch: maximum number of pairs per batch; 0 for no limit other than memory.

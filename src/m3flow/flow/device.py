@@ -19,7 +19,7 @@ def gpu_may_be_there() -> bool:
 
 
 def gpu_count() -> int:
-    """Number of GPUs that torch sees; does not import torch where there is no GPU device file."""
+    """Number of GPUs that torch sees; does not import torch if there is no GPU device file."""
     if not gpu_may_be_there():
         return 0
     import torch
@@ -48,7 +48,7 @@ def choose(name: str, available: tuple[str, ...], backend: str, device: str) -> 
 
 
 def torch_device(device: str) -> str:
-    """`device` if torch has it; "auto" becomes the first GPU, or the CPU where there is none.
+    """`device` if torch has it; "auto" becomes the first GPU, or the CPU if there is none.
 
     Raises UsageError for an unknown device, or a GPU that torch does not see.
     """
@@ -74,7 +74,7 @@ def _why_no_gpu() -> str:
     import torch
 
     if torch.version.cuda is None and torch.version.hip is None:
-        return "it is a build for the CPU alone (install a CUDA build), or use --device cpu"
+        return "it is a CPU-only build; install a CUDA build, or use --device cpu"
     if not gpu_may_be_there():
         return "this machine has no GPU device file; use --device cpu"
     return "check the driver with nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu"

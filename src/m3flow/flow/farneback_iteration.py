@@ -1,6 +1,6 @@
 """One iteration of Farnebäck's flow at one pyramid level, as torch operations.
 
-Expansions and equations are laid out as `m3flow.flow.farneback` says.
+For the layout of expansions and equations see `m3flow.flow.farneback`.
 """
 
 from __future__ import annotations

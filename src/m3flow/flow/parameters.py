@@ -10,7 +10,7 @@ from m3flow.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """Base class of the parameter sets; reports unknown names and wrong values in one line."""
+    """Base class of the parameter sets; reports unknown names and invalid values in one line."""
 
     @classmethod
     def of(cls, estimator: str, values: dict[str, Any]) -> Parameters:
@@ -81,7 +81,7 @@ class TVL1Parameters(Parameters):
 
 @dataclass(frozen=True, kw_only=True)
 class DISParameters(Parameters):
-    """Kroeger et al. 2016, dense inverse search, by OpenCV's presets."""
+    """Kroeger et al. 2016, dense inverse search, with OpenCV's presets."""
 
     preset: Literal["ultrafast", "fast", "medium"] = "medium"
 

@@ -1,8 +1,8 @@
-"""TV-L1 on the torch backend, batched over pairs, as OpenCV's CPU version computes it.
+"""TV-L1 on the torch backend, batched over pairs, with the results of OpenCV's CPU version.
 
 Zach, Pock and Bischof, "A duality based approach for realtime TV-L1 optical flow", DAGM 2007, in the form of
 Sánchez Pérez, Meinhardt-Llopis and Facciolo, IPOL 2013: data term and total variation are minimised
-alternately, coupled by theta, around a linearisation that every warp renews.
+alternately, coupled by theta, around a linearisation that is updated in every warp.
 """
 
 from __future__ import annotations

@@ -145,12 +145,12 @@ def camera_from(made: dict[str, Any]) -> StoredCamera:
 
 
 def homographies_of(folder: Path | str) -> tuple[np.ndarray, np.ndarray] | None:
-    """The camera's motion that was taken out of a stored flow; None where none was looked for.
+    """The camera motion that was removed from a stored flow; None if none was estimated.
 
     Returns
     -------
     homographies: float32 [T, 3, 3], from pixels (x, y, 1) of frame t to those of frame t + step; the
-        identity where none was accepted. `m3flow.camera.put_camera_back` puts the motion back.
+        identity where none was accepted. `m3flow.camera.put_camera_back` restores the motion.
     accepted: bool [T].
     """
     camera = camera_of(folder)

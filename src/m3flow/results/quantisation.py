@@ -1,14 +1,14 @@
-"""Displacements as stored values and back; the quantisation is defined here and nowhere else.
+"""Quantisation of displacements to stored values, and back; defined only here.
 
 Convention
 ----------
 linear: level = round(255 (v + bound) / (2 bound)), saturated to 0..255, for a displacement v in pixels.
-Zero lies half-way between levels 127 and 128, so neither stands for it exactly. Both are read back as
-exactly 0: a still pixel stays still, and a motion to the left is treated like one to the right. Every
-other level is read back as level · 2 bound / 255 − bound, within bound / 255 of what was written.
+Zero lies halfway between levels 127 and 128, so neither represents it exactly. Both are read back as
+exactly 0: a still pixel stays still, and motion to the left is treated like motion to the right. Every
+other level is read back as level · 2 bound / 255 − bound, within bound / 255 of the original value.
 
 fine: level = 128 + round(127 asinh(v / k) / asinh(bound / k)) with k = bound / 10, saturated to 1..255; level
-128 is exactly 0. Levels lie close together where motion is slow and further apart where it is fast: 0.047 px
+128 is exactly 0. Levels are closer together for slow motion and further apart for fast motion: 0.047 px
 at zero, 0.48 px at a bound of 20 px.
 
 float16, float32: the displacement itself, in pixels; nothing saturates.
@@ -30,27 +30,27 @@ if TYPE_CHECKING:
     from m3flow.trajectories.tracking import Windows
 
 
-# Every fourth pixel both ways is enough for shares and percentiles of a video, at a sixteenth of the work.
+# Every fourth pixel in both directions is enough for a video's statistics, at a sixteenth of the work.
 STRIDE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """The quantised motion of some consecutive frame pairs of a video, and what was derived from it.
+    """The quantised motion of some consecutive frame pairs of a video, and arrays derived from it.
 
-    Arrays are NumPy, or tensors on the device that computed them; what the outputs do not need is None.
+    Arrays are NumPy, or tensors on the computing device; arrays that the outputs do not need are None.
 
     Attributes
     ----------
     levels: uint8 [n, 2, H, W].
-    sample: uint8 [n, 2, h, w], the levels at every `STRIDE`-th row and column, where `levels` is None.
-    homographies: float32 [n, 3, 3], the camera's motion taken out of the levels; None without compensation.
+    sample: uint8 [n, 2, h, w], the levels at every `STRIDE`-th row and column, if `levels` is None.
+    homographies: float32 [n, 3, 3], the camera motion removed from the levels; None without compensation.
     accepted: bool [n], whether the homography was accepted.
     confidence: float32 [n], of the homography; bars: int32 [n, 4], rows and columns without a picture.
     cut: bool [n], whether the pair crosses a cut; None without cut detection.
-    schemes: n names of the compensation that ran, see `m3flow.camera.compensation.Motion`.
-    evidence: what the confidence of trajectories through these pairs is judged by; None where it is not.
-    windows: the trajectories that end in these pairs, where already tracked.
+    schemes: n names of the compensation schemes used, see `m3flow.camera.compensation.Motion`.
+    evidence: evidence for the confidence of trajectories through these pairs; None without confidence.
+    windows: the trajectories that end in these pairs, if already tracked.
     """
 
     levels: Array | None = None
@@ -79,7 +79,7 @@ class Piece:
         return hidden
 
     def __getitem__(self, pairs: slice) -> Piece:
-        """Some of the pairs; before anything was derived."""
+        """Some of the pairs; only before other arrays are derived."""
         return replace(
             self.map(lambda array: array[pairs]),
             schemes=self.schemes[pairs],
@@ -87,7 +87,7 @@ class Piece:
         )
 
     def map(self, function: Callable[[Array], Array]) -> Piece:
-        """`function` of every array but the evidence, which stays where it is."""
+        """Apply `function` to every array but the evidence, which stays on its device."""
 
         def of(array: Array | None) -> Array | None:
             return None if array is None else function(array)
@@ -114,17 +114,17 @@ def sampled(levels: Array) -> Array:
 Scale = Literal["linear", "fine", "float16", "float32"]
 
 DEFAULT_BOUND = 20.0
-# Where the fine levels turn from evenly spaced to ever wider, as a share of the bound.
+# The displacement, relative to the bound, at which the fine levels turn from even to growing spacing.
 KNEE = 0.1
 
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How displacements in pixels become stored values.
+    """Mapping from displacements in pixels to stored values.
 
     Attributes
     ----------
-    bound: the largest displacement that a level stands for, in pixels; of no effect for floats.
+    bound: the largest displacement represented by a level, in pixels; without effect for floats.
     scale: "linear" or "fine" levels (uint8), or "float16" or "float32" pixels; see the module's convention.
     """
 
@@ -133,11 +133,11 @@ class Quantisation:
 
     @property
     def table(self) -> np.ndarray | None:
-        """float32 [256]: the displacement in pixels that each level stands for; None for floats."""
+        """float32 [256]: the displacement in pixels of each level; None for floats."""
         return None if self.scale.startswith("float") else table(self.bound, self.scale)
 
     def stored(self, flow: Array) -> Array:
-        """float32 [T, ...] in pixels -> the values to store, of the kind (NumPy, torch) of `flow`, on its device."""
+        """float32 [T, ...] in pixels -> the values to store, as the kind (NumPy, torch) and on the device of `flow`."""
         if self.scale == "linear":
             return quantise(flow, self.bound)
         if self.scale == "fine":
@@ -155,7 +155,7 @@ class Quantisation:
 
 
 def quantise(flow: Array, bound: float) -> Array:
-    """float32 [T, ...] in pixels -> uint8 [T, ...] linear levels; of the kind of `flow`, on its device."""
+    """float32 [T, ...] in pixels -> uint8 [T, ...] linear levels; of the same kind as `flow`, on its device."""
     scale = 255 / (2 * bound)
     if is_tensor(flow):
         import torch
@@ -163,7 +163,7 @@ def quantise(flow: Array, bound: float) -> Array:
         scaled: Any = flow * scale + 127.5
         return scaled.round_().clamp_(0, 255).to(torch.uint8)
     levels = np.empty(flow.shape, np.uint8)
-    # Frame by frame in one buffer, so that the intermediate values stay in the cache.
+    # Frame by frame in one buffer, so that intermediate values stay in the cache.
     values = np.empty(flow.shape[1:], np.float32)
     for frame, target in zip(np.asarray(flow), levels, strict=True):
         np.multiply(frame, np.float32(scale), out=values)
@@ -187,7 +187,7 @@ def _quantise_finely(flow: Array, bound: float) -> Array:
 
 
 def table(bound: float, scale: Scale = "linear") -> np.ndarray:
-    """float32 [256]: the displacement in pixels that each level stands for."""
+    """float32 [256]: the displacement in pixels of each level."""
     levels = np.arange(256)
     if scale == "fine":
         knee = KNEE * bound

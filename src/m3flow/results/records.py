@@ -1,4 +1,4 @@
-"""What happened to each video: one CSV line each, appended as it happens, so that a killed job leaves it."""
+"""Records: one CSV line per video with its outcome, appended at once, so that it survives a kill of the job."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ STATUSES = ("done", "kept", "rejected", "failed")
 
 @dataclass(kw_only=True)
 class Record:
-    """One video's line.
+    """The line of one video.
 
     Attributes
     ----------
     video: its output name.
-    status: "done" (made now), "kept" (was there already), "rejected" (bad input), "failed" (our failure).
+    status: "done" (made now), "kept" (already current), "rejected" (bad input), "failed" (any other error).
     reason: why it was rejected or failed; a remark otherwise.
-    frames, claimed: frames that decoded, and that the header claims.
+    frames, claimed: frames that decoded, and frames according to the header.
     width, height: of the flow, in pixels.
-    seconds: from its start to its end; of them `wait` waiting for frames.
-    decode, flow, encode, track: seconds of work of each stage (they overlap).
+    seconds: from its start to its end, including `wait`, the time spent waiting for frames.
+    decode, flow, encode, track: seconds of work in each stage (they overlap).
     windows: trajectory windows; outside: share of trajectories that leave the frame.
     reliable: share of trajectories that are reliable to their end; -1 without confidence.
     speed, speed_p95: mean and 95th percentile of the stored motion, in pixels per frame.
     saturated, still: share of pixels at the bound, and without motion.
-    camera: share of frame pairs with an accepted homography; -1 where none was looked for.
+    camera: share of frame pairs with an accepted homography; -1 if not estimated.
     camera_shift: mean motion of the camera over the frame, in pixels per frame.
     camera_confidence: mean confidence in the camera over pairs that cross no cut; -1 if none was searched for.
     cuts: cuts, across which there is no flow; -1 without cut detection.
     bars: mean share of the frame that letterbox and pillar bars take.
-    host, device: where it was made. time: when it ended (UTC).
-    flow_settings, trajectory_settings: digests of the settings of the flow and of the trajectories that the
-        task was to make (see `m3flow.results.provenance`); "" for what it was not to make.
-    limits: digest of the limits of decoding.
-    source: content fingerprint of the video; modified: its size and time of change, which spare reading it
-        again to compare the fingerprint.
+    host, device: the machine and device. time: the time of completion (UTC).
+    flow_settings, trajectory_settings: digests of the settings of the requested flow and trajectories (see
+        `m3flow.results.provenance`); "" if not requested.
+    limits: digest of the decoding limits.
+    source: content fingerprint of the video; modified: its size and modification time, which usually avoid
+        computing the fingerprint again.
     traceback: of an unexpected failure; for the log, not stored in the line.
-    ends_run: whether that failure would meet every other video too; not stored either.
+    ends_run: whether the failure affects every other video too; not stored either.
     """
 
     video: str
@@ -95,9 +95,9 @@ DEFAULTS = {name: str(getattr(Record(video="", status=""), name)) for name in CO
 
 
 class RecordFile:
-    """A records file that grows by a line for each video; each line is a single write.
+    """A records file with one line per video; each line is a single write.
 
-    Raises Interrupted where nothing can be written any more: results without records are not to be had.
+    Raises Interrupted if nothing can be written: there must be no results without records.
     """
 
     def __init__(self, path: Path) -> None:
@@ -130,13 +130,13 @@ class RecordFile:
 
 
 def new_record_path(folder: Path, kind: str) -> Path:
-    """A records file of its own for one run of the command line: <kind>-0001.csv and so on."""
+    """A new records file for one run of the command line: <kind>-0001.csv and so on."""
     folder.mkdir(parents=True, exist_ok=True)
     number = len(list(folder.glob(f"{kind}-*.csv"))) + 1
     while True:
         path = folder / f"{kind}-{number:04d}.csv"
         try:
-            # Made at once and only if it is new, so that two runs never write into the same file.
+            # Created exclusively, so that two runs never write to the same file.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except FileExistsError:
             number += 1
@@ -151,21 +151,21 @@ def record_files(folder: Path) -> list[Path]:
 
 
 def read_records(paths: Iterable[Path]) -> Iterator[Record]:
-    """Every complete line of the given files, in order; a line cut off by a kill is left out."""
+    """Every complete line of the given files, in order; a line truncated by a kill is skipped."""
     for path in paths:
         for row in read_rows(path):
             yield Record(**{name: TYPES[name](text) for name, text in zip(COLUMNS, row, strict=True)})
 
 
 def read_rows(path: Path) -> Iterator[list[str]]:
-    """Every complete line of a file as texts, one for each of `COLUMNS`.
+    """Every complete line of a file as strings, one for each of `COLUMNS`.
 
-    Files of other versions may have further columns, which are left out, or fewer, which then have their defaults.
+    Files of other versions may have more columns, which are ignored, or fewer, which get their defaults.
     """
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.reader(file)
         columns = next(reader, [])
-        # Jobs that begin at once may each have written the header.
+        # Jobs that start simultaneously may each have written the header.
         complete = (row for row in reader if len(row) == len(columns) and row != columns)
         if columns == COLUMNS:
             yield from complete
@@ -178,12 +178,12 @@ def read_rows(path: Path) -> Iterator[list[str]]:
 def _cell(value: object) -> object:
     if isinstance(value, float):
         return f"{value:.6g}"
-    # A line each: a reason keeps none of its line breaks. A name keeps them, quoted by the CSV writer.
+    # A reason has no line breaks. A name keeps them, quoted by the CSV writer.
     return value
 
 
 def _end_last_line(path: Path) -> None:
-    """Close a line that a kill or a full disk cut off, so that the next one does not continue it."""
+    """Terminate a line truncated by a kill or a full disk, so that the next one does not continue it."""
     if not path.exists() or path.stat().st_size == 0:
         return
     with path.open("rb+") as file:

@@ -1,4 +1,4 @@
-"""Pickles of arrays, strings and numbers, read without letting them run or build anything else."""
+"""Safe reader for pickles of arrays, strings and numbers, which executes and builds nothing else."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MOST_DIMENSIONS = 8
 
 
 def load(data: bytes) -> Any:
-    """The value in a pickle; of a dict, NumPy arrays among the values, or those of inner dicts, are put together.
+    """The value in a pickle; NumPy arrays among the values of a dict or of nested dicts are assembled.
 
-    NumPy's own functions are not called with what the file says: the few names that its pickles use, of
-    NumPy 1 and 2, stand for functions of ours, which take plain numbers only, and only as many as there are.
+    NumPy's functions are not called with values from the file: the few names in pickles of NumPy 1 and 2 are
+    mapped to functions of ours, which accept only plain numbers, and only as many as the file has.
 
     Raises
     ------
-    pickle.UnpicklingError: it asks for something else. A damaged pickle can raise nearly any other error.
+    pickle.UnpicklingError: it requests anything else. A damaged pickle can raise nearly any other error.
     """
     return _plain(_Unpickler(data).load())
 
@@ -49,7 +49,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._allowed:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which arrays do not need")
+            raise pickle.UnpicklingError(f"it requests {module}.{name}, which arrays do not need")
         return self._allowed[module, name]
 
     def _ndarray(self, shape: Any, dtype: Any, buffer: Any) -> np.ndarray:
@@ -68,12 +68,12 @@ class _Unpickler(pickle.Unpickler):
         return _array((), dtype, buffer)[()]
 
     def _encode(self, text: Any, _: Any) -> bytes:
-        # How the oldest pickles hold bytes.
+        # The representation of bytes in the oldest pickles.
         return text.encode("latin-1")
 
 
 class _Array:
-    """An array whose shape and content are still to come."""
+    """An array whose shape and content follow later."""
 
     __slots__ = ("array",)
 
@@ -83,13 +83,13 @@ class _Array:
 
 
 class _Dtype:
-    """A type of plain numbers; its byte order is still to come."""
+    """A type of plain numbers; its byte order follows later."""
 
     __slots__ = ("dtype",)
 
     def __init__(self, name: Any) -> None:
         if not (isinstance(name, str) and PLAIN_DTYPE.fullmatch(name)):
-            raise pickle.UnpicklingError(f"it holds {str(name)[:40]!r}, not plain numbers")
+            raise pickle.UnpicklingError(f"it has {str(name)[:40]!r}, not plain numbers")
         self.dtype = np.dtype(name)
 
     def __setstate__(self, state: Any) -> None:
@@ -103,7 +103,7 @@ def _array(shape: Any, dtype: Any, buffer: Any, order: Any = "C") -> np.ndarray:
     if len(sizes) > MOST_DIMENSIONS or not all(type(size) is int and size >= 0 for size in sizes):
         raise pickle.UnpicklingError(f"{str(shape)[:40]} is not the shape of an array")
     if not isinstance(buffer, bytes | bytearray) or len(buffer) != math.prod(sizes) * kind.itemsize:
-        raise pickle.UnpicklingError(f"an array of shape {shape} does not have its bytes")
-    # A bytearray is not copied, and can be written to, as an array of a pickle can.
+        raise pickle.UnpicklingError(f"an array of shape {shape} has the wrong number of bytes")
+    # A bytearray is not copied, and the array is writable, as usual for pickles.
     content = buffer if isinstance(buffer, bytearray) else bytearray(buffer)
     return np.ndarray(sizes, kind, content, order=order)

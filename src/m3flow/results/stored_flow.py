@@ -178,7 +178,7 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
 
     A folder stands for the flow that is stored in it. Nothing is decoded.
 
-    Raises BadInput if it cannot be read, or is cut off.
+    Raises BadInput if it cannot be read, or is truncated.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""Whether a run's files are all there, whole, and made with the settings that are wanted; and their repair."""
+"""Verification that the files of a run exist, are complete, and were made with the expected settings."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from m3flow.videos.videolist import Video
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a run should have left for each video.
+    """The expected files of each video.
 
     Attributes
     ----------
     outputs: the output folder.
-    flow, trajectories: whether there should be flow files, and a trajectory file.
-    length: steps of a trajectory, which are in the file's name.
-    flow_settings, trajectory_settings: what the files should say of how they were made, as
-        `FlowSettings.identity` has it; keys that are absent are not compared.
-    limits: of decoding a flow file.
+    flow, trajectories: whether flow files, and a trajectory file, are expected.
+    length: steps of a trajectory, part of the file's name.
+    flow_settings, trajectory_settings: the settings expected in the files' provenance, as in
+        `FlowSettings.identity`; absent keys are not compared.
+    limits: on decoding a flow file.
     """
 
     outputs: Outputs
@@ -49,15 +49,15 @@ class Wanted:
 
 @dataclass
 class Verified:
-    """What is wrong with one video's files.
+    """The problems of one video's files.
 
     Attributes
     ----------
     video: its output name.
-    problems: a line each; none where all is well.
-    missing: whether all that is wrong is that files are not there.
-    remove: the files that must go so that the next run makes them again.
-    settings: how its files were made, as they say: `flow` and `trajectories`, as far as they are there.
+    problems: one line each; empty if all is well.
+    missing: whether missing files are the only problem.
+    remove: the files to remove so that the next run makes them again.
+    settings: from the files' provenance: `flow` and `trajectories`, if they exist.
     """
 
     video: str
@@ -73,7 +73,7 @@ class Verified:
 
 
 def verify_all(videos: Sequence[Video], wanted: Wanted, workers: int = 0) -> Iterator[Verified]:
-    """Check every video's files, side by side, as they are done."""
+    """Check the files of all videos in parallel; results come as they finish."""
     rejected = rejected_before(wanted.outputs)
 
     def work(decoder: Decoder, video: Video) -> Verified:
@@ -83,7 +83,7 @@ def verify_all(videos: Sequence[Video], wanted: Wanted, workers: int = 0) -> Ite
 
 
 class Mixture:
-    """Counts the settings of videos, to name those that are not the same in all of them."""
+    """Counts the settings of videos, to report those that differ."""
 
     def __init__(self) -> None:
         self._values: dict[str, Counter[str]] = {}
@@ -98,7 +98,7 @@ class Mixture:
                     counts[str(one)] += 1
 
     def lines(self) -> list[str]:
-        """Such as "flow.estimator: farneback in 3, dis in 2"."""
+        """Lines such as "flow.estimator: farneback in 3, dis in 2"."""
         return [
             f"{name}: "
             + ", ".join(
@@ -111,19 +111,19 @@ class Mixture:
 
 
 def rejected_before(outputs: Outputs) -> dict[str, str]:
-    """The reason of each video that was rejected, and not made since."""
+    """The reasons of the videos that were rejected, and not made since."""
     reasons: dict[str, str] = {}
     for record in read_records(record_files(outputs.records)):
         if record.status in ("done", "kept"):
             reasons.pop(record.video, None)
         if record.status == "rejected":
-            # The first says why; later ones only that what it would have made is not there.
+            # The first has the cause; later ones only report missing inputs.
             reasons.setdefault(record.video, record.reason)
     return reasons
 
 
 def verify(decoder: Decoder, video: Video, wanted: Wanted, rejected: str = "") -> Verified:
-    """Check one video's files; `rejected` is the reason for which a run could not make them."""
+    """Check one video's files; `rejected` is the reason why a run could not make them."""
     found = Verified(video.name)
     source = _source_now(video)
     made: dict[str, Any] = {}
@@ -137,7 +137,7 @@ def verify(decoder: Decoder, video: Video, wanted: Wanted, rejected: str = "") -
 
 
 def _source_now(video: Video) -> dict[str, Any]:
-    """The identity of the video as it is now; {} where it is gone: its results may well outlive it."""
+    """The current fingerprint of the video; {} if it was deleted: its results may outlive it."""
     try:
         return identity(video.source)
     except (BadInput, OSError):
@@ -149,7 +149,7 @@ def _missing(found: Verified, path: Path) -> None:
 
 
 def _verify_flow(decoder: Decoder, wanted: Wanted, source: dict[str, Any], found: Verified) -> dict[str, Any]:
-    """Check the stored flow; returns what it says of how it was made."""
+    """Check the stored flow; returns its provenance."""
     folder = wanted.outputs.flow(found.video)
     says = wanted.flow_settings
     form = form_of(says) if "codec" in says or "store" in says else form_in(folder)
@@ -166,7 +166,7 @@ def _verify_flow(decoder: Decoder, wanted: Wanted, source: dict[str, Any], found
             found.wrong(str(error), *there)
     if len(made) < len(paths):
         if made and not found.remove:
-            # One without the other is of no use, and would be taken for the rest of a run.
+            # One without the other is useless, and would look like part of a run in progress.
             found.remove += there
         return {}
     first, *others = made
@@ -180,10 +180,10 @@ def _verify_flow(decoder: Decoder, wanted: Wanted, source: dict[str, Any], found
 
 
 def _readable_flow(decoder: Decoder, form: Form, path: Path) -> dict[str, Any]:
-    """What a flow file says of itself; raises BadInput unless it holds all that it says."""
+    """The provenance of a flow file; raises BadInput unless the content matches it."""
     made = form.made(path)
     if not made:
-        raise BadInput(f"{path}: does not say how it was made")
+        raise BadInput(f"{path}: has no provenance")
     about, settings = made.get("source", {}), made.get("settings", {})
     contents = form.check(path, made, decoder)
     expected = about.get("frames", 0) - settings.get("step", 1)
@@ -209,7 +209,7 @@ def _verify_trajectories(
         return
     made = trajectories.made
     if not made:
-        found.wrong(f"{path}: does not say how it was made", path)
+        found.wrong(f"{path}: has no provenance", path)
         return
     found.settings["trajectories"] = made.get("settings", {})
     problems = _differences(
@@ -219,41 +219,41 @@ def _verify_trajectories(
         problems += _differences({"settings": made["flow"], "source": source}, wanted.flow_settings, source)
     if flow_made and made.get("flow"):
         if made["flow"] != flow_made.get("settings"):
-            problems.append("made from flow with other settings than the flow that is there")
+            problems.append("made from flow with other settings than the stored flow")
         elif not same_source(made, flow_made.get("source", {})):
-            problems.append("made from another video than the flow that is there")
+            problems.append("made from another video than the stored flow")
     feat, inside = trajectories.traj_feat, trajectories.traj_type
     shape = _expected_shape(made)
     if feat.dtype != np.int8 or inside.dtype != np.uint8:
-        problems.append(f"holds {feat.dtype} and {inside.dtype} where int8 and uint8 are meant")
+        problems.append(f"has {feat.dtype} and {inside.dtype} instead of int8 and uint8")
     elif feat.shape != shape:
-        problems.append(f"traj_feat is {list(feat.shape)} where {list(shape)} is meant")
+        problems.append(f"traj_feat is {list(feat.shape)} instead of {list(shape)}")
     elif feat.size and (max(-int(feat.min()), int(feat.max())) > LARGEST or int(inside.max()) > 1):
-        problems.append("holds values that no trajectory has")
+        problems.append("has values out of range")
     problems += _arrays_missing(trajectories)
     for problem in problems:
         found.wrong(f"{path}: {problem}", path)
 
 
 def _arrays_missing(trajectories: Trajectories) -> list[str]:
-    """The arrays that the file's settings speak of and that are not there as they should be, a line each."""
+    """Arrays that the file's settings require and that are missing or of the wrong type, one line each."""
     settings = trajectories.made.get("settings", {})
     meant = {
         "traj_conf": (trajectories.traj_conf, np.uint8, settings.get("confidence", "none") != "none"),
         "traj_fine": (trajectories.traj_fine, np.int16, settings.get("fine", False)),
     }
     return [
-        f"has no {name} of {np.dtype(dtype)}, which its settings ask for"
+        f"has no {name} of {np.dtype(dtype)}, which its settings require"
         for name, (array, dtype, wanted) in meant.items()
         if wanted and (array is None or array.dtype != dtype)
     ]
 
 
 def _expected_shape(made: dict[str, Any]) -> tuple[int, int, int, int]:
-    """The shape of traj_feat by what the file says of its settings and its video."""
+    """The shape of traj_feat according to the settings and the video in the file's provenance."""
     settings, about = made.get("settings", {}), made.get("source", {})
     length, step = settings.get("length", 0), _step(made)
-    # The codec's motion vectors have a window at every frame, as trajs_dense has.
+    # The codec's motion vectors have a window at every frame, like trajs_dense.
     job = "trajs" if settings.get("job") == "trajs" else "trajs_dense"
     windows = len(window_starts(about.get("frames", 0) - step, length, job, step))
     return 2 * length, windows, about.get("height", 0) // GRID, about.get("width", 0) // GRID
@@ -265,7 +265,7 @@ def _step(made: dict[str, Any]) -> int:
 
 
 def _differences(made: dict[str, Any], wanted: dict[str, Any], source: dict[str, Any]) -> list[str]:
-    """How a file was made otherwise than wanted, a line each."""
+    """Differences between a file's provenance and the expected settings and source, one line each."""
     settings = made.get("settings", {})
     problems = []
     for key, value in wanted.items():
@@ -276,7 +276,7 @@ def _differences(made: dict[str, Any], wanted: dict[str, Any], source: dict[str,
             else stored == value
         )
         if not same:
-            problems.append(f"made with {key} {stored!r}, wanted is {value!r}")
+            problems.append(f"made with {key} {stored!r}, expected {value!r}")
     if source and not same_source(made, source):
-        problems.append("made from another video than the one that is there now")
+        problems.append("made from another video than the current one")
     return problems

@@ -215,7 +215,7 @@ class TestRejected:
     def test_a_truncated_image(self, tmp_path: Path) -> None:
         path = self.folder(tmp_path) / "flow_x_00002.jpg"
         path.write_bytes(path.read_bytes()[:-60])
-        self.refused(tmp_path, "frame 2 cannot be read .the image is cut off")
+        self.refused(tmp_path, "frame 2 cannot be read .the image is truncated")
 
     def test_an_empty_image(self, tmp_path: Path) -> None:
         (self.folder(tmp_path) / "flow_x_00002.jpg").write_bytes(b"")

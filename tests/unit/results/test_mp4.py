@@ -243,7 +243,7 @@ class TestDamage:
         folder = write(tmp_path / "flow", all_levels(16, 24, 5), "mpeg4")
         for other in (all_levels(16, 24, 4), all_levels(24, 16, 5)):
             shutil.copy(write(tmp_path / "other", other, "mpeg4") / "y.mp4", folder)
-            with pytest.raises(BadInput, match="do not hold the same frames"):
+            with pytest.raises(BadInput, match="do not have the same frames"):
                 load_flow(folder)
 
     def test_a_file_that_is_no_video(self, tmp_path: Path) -> None:

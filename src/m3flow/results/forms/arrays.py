@@ -92,9 +92,7 @@ class ArrayForm(Form):
         try:
             with self._open(path) as file:
                 if len(file.shape) != 4 or file.shape[1] != 2:
-                    raise BadInput(
-                        f"{path}: holds flow of shape {list(file.shape)} where [T, 2, H, W] is meant"
-                    )
+                    raise BadInput(f"{path}: has flow of shape {list(file.shape)}, expected [T, 2, H, W]")
                 yield file
         except UNREADABLE as error:
             raise BadInput(f"{path}: not a readable flow file ({error})") from error

@@ -280,7 +280,7 @@ def _array(place: Path, flow: Any, bound: Any) -> Frames:
     """Flow in one array, [T, 2, H, W] or [T, H, W, 2]."""
     shape = tuple(flow.shape)
     if len(shape) != 4 or 2 not in (shape[1], shape[3]):
-        raise BadInput(f"{place}: flow of shape {list(shape)} where [T, 2, H, W] or [T, H, W, 2] is meant")
+        raise BadInput(f"{place}: flow of shape {list(shape)}, expected [T, 2, H, W] or [T, H, W, 2]")
     last = shape[1] != 2
     return Frames(
         shape[0],

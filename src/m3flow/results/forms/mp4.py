@@ -30,26 +30,26 @@ from m3flow.results.forms.base import (
 )
 from m3flow.results.quantisation import Scale
 
-# PyAV is imported where a file is opened, so that runs without flow files do without it.
+# PyAV is imported when a file is opened, so that runs without flow files do not need it.
 if TYPE_CHECKING:
     import av
 
     from m3flow.videos.decoder import Decoder
 
 COMPONENTS = ("x", "y")
-# Packets wait here until the file's tags are known; a long film spills to the disk.
+# Packets are spooled until the file's tags are known; long videos spill to disk.
 SPOOL_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Codec:
-    """How a component is encoded.
+    """Encoding of a component.
 
     Attributes
     ----------
     encoder, pix_fmt, options: as FFmpeg names them.
-    quantiser: fixed; None where the encoder chooses.
-    key_frames: the distance of two key frames; None where the encoder chooses.
+    quantiser: fixed; None if the encoder chooses.
+    key_frames: the key frame interval; None if the encoder chooses.
     scale: of the levels, see `m3flow.results.quantisation`.
     """
 
@@ -61,9 +61,9 @@ class Codec:
     scale: Scale = "linear"
 
 
-# MPEG-4: predicted frames keep the error of the frames before them in place, where it adds up along a trajectory;
-# key frames alone do not, and cost less time. Up to a quantiser of 4 a block's mean is stored in whole levels, so
-# that what stands still is exactly still. x264: B-frames and later presets save little here for their time. The
+# MPEG-4: predicted frames inherit the error of the frames before them, which accumulates along a trajectory; key
+# frames do not, and take less time. Up to a quantiser of 4 a block's mean is stored in whole levels, so that still
+# areas are exactly still. x264: B-frames and slower presets save little here for their time. The
 # fastest preset is lossless too, and a tenth to a fifth larger. Figures: docs/formats.md.
 CODECS: dict[str, Codec] = {
     "mpeg4": Codec(encoder="mpeg4", pix_fmt="yuv420p", quantiser=4, key_frames=1),
@@ -113,7 +113,7 @@ class Mp4(Form):
             while piece := list(islice(pairs, PIECE_FRAMES)):
                 yield np.asarray(piece)
         except ValueError as error:
-            raise BadInput(f"{folder}: x.mp4 and y.mp4 do not hold the same frames") from error
+            raise BadInput(f"{folder}: x.mp4 and y.mp4 do not have the same frames") from error
 
     def check(self, path: Path, made: dict[str, Any], decoder: Decoder) -> Contents:
         if "packets" in made and made["packets"] != packet_digest(path):
@@ -156,7 +156,7 @@ class Mp4Writer(FlowWriter):
 
 
 class _Encoder:
-    """One component, encoded into a spool; its tags are written when it is saved, when all is known."""
+    """One component, encoded into a spool; its tags are written when it is saved."""
 
     def __init__(self, codec: str, rate: Fraction, width: int, height: int) -> None:
         import av
@@ -169,14 +169,14 @@ class _Encoder:
         stream.width, stream.height, stream.pix_fmt = width, height, settings.pix_fmt
         context = stream.codec_context
         context.options = {**settings.options}
-        # Videos are processed side by side; threads inside one small frame only cost.
+        # Videos are processed in parallel; threads within one small frame would only add overhead.
         context.thread_count = 1
         if settings.quantiser:
             context.qmin = context.qmax = settings.quantiser
         if settings.key_frames:
             context.gop_size = settings.key_frames
-        # Full range, said in the stream and in the container: without all four tags the container does not
-        # carry the range, and readers stretch the levels by up to 20.
+        # Full range, signalled in the stream and the container: without all four tags the container loses the
+        # range, and readers stretch the levels by up to 20.
         context.color_range = ColorRange.JPEG
         context.color_primaries = ColorPrimaries.BT709
         context.color_trc = ColorTrc.BT709
@@ -215,7 +215,7 @@ class _Encoder:
 
 
 def _location(path: Path | str) -> str:
-    # FFmpeg takes "a:b" for a protocol; an absolute path is always a file.
+    # FFmpeg interprets "a:b" as a protocol; an absolute path is always a file.
     return str(Path(path).absolute())
 
 
@@ -230,9 +230,9 @@ def _digest(file: str | IO[bytes]) -> str:
 
 
 def packet_digest(path: Path | str) -> str:
-    """The hash of a flow file's encoded frames, which its provenance has as "packets"; without decoding.
+    """The hash of a flow file's encoded frames ("packets" in its provenance), without decoding.
 
-    It tells of a single wrong byte, which a decoder would make into motion that never was.
+    It detects a single wrong byte, which a decoder would turn into spurious motion.
 
     Raises BadInput if the file cannot be opened as a video.
     """
@@ -260,9 +260,9 @@ def _video_frame(plane: np.ndarray, width: int, height: int, pix_fmt: str) -> av
 
 
 def read_levels(path: Path | str, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-    """Frames `start` to `stop` (not included; None: the end) of one component: uint8 [H, W] levels, in order.
+    """Frames `start` to `stop` (exclusive; None: the end) of one component: uint8 [H, W] levels, in order.
 
-    Decoding begins at the last key frame before `start`.
+    Decoding starts at the last key frame before `start`.
 
     Raises BadInput if the file is not a video or ends early.
     """
@@ -274,7 +274,7 @@ def read_levels(path: Path | str, start: int = 0, stop: int | None = None) -> It
         with av.open(_location(path), metadata_errors="replace") as container:
             stream = container.streams.video[0]
             if stream.codec_context is None:
-                raise BadInput(f"{path}: not a readable flow file (no codec that is known)")
+                raise BadInput(f"{path}: not a readable flow file (unknown codec)")
             stream.codec_context.thread_count = 1
             for number, frame in _numbered(container, stream, start):
                 if stop is not None and number >= stop:
@@ -292,9 +292,9 @@ def read_levels(path: Path | str, start: int = 0, stop: int | None = None) -> It
 def _numbered(
     container: av.container.InputContainer, stream: av.VideoStream, start: int
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(number, frame) from frame `start` or a little before it on."""
+    """(number, frame), beginning at or shortly before frame `start`."""
     first = 0
-    # The frames of these files are evenly spaced, so that a time is a number.
+    # The frames of these files are evenly spaced, so timestamps give frame numbers.
     spacing = (
         1 / (stream.average_rate * stream.time_base) if stream.average_rate and stream.time_base else None
     )
@@ -314,16 +314,16 @@ def _luma(frame: av.VideoFrame) -> np.ndarray:
     from av.video.reformatter import ColorRange
 
     if frame.color_range != ColorRange.JPEG:
-        # Not one of ours: OpenCV's writer stores limited range, which the conversion to grey stretches back.
+        # Not our file: OpenCV's writer stores limited range, which the conversion to grey stretches back.
         return frame.to_ndarray(format="gray")
     plane = frame.planes[0]
     return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : frame.width]
 
 
 def read_comment(path: Path | str) -> dict[str, Any]:
-    """What a flow file says of itself, without decoding it; {} for a file that we did not write.
+    """The provenance of a flow file, without decoding it; {} for a file of another program.
 
-    Raises BadInput if the file cannot be opened as a video, or is cut off.
+    Raises BadInput if the file cannot be opened as a video, or is truncated.
     """
     import av
 
@@ -341,9 +341,9 @@ def read_comment(path: Path | str) -> dict[str, Any]:
 
 
 def _refuse_cut_off(path: Path | str) -> None:
-    """Raises BadInput where a box of the MP4 file goes on behind its end.
+    """Raises BadInput if a box of the MP4 file extends beyond its end.
 
-    A decoder does not mind when only the tags at the end are missing; the bound is in them.
+    A decoder does not notice if only the tags at the end are missing, but the bound is in them.
     """
     with Path(path).open("rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -352,10 +352,10 @@ def _refuse_cut_off(path: Path | str) -> None:
             file.seek(box)
             header = file.read(16)
             length = int.from_bytes(header[:4])
-            if length == 1:  # the length stands behind the box's name, in 64 bits
+            if length == 1:  # a 64-bit length follows the box's name
                 length = int.from_bytes(header[8:16])
             if length < 8:
-                return  # up to the end of the file, or no MP4
+                return  # up to the end of the file, or not an MP4
             box += length
     if box > size:
-        raise BadInput(f"{path}: the file is cut off")
+        raise BadInput(f"{path}: the file is truncated")
