@@ -38,6 +38,7 @@ from m3flow.scoring.scenes import make_scene
 from m3flow.settings import FlowSettings
 from m3flow.trajectories.tracking import track
 from m3flow.videos.frames import Frames
+from m3flow.videos.resize import Resize
 from real_clips import add_clips, chosen_clips
 
 RESULTS = Path(__file__).parent / "results"
@@ -79,7 +80,7 @@ Storing = Callable[[np.ndarray, Path], tuple[np.ndarray, int, float]]
 
 def real_flow(clip: Path) -> np.ndarray:
     """float32 [T, 2, H, W] of the first frames."""
-    frames = [frame for frame, _ in zip(Frames(clip, short_side=240), range(FRAMES), strict=False)]
+    frames = [frame for frame, _ in zip(Frames(clip, Resize(240)), range(FRAMES), strict=False)]
     return np.asarray(estimator("dis", backend="opencv").sequence(np.stack(frames)))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
 
 from m3flow.errors import UsageError
 from m3flow.validation import number, problems_of, refuse, shown
+from m3flow.videos.resize import Resize
 
 # Written into the files with the settings. A release whose results differ under the same settings increments the
 # number: results of the earlier number are then made again.
@@ -43,12 +45,18 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """Settings that one name stands for."""
 
+SIZE = re.compile(r"(1[6-9]|[2-9]\d|\d{3,4})x(1[6-9]|[2-9]\d|\d{3,4})")
 IMAGE_STORES = ("jpg", "png", "flo")
 
 FLOW_BACK_NOT_STORED = (
     "confidence forward-backward needs backward flow, which is not stored: make flow and trajectories in one "
     "pass (shard.one_pass), or use photometric"
 )
+
+
+def resize_of(identity: dict[str, Any]) -> Resize:
+    """The resize of flow with these settings (`FlowSettings.identity`)."""
+    return Resize(**{key: identity[key] for key in ("short_side", "long_side", "size") if key in identity})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +77,8 @@ class FlowSettings:
     store: the form in which flow is stored (see `m3flow.results.forms`); `codec` applies to mp4 alone.
     zip: jpg, png and flo in one zip archive per video instead of a folder.
     values: of npz and h5: "float16" pixels or "uint8" levels.
-    short_side: the short side, in pixels, to which frames are resized before flow; 0 keeps their size.
+    short_side, long_side: the side, in pixels, to which frames are resized before flow; 0 keeps their size.
+    size: the width and height to which they are resized, as "340x256"; "" keeps their size.
     """
 
     estimator: str = "dis"
@@ -85,6 +94,8 @@ class FlowSettings:
     zip: bool = False
     values: Values = "float16"
     short_side: int = number(0, least=16, zero=True)
+    long_side: int = number(0, least=16, zero=True)
+    size: str = ""
 
     def __post_init__(self) -> None:
         from m3flow.flow import ESTIMATORS
@@ -99,11 +110,20 @@ class FlowSettings:
                     ESTIMATORS[self.estimator].parameters.of(self.estimator, self.parameters)
                 except UsageError as error:
                     problems += [("parameters", f": {line}") for line in str(error).splitlines()]
+        if self.size and not SIZE.fullmatch(str(self.size)):
+            problems.append(("size", f" is {shown(self.size)}; it must be like 340x256, 16 pixels or more"))
+        if sum(map(bool, (self.short_side, self.long_side, self.size))) > 1:
+            problems.append(("size", ": only one of short_side, long_side and size can be set"))
         if self.zip is True and self.store not in IMAGE_STORES:
             problems.append(("zip", f" is true, which needs store jpg, png or flo, not {self.store}"))
         if self.store == "h5" and find_spec("h5py") is None:
             problems.append(("store", " is h5, which needs h5py: pip install m3flow[h5]"))
         refuse(problems)
+
+    @property
+    def resize(self) -> Resize:
+        """The size to which frames are resized."""
+        return Resize(self.short_side, self.long_side, self.size)
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the content of the flow files, as JSON values; equal for equal results.
@@ -121,8 +141,9 @@ class FlowSettings:
             values["scheme"] = ""
             del values["camera_confidence"]
         del values["store" if self.store == "mp4" else "codec"]
-        if not self.zip:
-            del values["zip"]
+        for key in ("zip", "long_side", "size"):
+            if not values[key]:
+                del values[key]
         if self.store not in ("npz", "h5"):
             del values["values"]
         return {**values, "version": FLOW_VERSION}

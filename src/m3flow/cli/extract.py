@@ -95,6 +95,10 @@ def flow(
     short_side: Annotated[
         int, typer.Option(help="Resize frames to this short side in pixels first; 0 keeps their size.")
     ] = 0,
+    long_side: Annotated[
+        int, typer.Option(help="Resize frames to this long side in pixels first; 0 keeps their size.")
+    ] = 0,
+    size: Annotated[str, typer.Option(help="Resize frames to this size first, such as 340x256.")] = "",
     parts: Parts = 3,
     exclude: Exclude = None,
     limit: LimitPairs = None,
@@ -127,6 +131,8 @@ def flow(
         "flow.zip": zipped,
         "flow.values": values,
         "flow.short_side": short_side,
+        "flow.long_side": long_side,
+        "flow.size": size,
         "run.backend": backend,
         "run.device": device,
         "run.batch": batch,

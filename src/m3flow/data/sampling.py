@@ -9,7 +9,7 @@ import torch
 
 from m3flow.errors import BadInput, UsageError
 from m3flow.trajectories.tracking import GRID
-from m3flow.videos.frames import colour_frames, resize
+from m3flow.videos.frames import colour_frames, resized
 from m3flow.videos.videolist import Video
 
 
@@ -118,7 +118,7 @@ def read_frames(source: str, numbers: list[int], size: tuple[int, int]) -> np.nd
     BadInput: the video is missing, or not one of the frames can be decoded.
     """
     height, width = size
-    pictures = [resize(picture, width, height) for picture in colour_frames(source, numbers)]
+    pictures = [resized(picture, width, height) for picture in colour_frames(source, numbers)]
     if not pictures:
         raise BadInput(f"{source}: frame {numbers[0]} cannot be decoded")
     pictures += pictures[-1:] * (len(numbers) - len(pictures))

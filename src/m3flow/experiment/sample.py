@@ -9,6 +9,7 @@ import numpy as np
 
 from m3flow.errors import BadInput
 from m3flow.experiment.config import Experiment
+from m3flow.videos.resize import KEPT, Resize
 
 SAMPLE = 64
 HEADER_SECONDS = 20.0
@@ -33,7 +34,7 @@ class Sample:
 
 def sample(experiment: Experiment, count: int = SAMPLE) -> Sample:
     """Sample the headers of a few videos, spread over the list."""
-    return of_headers(headers(experiment.videos.sample(count)), experiment.flow.short_side)
+    return of_headers(headers(experiment.videos.sample(count)), experiment.flow.resize)
 
 
 def headers(sources: Sequence[str]) -> list[tuple[int, int, int] | None]:
@@ -66,13 +67,11 @@ def _header(source: str) -> tuple[int, int, int] | None:
     return info.claimed, info.width, info.height
 
 
-def of_headers(found: Sequence[tuple[int, int, int] | None], short_side: int = 0) -> Sample:
-    """The statistics of some videos' headers; sizes are those after the resize to `short_side`."""
+def of_headers(found: Sequence[tuple[int, int, int] | None], resize: Resize = KEPT) -> Sample:
+    """The statistics of some videos' headers; sizes are those after the `resize`."""
     usable = np.array([header for header in found if header], np.float64).reshape(-1, 3)
     if not len(usable):
         return Sample(len(found), 1.0 if found else 0.0, 0.0, 0.0, 0.0)
     frames, (width, height) = usable[:, 0].mean(), np.median(usable[:, 1:], axis=0)
-    if short_side:
-        scale = short_side / min(width, height)
-        width, height = width * scale, height * scale
+    width, height = resize.of(width, height)
     return Sample(len(found), 1 - len(usable) / len(found), float(frames), float(width), float(height))

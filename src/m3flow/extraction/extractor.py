@@ -169,7 +169,7 @@ class Extractor:
             return None
         task = self._planner.task(video)
         if isinstance(task, FrameTask):
-            self._decoder.expect(video.source, task.flow.short_side, colour=self._colour)
+            self._decoder.expect(video.source, task.flow.resize, colour=self._colour)
         return task
 
     def _do(self, task: VideoTask, batches: VideoBatches, completion: _Completion) -> None:
@@ -191,14 +191,14 @@ class Extractor:
         if self._confidence == "none":
             yield from task.flow.pieces()
             return
-        decoded = self._decoder.open(task.video.source, task.flow.short_side)
+        decoded = self._decoder.open(task.video.source, task.flow.resize)
         with closing(decoded.blocks) as blocks:
             yield from with_frames(task.flow.pieces(), blocks, task.flow.step)
 
     def _compute(self, task: FrameTask, batches: VideoBatches, completion: _Completion) -> None:
         """Compute the motion of a video; the last pairs of a short one may be computed with the next video."""
         with task.attributed():
-            decoded = self._decoder.open(task.video.source, task.flow.short_side, colour=self._colour)
+            decoded = self._decoder.open(task.video.source, task.flow.resize, colour=self._colour)
             task.open(decoded)
             info = decoded.info
             batch = self._batch_size(info.height, info.width)

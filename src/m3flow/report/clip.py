@@ -20,7 +20,7 @@ from m3flow.results.forms import form_in, quantisation_of
 from m3flow.results.homographies import homographies_of
 from m3flow.results.stored_flow import StoredFlow, stored_flow
 from m3flow.results.trajectoryfile import Trajectories, load_trajectories
-from m3flow.settings import FlowSettings
+from m3flow.settings import FlowSettings, resize_of
 from m3flow.trajectories.confidence import RELIABLE
 from m3flow.trajectories.tracking import GRID, track, window_starts
 from m3flow.videos.frames import DEFAULT_RATE, Frames, colour_frames
@@ -145,7 +145,7 @@ class Clip(ABC):
         """These frames in colour; none if the video is not available."""
         if not self.video.source:
             return
-        yield from colour_frames(self.video.source, numbers, int(self.settings.get("short_side", 0)))
+        yield from colour_frames(self.video.source, numbers, resize_of(self.settings))
 
 
 class StoredClip(Clip):
@@ -225,7 +225,7 @@ class ComputedClip(Clip):
     def __init__(self, video: Video, motion: MotionEstimator, flow: FlowSettings, length: int) -> None:
         super().__init__(video, flow.identity(), length)
         self._motion, self._flow_settings = motion, flow
-        frames = Frames(video.source, flow.short_side, colour=motion.estimator.colour)
+        frames = Frames(video.source, flow.resize, colour=motion.estimator.colour)
         self.rate = frames.info.rate
         # The header's frame count is often wrong.
         decoded, self._decisions = _decisions(motion, frames, flow.step)
@@ -238,7 +238,7 @@ class ComputedClip(Clip):
         flow = self._flow_settings
         earlier: deque[np.ndarray] = deque(maxlen=flow.step + 1)
         for last, frame in enumerate(
-            Frames(self.video.source, flow.short_side, colour=self._motion.estimator.colour)
+            Frames(self.video.source, flow.resize, colour=self._motion.estimator.colour)
         ):
             earlier.append(frame)
             number = last - flow.step

@@ -17,8 +17,10 @@ from m3flow.results.forms.existing import existing, fingerprint
 from m3flow.results.homographies import camera_from
 from m3flow.results.provenance import same_source, source_text
 from m3flow.results.quantisation import DEFAULT_BOUND, Piece, Quantisation
+from m3flow.settings import resize_of
 from m3flow.version import __version__
 from m3flow.videos.identity import identity
+from m3flow.videos.resize import Resize
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class StoredFlow:
         return int(self._stated("step", 1))
 
     @property
-    def short_side(self) -> int:
-        return int(self.settings.get("short_side", 0))
+    def resize(self) -> Resize:
+        return resize_of(self.settings)
 
     def _stated(self, key: str, default: float) -> float:
         """A setting; for existing flow, values in its files take precedence over given ones."""

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Generator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -23,6 +23,7 @@ from m3flow.errors import BadInput
 from m3flow.validation import number, problems_of, refuse
 from m3flow.videos.decoder_process import COUNT
 from m3flow.videos.frames import VideoInfo
+from m3flow.videos.resize import KEPT, Resize
 
 PIPE_BYTES = 2**20
 # Signals raised by a crash of the decoder itself; SIGKILL comes from outside (the kernel's out-of-memory killer).
@@ -50,8 +51,8 @@ class Limits:
         refuse(problems_of(self))
 
 
-def _request(path: str, short_side: int, colour: bool) -> bytes:
-    return json.dumps({"path": path, "short_side": short_side, "colour": colour}).encode() + b"\n"
+def _request(path: str, resize: Resize, colour: bool) -> bytes:
+    return json.dumps({"path": path, "resize": asdict(resize), "colour": colour}).encode() + b"\n"
 
 
 def shortfall(frames: int, claimed: int) -> str:
@@ -141,18 +142,18 @@ class Decoder:
             # A larger pipe lets the decoder run ahead; if the system refuses it, the default size works too.
             fcntl.fcntl(self._pipe(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
-    def expect(self, path: str, short_side: int = 0, *, colour: bool = False) -> None:
+    def expect(self, path: str, resize: Resize = KEPT, *, colour: bool = False) -> None:
         """Prefetch a video: the process decodes it after the ones before; `open` it next."""
         self.start()
         with suppress(BrokenPipeError):  # `open` reports it
-            self._send_request(_request(path, short_side, colour))
+            self._send_request(_request(path, resize, colour))
 
-    def open(self, path: str, short_side: int = 0, *, colour: bool = False) -> Decoded:
+    def open(self, path: str, resize: Resize = KEPT, *, colour: bool = False) -> Decoded:
         """Start decoding a video; see `m3flow.videos.frames.Frames` for the frames and the errors.
 
         A previous video that was not read to its end is abandoned.
         """
-        request = _request(path, short_side, colour)
+        request = _request(path, resize, colour)
         if self._is_decoding or (self._requested and self._requested[0] != request):
             self.close()
         self.start()

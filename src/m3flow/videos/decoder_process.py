@@ -61,15 +61,16 @@ def main() -> None:
 
 
 def answer(request: dict[str, Any], out: int) -> None:
-    """Decode the video of a request (`path`, `short_side`, `colour`) into the open file `out`."""
+    """Decode the video of a request (`path`, `resize`, `colour`) into the open file `out`."""
     import cv2
 
     from m3flow.videos.frames import Frames
+    from m3flow.videos.resize import Resize
 
     unusable = (BadInput, cv2.error, MemoryError, OSError)
     began = time.perf_counter()
     try:
-        frames = Frames(request["path"], request["short_side"], colour=request["colour"])
+        frames = Frames(request["path"], Resize(**request["resize"]), colour=request["colour"])
     except unusable as error:
         return _send_message(out, {"rejected": _reason(error)})
     _send_message(out, {"info": asdict(frames.info) | {"rate": str(frames.info.rate)}})

@@ -14,6 +14,7 @@ import numpy as np
 
 from m3flow.errors import BadInput
 from m3flow.videos.identity import image_names
+from m3flow.videos.resize import KEPT, Resize
 
 DEFAULT_RATE = Fraction(25)
 # The MPEG-4 time base has 16 bits.
@@ -51,10 +52,9 @@ class Frames:
     BadInput: the file is missing, is not a video, or none of its frames decodes (when opened).
     """
 
-    def __init__(self, path: str | Path, short_side: int = 0, *, colour: bool = False) -> None:
+    def __init__(self, path: str | Path, resize: Resize = KEPT, *, colour: bool = False) -> None:
         path = os.fspath(path)
         _refuse_missing(path)
-        self._short_side = short_side
         if Path(path).is_dir():
             frames, rate, claimed, codec, rotation = _image_folder(Path(path), colour)
         else:
@@ -66,7 +66,7 @@ class Frames:
             )
         self._rest = frames
         height, width = self._first.shape[:2]
-        self._size = _resized(width, height, short_side)
+        self._size = resize.of(width, height)
         self._same_size = (height, width)
         self.info = VideoInfo(*self._size, rate, claimed, codec, rotation)
 
@@ -79,10 +79,10 @@ class Frames:
 
     def _resize(self, frame: np.ndarray) -> np.ndarray:
         # A stream may change its frame size; later frames are resized to the size of the first.
-        return resize(frame, *self._size)
+        return resized(frame, *self._size)
 
 
-def colour_frames(path: str | Path, numbers: Collection[int], short_side: int = 0) -> Iterator[np.ndarray]:
+def colour_frames(path: str | Path, numbers: Collection[int], resize: Resize = KEPT) -> Iterator[np.ndarray]:
     """Some frames of a video in colour, in ascending order: uint8 [H, W, 3], RGB.
 
     Frames are numbered from 0 as in `Frames`, by decoding from the start: seeking is inaccurate in many
@@ -91,7 +91,7 @@ def colour_frames(path: str | Path, numbers: Collection[int], short_side: int = 
     Parameters
     ----------
     numbers: frame numbers; those beyond the end are skipped.
-    short_side: the short side, in pixels, to which frames are resized; 0 keeps their size.
+    resize: the size to which frames are resized.
 
     Raises
     ------
@@ -103,10 +103,10 @@ def colour_frames(path: str | Path, numbers: Collection[int], short_side: int = 
     pictures = _chosen_images(Path(path), chosen) if Path(path).is_dir() else _chosen_frames(path, chosen)
     for picture in pictures:
         height, width = picture.shape[:2]
-        yield resize(picture, *_resized(width, height, short_side))
+        yield resized(picture, *resize.of(width, height))
 
 
-def resize(frame: np.ndarray, width: int, height: int) -> np.ndarray:
+def resized(frame: np.ndarray, width: int, height: int) -> np.ndarray:
     """A frame [H, W] or [H, W, 3] resized to a size in pixels: area averaging to shrink it, else bilinear."""
     if frame.shape[:2] == (height, width):
         return frame
@@ -117,13 +117,6 @@ def resize(frame: np.ndarray, width: int, height: int) -> np.ndarray:
 def _refuse_missing(path: str) -> None:
     if not Path(path).exists():
         raise BadInput(f"no such file: {path!r}")
-
-
-def _resized(width: int, height: int, short_side: int) -> tuple[int, int]:
-    if not short_side:
-        return width, height
-    scale = short_side / min(width, height)
-    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _video_file(path: str, colour: bool) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:

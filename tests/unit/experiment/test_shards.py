@@ -18,6 +18,7 @@ from m3flow.experiment.sample import of_headers, sample
 from m3flow.experiment.shards import Plan, make_plan, plan_of, shard_videos
 from m3flow.results.provenance import settings_digest, trajectory_digest
 from m3flow.results.records import Record, RecordFile
+from m3flow.videos.resize import Resize
 from m3flow.videos.videolist import VideoList
 from support.clips import clip
 
@@ -225,7 +226,7 @@ def test_time_limits_grow_with_each_attempt() -> None:
 
 
 def test_sizes_of_the_sample_are_those_after_the_resize() -> None:
-    seen = of_headers([(10, 320, 240), (20, 320, 240), None], short_side=120)
+    seen = of_headers([(10, 320, 240), (20, 320, 240), None], Resize(120))
     assert (seen.frames, seen.width, seen.height) == (15, 160, 120)
     assert seen.missing == pytest.approx(1 / 3)
 

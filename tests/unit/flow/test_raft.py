@@ -21,6 +21,7 @@ from m3flow.flow.base import in_grey
 from m3flow.layout import Outputs
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.decoder import Decoder
+from m3flow.videos.resize import Resize
 from m3flow.videos.videolist import Video
 
 UPDATES = 2
@@ -217,10 +218,10 @@ def test_grey_is_opencvs() -> None:
 def test_colour_frames_are_decoded(tmp_path: Path, short_side: int) -> None:
     read = colour_clip(tmp_path / "clip.mp4", real_frames(12, 96, 128))
     with Decoder() as decoder:
-        decoder.expect(str(tmp_path / "clip.mp4"), short_side, colour=True)
-        decoded = decoder.open(str(tmp_path / "clip.mp4"), short_side, colour=True)
+        decoder.expect(str(tmp_path / "clip.mp4"), Resize(short_side), colour=True)
+        decoded = decoder.open(str(tmp_path / "clip.mp4"), Resize(short_side), colour=True)
         frames = np.concatenate(list(decoded.blocks))
-        grey = np.concatenate(list(decoder.open(str(tmp_path / "clip.mp4"), short_side).blocks))
+        grey = np.concatenate(list(decoder.open(str(tmp_path / "clip.mp4"), Resize(short_side)).blocks))
     if short_side:
         assert frames.shape == (12, 64, 85, 3) and grey.shape == (12, 64, 85)
     else:

@@ -19,6 +19,7 @@ import pytest
 from m3flow.errors import BadInput, UsageError
 from m3flow.videos.decoder import Decoder, Limits
 from m3flow.videos.frames import Frames
+from m3flow.videos.resize import KEPT, Resize
 from support.clips import clip, image_folder, moving_texture, write_video
 
 
@@ -33,8 +34,8 @@ def pid(decoder: Decoder) -> int:
     return decoder._child.pid
 
 
-def everything(decoder: Decoder, path: Path, short_side: int = 0) -> np.ndarray:
-    return np.concatenate(list(decoder.open(str(path), short_side).blocks))
+def everything(decoder: Decoder, path: Path, resize: Resize = KEPT) -> np.ndarray:
+    return np.concatenate(list(decoder.open(str(path), resize).blocks))
 
 
 def stop(process: int) -> None:
@@ -55,8 +56,8 @@ class TestDelivery:
 
     def test_the_same_as_without_a_process(self, shared_decoder: Decoder, shared_data: Path) -> None:
         path = shared_data / "odd/nasa_13013_rotated.mp4"
-        frames = Frames(path, 100)
-        decoded = shared_decoder.open(str(path), 100)
+        frames = Frames(path, Resize(100))
+        decoded = shared_decoder.open(str(path), Resize(100))
         assert np.array_equal(np.concatenate(list(decoded.blocks)), np.stack(list(frames)))
         assert decoded.info == frames.info
 
@@ -122,7 +123,7 @@ class TestAhead:
             decoder.expect(str(other))
             decoder.expect(str(other))
             assert np.array_equal(everything(decoder, wanted), frames)
-            decoder.expect(str(other), 24)
+            decoder.expect(str(other), Resize(24))
             assert np.array_equal(everything(decoder, other), frames)
 
     def test_suspended_with_its_pipe_full_and_taken_up_again(self, tmp_path: Path) -> None:

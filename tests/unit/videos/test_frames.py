@@ -15,6 +15,7 @@ import pytest
 from m3flow.errors import BadInput
 from m3flow.videos.frames import Frames, colour_frames
 from m3flow.videos.identity import identity
+from m3flow.videos.resize import Resize
 from support.clips import image_folder, moving_texture, write_video
 
 
@@ -138,26 +139,29 @@ class TestImageFolders:
             Frames(tmp_path)
 
 
-class TestShortSide:
+class TestResize:
     @pytest.mark.parametrize(
-        ("size", "short_side", "expected"),
+        ("size", "resize", "expected"),
         [
-            ((48, 64), 24, (24, 32)),
-            ((64, 48), 24, (32, 24)),
-            ((48, 64), 0, (48, 64)),
-            ((33, 65), 32, (32, 63)),
+            ((48, 64), Resize(24), (24, 32)),
+            ((64, 48), Resize(24), (32, 24)),
+            ((48, 64), Resize(0), (48, 64)),
+            ((33, 65), Resize(32), (32, 63)),
+            ((48, 64), Resize(long_side=32), (24, 32)),
+            ((65, 33), Resize(long_side=130), (130, 66)),
+            ((48, 64), Resize(size="40x36"), (36, 40)),
         ],
     )
-    def test_the_short_side_is_exact_and_the_shape_kept(
-        self, tmp_path: Path, size: tuple[int, int], short_side: int, expected: tuple[int, int]
+    def test_sides_are_exact(
+        self, tmp_path: Path, size: tuple[int, int], resize: Resize, expected: tuple[int, int]
     ) -> None:
-        read = Frames(write_video(tmp_path / "a.mkv", moving_texture(4, *size)), short_side)
+        read = Frames(write_video(tmp_path / "a.mkv", moving_texture(4, *size)), resize)
         assert [frame.shape for frame in read] == [expected] * 4
         assert (read.info.height, read.info.width) == expected
 
     def test_it_is_the_mean_of_the_pixels_it_covers(self, tmp_path: Path) -> None:
         frames = moving_texture(2, 48, 64)
-        small = next(iter(Frames(write_video(tmp_path / "a.mkv", frames), 24)))
+        small = next(iter(Frames(write_video(tmp_path / "a.mkv", frames), Resize(24))))
         means = frames[0].reshape(24, 2, 32, 2).mean(axis=(1, 3))
         assert np.abs(small - means).max() <= 0.5
 
@@ -255,6 +259,6 @@ def test_colour_frames_are_those_that_reading_all_of_them_gives(tmp_path: Path) 
         (tmp_path / f"images/{number}.png").write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
     for source in (tmp_path / "a.mkv", tmp_path / "images"):
         np.testing.assert_array_equal(list(colour_frames(source, {4, 1, 9})), colours[[1, 4]])
-        assert [frame.shape for frame in colour_frames(source, [0], short_side=16)] == [(16, 24, 3)]
+        assert [frame.shape for frame in colour_frames(source, [0], Resize(16))] == [(16, 24, 3)]
     with pytest.raises(BadInput, match="no such file"):
         list(colour_frames(tmp_path / "gone.mkv", [0]))
