@@ -67,6 +67,7 @@ benchmarks: $(READY) demo ## measure this machine; results in benchmarks/results
 	$(BIN)/python benchmarks/codecs.py
 	$(BIN)/python benchmarks/flow.py
 	$(BIN)/python benchmarks/camera.py
+	$(BIN)/python benchmarks/camera_hunt.py
 	$(BIN)/python benchmarks/extract.py
 	$(BIN)/python benchmarks/grey.py
 	$(BIN)/python benchmarks/accuracy.py

@@ -135,9 +135,62 @@ def data_sets() -> str:
     return _table(head, rows) + f"\n\n{where}"
 
 
+CAMERA_COLUMNS = {
+    "pairs": {"ours": "ours", "ransac": "RANSAC", "original": "original"},
+    "sequences": {"ours": "ours", "each pair alone": "each pair alone", "ransac": "RANSAC"},
+}
+
+
+def camera_pairs() -> str:
+    return _camera_table("pairs")
+
+
+def camera_sequences() -> str:
+    return _camera_table("sequences")
+
+
+def _camera_table(what: str) -> str:
+    """Shares of the pairs of each kind, in percent: wrong / harmful / missed, by method."""
+    columns, shares = CAMERA_COLUMNS[what], {}
+    for row in _read("camera_hunt.json")[what]:
+        shares[row["kind"], row["method"]] = [row[name] for name in ("wrong", "harmful", "missed")]
+    kinds = list(dict.fromkeys(kind for kind, _ in shares))
+    rows = [[kind, *(_percent(shares[kind, method]) for method in columns)] for kind in kinds]
+    means = [
+        [sum(shares[kind, method][i] for kind in kinds) / len(kinds) for i in range(3)] for method in columns
+    ]
+    rows.append(["**all**", *(f"**{_percent(mean, 1)}**" for mean in means)])
+    return _table(["", *columns.values()], rows)
+
+
+def _percent(shares: list[float], digits: int = 0) -> str:
+    return " / ".join(f"{100 * share:.{digits}f}" for share in shares)
+
+
+def camera_cuts() -> str:
+    stored = _read("camera_hunt.json")
+    cuts, cost = stored["cuts"], stored["cost"]
+    rows = [
+        [
+            "cuts joined from real clips",
+            f"{cuts['cuts']} in {cuts['pairs']} frame pairs of {cuts['clips']} clips",
+        ],
+        ["precision, recall", f"{cuts['precision']:.3f}, {cuts['recall']:.3f}"],
+        ["the search, ms a pair", f"{cost['ours']:.1f}"],
+        ["RANSAC on corners tracked likewise, ms a pair", f"{cost['ransac']:.1f}"],
+    ]
+    machine = stored["machine"]
+    return _table(["", ""], rows) + f"\n\nOne thread of {machine['cpu']}, {machine['date']}."
+
+
 PAGES = {
     "README.md": {"storage": codecs, "speed": speed},
-    "docs/accuracy.md": {"storage": storage_by_scene},
+    "docs/accuracy.md": {
+        "storage": storage_by_scene,
+        "camera-pairs": camera_pairs,
+        "camera-sequences": camera_sequences,
+        "camera-cuts": camera_cuts,
+    },
     "docs/datasets.md": {"data_sets": data_sets},
     "docs/formats.md": {"storage": codecs, "forms": forms},
     "docs/estimators.md": {"accuracy": accuracy, "estimators": estimators, "schemes": schemes},
