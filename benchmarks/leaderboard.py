@@ -69,7 +69,7 @@ def measure(scenes: list[str], estimators: list[str]) -> list[dict[str, Any]]:
             )
             scored += [row for row in whole if row.way.confidence == "none" or is_plain(asdict(row.way), ())]
             if scene_name in MOVING_CAMERA:
-                for scheme in SCHEMES + (("prior",) if name == "farneback" else ()):
+                for scheme in SCHEMES:
                     scored += score_estimator(scene, name, camera="warp", scheme=scheme)
             print(scene_name, name, flush=True)
         for row in scored:
@@ -110,7 +110,7 @@ def ways_table(result: dict[str, Any]) -> str:
 
 
 def camera_table(result: dict[str, Any]) -> str:
-    rows = [row for row in result["rows"] if row["camera"] == "warp"]
+    rows = [row for row in result["rows"] if row["camera"] == "warp" and row["scheme"] in SCHEMES]
     rows.sort(key=lambda row: row["residual_camera"])
     return markdown(
         ["", "scheme", "step 1", "step 6", "residual camera motion", "s"],

@@ -62,9 +62,7 @@ def score(
         typer.Option(help="Score this estimator on the exact scenes. Repeatable.", show_default=False),
     ] = None,
     camera: Annotated[str, typer.Option(help="With --estimator: none or warp.")] = "none",
-    scheme: Annotated[
-        str, typer.Option(help="With --camera warp: auto, one-pass, prior, pyramid-prior or two-pass.")
-    ] = "auto",
+    scheme: Annotated[str, typer.Option(help="With --camera warp: auto, one-pass or two-pass.")] = "auto",
     tracking: Annotated[str, typer.Option(help="With --estimator: subpixel or integer.")] = "subpixel",
     confidence: Annotated[
         str, typer.Option(help="With --estimator: none, photometric or forward-backward.")

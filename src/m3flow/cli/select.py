@@ -37,9 +37,9 @@ def select(
             metavar="CONDITION",
             help="A condition on the records: comparisons joined by and, or, not. Columns: speed and speed_p95 "
             "(mean and 95th percentile of the motion, pixels per frame), still and saturated (shares of pixels), "
-            "camera (share of frame pairs whose camera was found), camera_shift, cuts, reliable and outside (shares "
-            "of trajectories), frames, width, height, status, and the others of the records. Repeatable: all "
-            "conditions must hold.",
+            "camera (share of frame pairs whose camera was found), camera_shift, camera_confidence, cuts, reliable and "
+            "outside (shares of trajectories), frames, width, height, status, and the others of the records. "
+            "Repeatable: all conditions must hold.",
         ),
     ] = None,
     sort: Annotated[
