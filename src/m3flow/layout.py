@@ -22,6 +22,7 @@ FLOW_FILES: dict[str, tuple[str, ...]] = {
     "npz": ("flow.npz",),
     "h5": ("flow.h5",),
 }
+PACKED_TRAJECTORIES = "traj.gz"
 # Nearly all file systems limit a name to 255 bytes; our longest suffix is "_<length>.gz".
 LONGEST_NAME = 255 - len("_999.gz")
 SHORT_NAME = LONGEST_NAME // 4
@@ -36,8 +37,8 @@ LIKE_AN_OUTPUT = re.compile(
 class Outputs:
     """The output folder of a run and the path of every file in it.
 
-    The layout: `flows/<name>/x.mp4` and `y.mp4` (or the flow in another form), `trajs/<name>_<length>.gz`,
-    `records/`, `logs/`, `report.html`, `summary.csv`, and `shards/<list>/` for runs in shards.
+    The layout: `flows/<name>/x.mp4` and `y.mp4` (or the flow in another form), `trajs/<name>_<length>.gz`, `records/`,
+    `logs/`, `packs/<list>/`, `report.html`, `summary.csv`, and `shards/<list>/` for runs in shards.
     """
 
     folder: Path
@@ -60,6 +61,31 @@ class Outputs:
 
     def trajectories(self, name: str, length: int) -> Path:
         return self.trajs / f"{name}{trajectory_suffix(length)}"
+
+    @property
+    def packs(self) -> Path:
+        return self.folder / "packs"
+
+    def pack_table(self, list_name: str, shard: str) -> Path:
+        """The table of the pack of a shard of a list; it names the pack's tar file."""
+        return self.packs / list_name / f"{shard}.parquet"
+
+    def pack_tables(self) -> list[Path]:
+        """The tables of all packs."""
+        return sorted(self.packs.glob("*/*.parquet"))
+
+    def packable(self, name: str, length: int) -> dict[str, Path]:
+        """The files of a video that go into a pack, by their names there; those that are there."""
+        flow, tracked = self.flow(name), self.trajectories(name, length)
+        found = {PACKED_TRAJECTORIES: tracked} if tracked.is_file() else {}
+        if flow.is_dir():
+            files = (path for path in sorted(flow.rglob("*")) if path.is_file())
+            found |= {str(path.relative_to(flow)): path for path in files if not path.name.startswith(".")}
+        return found
+
+    def unpacked(self, name: str, length: int, member: str) -> Path:
+        """The path of a file of a video outside its pack; the inverse of `packable`."""
+        return self.trajectories(name, length) if member == PACKED_TRAJECTORIES else self.flow(name) / member
 
     @property
     def report(self) -> Path:
@@ -104,7 +130,19 @@ class Outputs:
 
 def is_output_folder(names: Collection[str]) -> bool:
     """Whether a folder with these entries is the output folder of a run."""
-    return "records" in names and ("flows" in names or "trajs" in names)
+    return "records" in names and not {"flows", "trajs", "packs"}.isdisjoint(names)
+
+
+def pack_tar(table: Path, generation: int) -> Path:
+    """The tar file of a pack, which has a new name whenever it is made anew."""
+    return table.with_suffix(f".{generation}.tar" if generation else ".tar")
+
+
+def pack_tars(table: Path) -> dict[int, Path]:
+    """The tar files of a pack that are there, by their generation."""
+    name = re.compile(re.escape(table.stem) + r"(?:\.([1-9]\d*))?\.tar")
+    found = [(name.fullmatch(path.name), path) for path in table.parent.glob("*.tar")]
+    return {int(match[1] or 0): path for match, path in found if match}
 
 
 def flow_files(folder: Path | str, form: str = "mp4") -> tuple[Path, ...]:

@@ -18,7 +18,10 @@ FLOORS = [
     {"videos", "flow"},
     {"settings", "camera", "trajectories"},
     {"results"},
-    {"extraction", "report", "data", "scoring"},
+    # Whatever reads results reads them from packs too.
+    {"packs"},
+    # live tracks as extraction does, and is used beside it.
+    {"extraction", "report", "data", "live", "scoring"},
     {"experiment", "doctor"},
     {"cli"},
 ]

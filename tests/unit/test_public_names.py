@@ -25,7 +25,7 @@ PUBLIC = {
     "m3flow.trajectories": """
         MotionVectors Tracker read_motion_vectors track trajectories_from_motion_vectors
     """,
-    "m3flow.data": "FlowClips TrajectoryClips",
+    "m3flow.data": "ClipStream FlowClips TrajectoryClips",
 }
 
 

@@ -14,6 +14,7 @@ from m3flow.cli import (
     estimators,
     extract,
     init,
+    pack,
     plan,
     report,
     score,
@@ -52,6 +53,7 @@ init.register(app)
 estimators.register(app)
 report.register(app)
 show.register(app)
+pack.register(app)
 score.register(app)
 select.register(app)
 

@@ -54,10 +54,11 @@ def report(
 
     from m3flow.cli.step_display import StepDisplay
     from m3flow.layout import Outputs
+    from m3flow.packs.store import with_packs
     from m3flow.report.page import described, write_report
     from m3flow.videos.videolist import VideoList
 
-    outputs = Outputs(output)
+    outputs = with_packs(Outputs(output))
     listed = VideoList(Path(videos), root, parts).read() if videos is not None else []
     path = to or outputs.report
     with StepDisplay("report", Console(stderr=True)) as steps:

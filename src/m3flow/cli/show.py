@@ -89,13 +89,14 @@ def show(
 ) -> None:
     """Show a video's motion as a picture: frames, colour-coded flow, camera motion, trajectories."""
     from m3flow.layout import Outputs
+    from m3flow.packs.store import with_packs
     from m3flow.report.clip import stored_clip
     from m3flow.report.film import write_film
 
     _check_name(to, mp4)
     options = {"videos": video, "flow.estimator": estimator, "flow.camera": camera}
     settings = Configuration().put(options).experiment().flow
-    outputs = None if output is None else Outputs(output)
+    outputs = None if output is None else with_packs(Outputs(output))
     one = _video(video, root, parts, length, outputs)
     clip = (stored_clip(one, outputs, length) if outputs else None) or _computed(
         one, settings, backend, device, length

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from m3flow.experiment.config import read_config
 
 if TYPE_CHECKING:
     from m3flow.experiment.config import Experiment
+    from m3flow.layout import Outputs
     from m3flow.results.verify import Verified, Wanted
     from m3flow.videos.inspection import Inspected
     from m3flow.videos.videolist import Video
@@ -182,7 +184,9 @@ def _wanted(experiment: Experiment, given: set[str] | None) -> Wanted:
         trajectories = {
             key: value for key, value in trajectories.items() if _is_given("trajectories", key, given)
         }
-        wants_flow, wants_trajectories = outputs.flows.is_dir(), outputs.trajs.is_dir()
+        packed = bool(outputs.pack_tables())
+        wants_flow = outputs.flows.is_dir() or packed
+        wants_trajectories = outputs.trajs.is_dir() or packed
         if not wants_flow and not wants_trajectories:
             raise UsageError(f"--output {outputs.folder}: has neither flows/ nor trajs/")
     return Wanted(
@@ -226,6 +230,8 @@ def _input(videos: Sequence[Video], table: Path, workers: int, bounds: Any) -> i
 
 def _results(videos: Sequence[Video], wanted: Wanted, workers: int, repair: bool) -> int:
     from m3flow.extraction.progress import Display
+    from m3flow.packs.packing import take_out
+    from m3flow.packs.store import with_packs
     from m3flow.results.records import Record
     from m3flow.results.repair import leftovers
     from m3flow.results.verify import Mixture, verify_all
@@ -233,6 +239,10 @@ def _results(videos: Sequence[Video], wanted: Wanted, workers: int, repair: bool
     console = Console(stderr=True)
     counts: Counter[str] = Counter()
     mixture = Mixture()
+    outputs = wanted.outputs
+    whole_packs = _check_packs(outputs, console, repair=repair)
+    wanted = replace(wanted, outputs=with_packs(outputs))
+    wrong = set()
     with Display("verify", videos, console) as display:
         for found in verify_all(videos, wanted, workers):
             mixture.add(found.settings)
@@ -241,8 +251,13 @@ def _results(videos: Sequence[Video], wanted: Wanted, workers: int, repair: bool
             for problem in found.problems:
                 _say(console, f"wrong: {problem}")
             if repair and found.problems:
-                _remove(found.remove, console)
-    for leftover in leftovers(wanted.outputs):
+                # A file that was unpacked from a pack is not below the output folder.
+                single = [path for path in found.remove if outputs.folder in path.parents]
+                _remove(single, console)
+                wrong |= {found.video} if len(single) < len(found.remove) else set()
+    for count in take_out(outputs, wrong).values():
+        _say(console, f"taken out of packs: {count} videos")
+    for leftover in leftovers(outputs):
         counts["left-over"] += 1
         if repair and leftover.abandoned:
             _remove([leftover.path], console)
@@ -254,7 +269,20 @@ def _results(videos: Sequence[Video], wanted: Wanted, workers: int, repair: bool
     summary = ", ".join(f"{counts[kind]} {kind}" for kind in ("ok", "wrong", "missing") if counts[kind])
     again = "; run again to make the missing files" if repair and len(videos) != counts["ok"] else ""
     _say(console, f"verify: {summary} of {len(videos)} videos{again}")
-    return 0 if counts["ok"] == len(videos) else 3
+    return 0 if counts["ok"] == len(videos) and whole_packs else 3
+
+
+def _check_packs(outputs: Outputs, console: Console, *, repair: bool) -> bool:
+    """Whether all packs are whole; damaged ones are named, and with `repair` made anew of what is whole in them."""
+    from m3flow.packs.packing import rewrite_without, verify_packs
+
+    damaged = list(verify_packs(outputs))
+    for pack in damaged:
+        _say(console, f"wrong: {pack.reason}")
+        if repair:
+            count = rewrite_without(pack.table, pack.lost)
+            _say(console, f"repaired: {pack.table} with {count} videos")
+    return not damaged
 
 
 def _kind(found: Verified) -> str:

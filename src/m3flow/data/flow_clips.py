@@ -13,9 +13,10 @@ import torch
 from m3flow.data.labelled_videos import LabelledVideos
 from m3flow.data.sampling import Sampling, Window, cut, read_frames
 from m3flow.errors import BadInput
-from m3flow.layout import Outputs
+from m3flow.layout import FLOW_FILES, Outputs
 from m3flow.results.forms import form_in, quantisation_of
 from m3flow.results.quantisation import Quantisation
+from m3flow.videos.key_frames import KeyFrames
 from m3flow.videos.videolist import Video, VideoList
 
 
@@ -98,11 +99,14 @@ class FlowClips(LabelledVideos):
     def result(self, video: Video) -> Path:
         return self._outputs.flow(video.name)
 
+    def is_packed(self, video: Video) -> bool:
+        return any(self._packs.has_flow(video.name, form) for form in FLOW_FILES)
+
     def usable(self, entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
 
-    def item(self, video: Video) -> dict[str, Any]:
-        folder = self.result(video)
+    def item(self, video: Video, generator: torch.Generator | None = None) -> dict[str, Any]:
+        folder = self._readable.flow(video.name)
         form = form_in(folder)
         made = form.made(form.files(folder)[0])
         count = form.frames(folder)
@@ -110,13 +114,14 @@ class FlowClips(LabelledVideos):
             raise BadInput(f"{folder}: the flow files hold no frames")
         size = frame_size(made, folder)
         reach = self.stride * (self.frames - 1)
-        window = self._sampling.window(video, size, count - reach)
+        window = self._sampling.window(video, size, count - reach, generator)
         numbers = self._sampling.numbers(window)
         levels = _levels(folder, numbers, count)
         item = {"flow": torch.from_numpy(cut_flow(levels, window, quantisation_of(made.get("settings", {}))))}
         if self.pictures:
             existing = [min(number, count - 1) for number in numbers]
-            pictures = read_frames(video.source, existing, size)
+            key_frames = KeyFrames.from_stored(made.get("source", {}).get("key_frames"))
+            pictures = read_frames(video.source, existing, size, key_frames)
             item["frames"] = torch.from_numpy(cut(pictures, window))
         return item
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 
 from m3flow.errors import UsageError
 from m3flow.layout import Outputs
+from m3flow.packs.store import Packs, with_packs
 from m3flow.videos.videolist import Video, VideoList
 
 LOOKED_FOR = 5  # videos whose files are looked for before training starts
@@ -39,6 +41,7 @@ class LabelledVideos(Dataset[dict[str, Any]]):
         needs_videos: bool = True,
     ) -> None:
         self._outputs, self._transform = outputs, transform
+        self._packs, self._readable = Packs(outputs), with_packs(outputs)
         videos = listed.read()
         made = self._made(videos)
         self.videos = [video for video in videos if video.name in made]
@@ -57,8 +60,12 @@ class LabelledVideos(Dataset[dict[str, Any]]):
         return len(self.videos)
 
     def __getitem__(self, index: int) -> Any:
+        return self.draw(index)
+
+    def draw(self, index: int, generator: torch.Generator | None = None) -> Any:
+        """An item, drawn at random by `generator`; by torch's global one where none is given."""
         video = self.videos[index]
-        item = {**self.item(video), "label": self.labels[index], "name": video.name}
+        item = {**self.item(video, generator), "label": self.labels[index], "name": video.name}
         return item if self._transform is None else self._transform(item)
 
     @abstractmethod
@@ -66,11 +73,15 @@ class LabelledVideos(Dataset[dict[str, Any]]):
         """The file or folder of a video's results."""
 
     @abstractmethod
+    def is_packed(self, video: Video) -> bool:
+        """Whether a pack holds the results of a video."""
+
+    @abstractmethod
     def usable(self, entry: os.DirEntry[str]) -> bool:
         """Whether the results that lie there can give an item, as far as can be seen cheaply."""
 
     @abstractmethod
-    def item(self, video: Video) -> dict[str, Any]:
+    def item(self, video: Video, generator: torch.Generator | None = None) -> dict[str, Any]:
         """An item without its label and name."""
 
     def _made(self, videos: list[Video]) -> set[str]:
@@ -79,7 +90,7 @@ class LabelledVideos(Dataset[dict[str, Any]]):
         for video in videos:
             path = self.result(video)
             folders[path.parent][path.name] = video.name
-        found = set()
+        found = {video.name for video in videos if self.is_packed(video)}
         for folder, names in folders.items():
             try:
                 with os.scandir(folder) as entries:

@@ -9,7 +9,8 @@ import torch
 
 from m3flow.errors import BadInput, UsageError
 from m3flow.trajectories.tracking import GRID
-from m3flow.videos.frames import colour_frames, resized
+from m3flow.videos.frames import resized
+from m3flow.videos.key_frames import KeyFrames, chosen_frames
 from m3flow.videos.videolist import Video
 
 
@@ -68,7 +69,9 @@ class Sampling:
         """The clip's frames in the video."""
         return [window.start + self.stride * t for t in range(self.frames)]
 
-    def window(self, video: Video, size: tuple[int, int], starts: int) -> Window:
+    def window(
+        self, video: Video, size: tuple[int, int], starts: int, generator: torch.Generator | None = None
+    ) -> Window:
         """A window of a video whose frames have `size` (H, W), with its start below `starts`.
 
         Raises UsageError for a crop larger than the frame.
@@ -84,17 +87,17 @@ class Sampling:
         if not self.random:
             left, top = ((room // grid) // 2 * grid for room in (size[1] - width, size[0] - height))
             return Window((starts - 1) // 2, left, top, width, height, False, grid)
-        flip = bool(torch.rand(()) < self.flip)
+        flip = bool(torch.rand((), generator=generator) < self.flip)
         # On a grid a flipped crop is cut one pixel further to the right, where there is one.
         shift = flip and grid > 1
-        left = grid * _draw(max(size[1] - width - shift, 0) // grid + 1)
-        top = grid * _draw((size[0] - height) // grid + 1)
-        return Window(_draw(starts), left, top, width, height, flip, grid)
+        left = grid * _draw(max(size[1] - width - shift, 0) // grid + 1, generator)
+        top = grid * _draw((size[0] - height) // grid + 1, generator)
+        return Window(_draw(starts, generator), left, top, width, height, flip, grid)
 
 
-def _draw(count: int) -> int:
-    """A random number from 0 to count − 1, of torch's generator."""
-    return int(torch.randint(count, ()))
+def _draw(count: int, generator: torch.Generator | None) -> int:
+    """A random number from 0 to count − 1; of torch's global generator where none is given."""
+    return int(torch.randint(count, (), generator=generator))
 
 
 def cut(pictures: np.ndarray, window: Window) -> np.ndarray:
@@ -107,18 +110,21 @@ def cut(pictures: np.ndarray, window: Window) -> np.ndarray:
     return np.ascontiguousarray(pictures[:, rows, columns].transpose(0, 3, 1, 2))
 
 
-def read_frames(source: str, numbers: list[int], size: tuple[int, int]) -> np.ndarray:
+def read_frames(
+    source: str, numbers: list[int], size: tuple[int, int], key_frames: KeyFrames | None = None
+) -> np.ndarray:
     """The frames `numbers` (ascending) of a video or a folder of images: uint8 [T, H, W, 3], RGB.
 
-    Frames are counted as `m3flow.videos.frames` does, by decoding from the start. They are resized to `size` (H, W),
-    the size at which the motion was computed; a number beyond the end repeats the frame before it.
+    Frames are counted as `m3flow.videos.frames` does; with the index of the key frames only those that are needed are
+    decoded. They are resized to `size` (H, W), the size at which the motion was computed; a number beyond the end
+    repeats the frame before it.
 
     Raises
     ------
     BadInput: the video is missing, or not one of the frames can be decoded.
     """
     height, width = size
-    pictures = [resized(picture, width, height) for picture in colour_frames(source, numbers)]
+    pictures = [resized(picture, width, height) for picture in chosen_frames(source, numbers, key_frames)]
     if not pictures:
         raise BadInput(f"{source}: frame {numbers[0]} cannot be decoded")
     pictures += pictures[-1:] * (len(numbers) - len(pictures))

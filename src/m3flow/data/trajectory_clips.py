@@ -13,10 +13,12 @@ import torch
 from m3flow.data.labelled_videos import LabelledVideos
 from m3flow.data.sampling import Sampling, Window, cut, read_frames
 from m3flow.errors import BadInput, UsageError
-from m3flow.layout import Outputs
-from m3flow.results.trajectoryfile import Trajectories, load_trajectories
+from m3flow.layout import PACKED_TRAJECTORIES, Outputs
+from m3flow.results.stored_trajectories import StoredTrajectories
+from m3flow.results.trajectoryfile import Trajectories
 from m3flow.trajectories.tracking import GRID
 from m3flow.videos.frames import colour_frames
+from m3flow.videos.key_frames import KeyFrames
 from m3flow.videos.videolist import Video, VideoList
 
 LARGEST_EMPTY = 8192  # bytes; a file without a window is smaller
@@ -118,32 +120,45 @@ class TrajectoryClips(LabelledVideos):
     def result(self, video: Video) -> Path:
         return self._outputs.trajectories(video.name, self.length)
 
+    def is_packed(self, video: Video) -> bool:
+        return self._packs.has_trajectories(video.name, self.length)
+
     def usable(self, entry: os.DirEntry[str]) -> bool:
         if entry.stat().st_size > LARGEST_EMPTY:
             return True
         try:
-            return len(load_trajectories(entry.path).traj_type) > 0
+            return StoredTrajectories(entry.path).windows > 0
         except BadInput:
             return True  # named when it is read
 
-    def item(self, video: Video) -> dict[str, Any]:
-        trajectories = self._load(video)
-        size = frame_size(trajectories, video.source)
-        window = self._sampling.window(video, size, self._starts(trajectories))
+    def item(self, video: Video, generator: torch.Generator | None = None) -> dict[str, Any]:
+        stored = self._load(video)
+        size = frame_size(stored, video.source)
+        window = self._sampling.window(video, size, self._starts(stored), generator)
         numbers = self._sampling.numbers(window)
-        displacements, types = windows_of(trajectories, numbers[::TUBE], window)
+        chosen = stored.read([min(number, stored.windows - 1) for number in numbers[::TUBE]])
+        every = list(range(len(chosen.traj_type)))
+        displacements, types = windows_of(chosen, every, window)
+        key_frames = KeyFrames.from_stored(stored.made.get("source", {}).get("key_frames"))
+        pictures = read_frames(video.source, numbers, size, key_frames)
         item = {
-            "frames": torch.from_numpy(cut(read_frames(video.source, numbers, size), window)),
+            "frames": torch.from_numpy(cut(pictures, window)),
             "trajectories": torch.from_numpy(displacements),
             "types": torch.from_numpy(types),
         }
-        if trajectories.traj_conf is not None:
-            item["confidence"] = torch.from_numpy(confidence_of(trajectories, numbers[::TUBE], window))
+        if chosen.traj_conf is not None:
+            item["confidence"] = torch.from_numpy(confidence_of(chosen, every, window))
         return item
 
-    def _load(self, video: Video) -> Trajectories:
+    def _load(self, video: Video) -> StoredTrajectories:
         path = self.result(video)
-        trajectories = load_trajectories(path)
+        if self.is_packed(video) and not path.is_file():
+            tar, row = self._packs.videos[video.name]
+            member = row.member(PACKED_TRAJECTORIES)
+            assert member is not None
+            trajectories = StoredTrajectories(tar, member.offset, member.size)
+        else:
+            trajectories = StoredTrajectories(path)
         if trajectories.length != self.length:
             raise BadInput(f"{path}: its trajectories have {trajectories.length} steps, not {self.length}")
         if trajectories.made.get("settings", {}).get("job") == "trajs":
@@ -152,16 +167,16 @@ class TrajectoryClips(LabelledVideos):
             )
         return trajectories
 
-    def _starts(self, trajectories: Trajectories) -> int:
+    def _starts(self, trajectories: StoredTrajectories) -> int:
         """Number of frames at which a clip can start: its last window has to exist, and its last frame."""
-        windows = len(trajectories.traj_type)
+        windows = trajectories.windows
         return min(
             windows - self.stride * (self.frames - TUBE),
             windows + self.length - self.stride * (self.frames - 1),
         )
 
 
-def frame_size(trajectories: Trajectories, source: str) -> tuple[int, int]:
+def frame_size(trajectories: StoredTrajectories, source: str) -> tuple[int, int]:
     """Height and width of the frames that the trajectories were made from, in pixels.
 
     The file says it; for one that does not, the video's own size is taken.
@@ -170,10 +185,10 @@ def frame_size(trajectories: Trajectories, source: str) -> tuple[int, int]:
     if made.get("width") and made.get("height"):
         return made["height"], made["width"]
     height, width = next(colour_frames(source, [0]), np.empty((0, 0))).shape[:2]
-    if (height // GRID, width // GRID) != trajectories.traj_type.shape[1:]:
+    if (height // GRID, width // GRID) != trajectories.grid:
         raise BadInput(
             f"{source}: frames of {width}x{height} do not fit trajectories on a grid of "
-            f"{trajectories.traj_type.shape[2]}x{trajectories.traj_type.shape[1]}"
+            f"{trajectories.grid[1]}x{trajectories.grid[0]}"
         )
     return height, width
 

@@ -11,13 +11,14 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from m3flow.errors import BadInput
 from m3flow.experiment.history import Attempt, History
 from m3flow.layout import Outputs, flow_form, trajectory_suffix
+from m3flow.packs.store import Packs, with_packs
 from m3flow.results.forms import form_in
 from m3flow.results.provenance import settings_digest, source_text, trajectory_digest
 from m3flow.results.stored_flow import ExistingFlow, read_provenance
@@ -101,6 +102,8 @@ class _Check:
     def __init__(self, wanted: Wanted, history: History, every_file: bool) -> None:
         self._wanted, self._history, self._every_file = wanted, history, every_file
         self._flows, self._trajs = Listing(wanted.outputs.flows), Listing(wanted.outputs.trajs)
+        self._packs = Packs(wanted.outputs)
+        self._readable = with_packs(wanted.outputs)
         self._sources: dict[str, os.stat_result] = {}
         self._limits = settings_digest(asdict(wanted.limits))
         self._flow = settings_digest(wanted.flow.identity()) if wanted.flow else ""
@@ -136,21 +139,25 @@ class _Check:
     def _flow_due(self, video: Video, made: Attempt | None) -> str:
         folder = self._wanted.outputs.flow(video.name)
         paths = self._wanted.outputs.flow_files(video.name, self._form)
-        if not self._there(self._flows, video.name, paths):
+        packed = self._packs.has_flow(video.name, self._form)
+        if not packed and not self._there(self._flows, video.name, paths):
             in_another_form = video.name in self._flows and form_in(folder).name != self._form
             return OTHER_SETTINGS if in_another_form and _flow_file(folder) else MISSING
         if made is None or not made.settings:
-            made = _flow_file(folder)
+            made = _flow_file(self._readable.flow(video.name))
         if made is None or made.settings != self._flow:
             return OTHER_SETTINGS if made else MISSING
         return OTHER_VIDEO if self._replaced(video, made) else ""
 
     def _trajectories_due(self, video: Video, made: Attempt | None, flow: Attempt | None) -> str:
         path = self._wanted.outputs.trajs / (video.name + self._ending)
-        if not self._there(self._trajs, video.name + self._ending, (path,)):
+        assert self._wanted.trajectories is not None
+        length = self._wanted.trajectories.length
+        packed = self._packs.has_trajectories(video.name, length)
+        if not packed and not self._there(self._trajs, video.name + self._ending, (path,)):
             return MISSING
         if made is None or not made.settings:
-            made = _trajectory_file(path)
+            made = _trajectory_file(self._readable.trajectories(video.name, length))
         if made is None or made.settings != self._trajectory_digest(video):
             return OTHER_SETTINGS if made else MISSING
         if flow is not None and flow.source:
@@ -165,7 +172,7 @@ class _Check:
             return self._tracked
         flow = self._history[video.name].flow.made
         if flow is None or not flow.settings:
-            flow = _flow_file(self._wanted.outputs.flow(video.name))
+            flow = _flow_file(self._readable.flow(video.name))
         settings = flow.settings if flow else ""
         if settings not in self._by_flow:
             self._by_flow[settings] = trajectory_digest(self._wanted.trajectories.identity(), settings)
@@ -244,6 +251,7 @@ def differences(
 
     One file is read for each combination of settings in the records.
     """
+    wanted = replace(wanted, outputs=with_packs(wanted.outputs))
     texts: dict[tuple[bool, str], str] = {}
     named: dict[str, str] = {}
     for video, left in zip(videos, found, strict=True):

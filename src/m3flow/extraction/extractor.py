@@ -66,7 +66,7 @@ class Extractor:
         self.work = work
         self._on_frames = on_frames
         self._last_heartbeat = 0.0
-        self._decoder = Decoder(work.limits)
+        self._decoder = Decoder(work.limits, indexed=work.flow is not None)
         self._motion: MotionEstimator | None = None
         self._quantisation = Quantisation()
         if work.flow is not None:

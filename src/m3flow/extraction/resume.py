@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from m3flow.errors import BadInput
 from m3flow.extraction.tasks import CodecTask, FrameTask, StoredFlowTask, VideoTask
 from m3flow.extraction.work import Work
+from m3flow.packs.store import with_packs
 from m3flow.results.forms import form_of
 from m3flow.results.provenance import same_source, settings_digest, source_text, trajectory_digest
 from m3flow.results.stored_flow import stored_flow
@@ -34,6 +35,8 @@ class Planner:
     def __init__(self, work: Work, motion: MotionEstimator | None, device: str) -> None:
         self._work, self._motion, self._device = work, motion, device
         self._settings = _digests(work)
+        # Results are read from packs too, and written as single files.
+        self._stored = with_packs(work.outputs)
 
     def task(self, video: Video) -> VideoTask:
         """The task of a video; an empty one (status "kept") if all of its outputs are current.
@@ -62,18 +65,15 @@ class Planner:
 
     def _from_frames(self, video: Video, flow: FlowSettings, motion: MotionEstimator) -> VideoTask:
         """Flow from the frames and, if requested, the trajectories in the same pass."""
-        settings, outputs = self._work.trajectories, self._work.outputs
+        settings, outputs, stored = self._work.trajectories, self._work.outputs, self._stored
         before, source = stamp(video.source), identity(video.source)
-        folder = outputs.flow(video.name)
-        make_flow = self._work.keep_flow and not flow_is_current(folder, flow, source)
-        path = outputs.trajectories(video.name, settings.length) if settings else None
-        make_trajectories = (
-            settings is not None
-            and path is not None
-            and not trajectories_are_current(path, settings, flow.identity(), source)
+        make_flow = self._work.keep_flow and not flow_is_current(stored.flow(video.name), flow, source)
+        make_trajectories = settings is not None and not trajectories_are_current(
+            stored.trajectories(video.name, settings.length), settings, flow.identity(), source
         )
         if not make_flow and not make_trajectories:
-            made = stored_flow(folder).made if self._work.keep_flow else {"source": source}
+            kept = self._work.keep_flow
+            made = stored_flow(stored.flow(video.name)).made if kept else {"source": source}
             return self._kept(video, made)
         both_ways = settings is not None and settings.confidence == "forward-backward"
         if settings is not None and self._work.keep_flow and not make_flow and not both_ways:
@@ -83,9 +83,11 @@ class Planner:
             video,
             motion,
             flow,
-            flow_to=folder if make_flow else None,
+            flow_to=outputs.flow(video.name) if make_flow else None,
             trajectories=settings,
-            trajectories_to=path if make_trajectories else None,
+            trajectories_to=outputs.trajectories(video.name, settings.length)
+            if settings is not None and make_trajectories
+            else None,
             source=source,
             before=before,
         )
@@ -94,13 +96,14 @@ class Planner:
 
     def _from_stored_flow(self, video: Video, settings: TrajectorySettings) -> VideoTask:
         """Trajectories from the flow files."""
-        path = self._work.outputs.trajectories(video.name, settings.length)
         existing = self._work.existing
-        flow = existing.of(video.name) if existing else stored_flow(self._work.outputs.flow(video.name))
+        flow = existing.of(video.name) if existing else stored_flow(self._stored.flow(video.name))
         task: VideoTask
-        if trajectories_are_current(path, settings, flow.settings, flow.source):
+        stored = self._stored.trajectories(video.name, settings.length)
+        if trajectories_are_current(stored, settings, flow.settings, flow.source):
             task = self._kept(video, {"source": flow.source})
         else:
+            path = self._work.outputs.trajectories(video.name, settings.length)
             task = StoredFlowTask(video, self._device, flow, settings, path)
         flow_digest = settings_digest(flow.settings)
         task.record.trajectory_settings = trajectory_digest(settings.identity(), flow_digest)
@@ -110,9 +113,10 @@ class Planner:
     def _from_codec(self, video: Video, settings: TrajectorySettings) -> VideoTask:
         """Trajectories from the motion vectors in the video file itself."""
         before, source = stamp(video.source), identity(video.source)
-        path = self._work.outputs.trajectories(video.name, settings.length)
-        if trajectories_are_current(path, settings, {}, source):
+        stored = self._stored.trajectories(video.name, settings.length)
+        if trajectories_are_current(stored, settings, {}, source):
             return self._kept(video, {"source": source})
+        path = self._work.outputs.trajectories(video.name, settings.length)
         task = CodecTask(video, self._device, settings, path, source=source, before=before)
         task.record.source = source_text(source)
         return task

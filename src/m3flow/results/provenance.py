@@ -38,6 +38,7 @@ def made_by(
             "rate": str(info.rate),
             "codec": info.codec,
             "rotation": info.rotation,
+            **({"key_frames": decoded.key_frames} if decoded.key_frames else {}),
         },
         "used": {
             "backend": motion.estimator.backend,

@@ -29,7 +29,7 @@ class Leftover:
 def leftovers(outputs: Outputs) -> Iterator[Leftover]:
     """The temporary files in the folders of the results."""
     now = _time_there(outputs.folder)
-    for folder in (outputs.flows, outputs.trajs):
+    for folder in (outputs.flows, outputs.trajs, outputs.packs):
         for where, folders, names in os.walk(folder):
             for name in (*folders, *names):
                 if name.endswith(TEMPORARY_SUFFIX):

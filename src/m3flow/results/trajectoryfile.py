@@ -9,8 +9,7 @@ import pickletools
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -20,10 +19,13 @@ import numpy as np
 from m3flow.atomic import complete_or_absent
 from m3flow.errors import BadInput
 from m3flow.results import safe_pickle
+from m3flow.results.gzip_blocks import BlockedGzip, check, decompress
 from m3flow.trajectories.grid import GRID, OFFSET
 from m3flow.trajectories.tracking import FINE
 
 COMPRESSION_LEVEL = 1
+# Windows that are read together; a long film has fewer and larger blocks, whose places still fit into the header.
+BLOCK_WINDOWS, MOST_BLOCKS = 16, 6000
 SPOOL_BYTES = 8 * 2**20
 COPY_BYTES = 2**20
 
@@ -52,14 +54,18 @@ class Trajectories:
 
     def window(self, number: int) -> Trajectories:
         """The trajectories of one window alone."""
-        one = slice(number, number + 1)
+        return self.chosen([number])
+
+    def chosen(self, numbers: Sequence[int]) -> Trajectories:
+        """The trajectories of these windows alone, in this order."""
+        chosen = list(numbers)
         return Trajectories(
-            self.traj_feat[:, one],
-            self.traj_type[one],
+            self.traj_feat[:, chosen],
+            self.traj_type[chosen],
             self.length,
             self.made,
-            None if self.traj_conf is None else self.traj_conf[:, one],
-            None if self.traj_fine is None else self.traj_fine[:, one],
+            None if self.traj_conf is None else self.traj_conf[:, chosen],
+            None if self.traj_fine is None else self.traj_fine[:, chosen],
         )
 
     def positions(self) -> np.ndarray:
@@ -153,7 +159,9 @@ class TrajectoryWriter:
 
     def close(self, made: dict[str, Any]) -> None:
         """Write the file, with `made` (plain JSON values) inside."""
-        with complete_or_absent(self.path) as (temporary,), _compressed(temporary) as file:
+        block = max(BLOCK_WINDOWS, -(-self.windows * sum(map(_Stored.planes, self._arrays)) // MOST_BLOCKS))
+        with complete_or_absent(self.path) as (temporary,), temporary.open("wb") as raw:
+            file = BlockedGzip(raw, COMPRESSION_LEVEL)
             pickle_file = _DictPickle(file)
             pickle_file.plain("made", json.dumps(made, separators=(",", ":")))
             pickle_file.plain("length", self.length)
@@ -161,10 +169,21 @@ class TrajectoryWriter:
                 windows = (self.windows, *self._grid)
                 shape = windows if stored.channels is None else (stored.channels, *windows)
                 pickle_file.array(stored.name, stored.dtype, shape)
-                for channel in range(stored.channels or 1):
+                for channel in range(stored.planes()):
+                    file.cut(block * self._grid[0] * self._grid[1] * stored.itemsize)
                     self._copy(stored, channel, file)
+                file.cut()
                 pickle_file.end_array()
             pickle_file.end()
+            file.close(
+                {
+                    "length": self.length,
+                    "windows": self.windows,
+                    "grid": self._grid,
+                    "block": block,
+                    "arrays": [[stored.name, stored.dtype, stored.planes()] for stored in self._arrays],
+                }
+            )
 
     def _copy(self, stored: _Stored, channel: int, target: Any) -> None:
         """The bytes of one channel of an array from all pieces, in order."""
@@ -194,23 +213,13 @@ class _Stored:
     def itemsize(self) -> int:
         return np.dtype(self.dtype).itemsize
 
+    def planes(self) -> int:
+        """How many [rows, columns] there are to a window."""
+        return self.channels or 1
+
     @property
     def bytes_per_point(self) -> int:
-        return self.itemsize * (self.channels or 1)
-
-
-@contextmanager
-def _compressed(path: Path) -> Iterator[Any]:
-    """A gzip file to write; the same content gives the same bytes (no name and no time in it)."""
-    from isal import igzip
-
-    with (
-        path.open("wb") as raw,
-        igzip.IGzipFile(
-            filename="", mode="wb", fileobj=raw, compresslevel=COMPRESSION_LEVEL, mtime=0
-        ) as file,
-    ):
-        yield file
+        return self.itemsize * self.planes()
 
 
 class _DictPickle:
@@ -262,10 +271,17 @@ def load_trajectories(path: Path | str) -> Trajectories:
     """
     path = Path(path)
     try:
-        data = gzip.decompress(path.read_bytes())
-        content = safe_pickle.load(data)
+        data = path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from error
+    return parse_trajectories(data, path)
+
+
+def parse_trajectories(data: bytes, path: Path) -> Trajectories:
+    """The trajectories in the bytes of a file; `path` is named in errors, which are those of `load_trajectories`."""
+    try:
+        check(data)
+        content = safe_pickle.load(decompress(data))
     except (pickle.UnpicklingError, zlib.error, EOFError) as error:
         raise BadInput(f"{path}: not a trajectory file ({error})") from error
     except Exception as error:
@@ -303,10 +319,15 @@ def read_made(path: Path | str) -> dict[str, Any]:
     """
     try:
         with gzip.open(path) as file:
-            strings = _leading_strings(file)
-            return _parse(next(strings, "")) if next(strings, None) == "made" else {}
+            return made_in(file)
     except (OSError, zlib.error, EOFError) as error:
         raise BadInput(f"{path}: not a trajectory file ({error})") from error
+
+
+def made_in(file: Any) -> dict[str, Any]:
+    """How a trajectory file was made, from the beginning of its pickle; {} for one that does not say."""
+    strings = _leading_strings(file)
+    return _parse(next(strings, "")) if next(strings, None) == "made" else {}
 
 
 def _leading_strings(file: Any) -> Iterator[str]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from m3flow.errors import BadInput
 from m3flow.validation import number, problems_of, refuse
-from m3flow.videos.decoder_process import COUNT
+from m3flow.videos.decoder_process import COUNT, INDEXED
 from m3flow.videos.frames import VideoInfo
 from m3flow.videos.resize import KEPT, Resize
 
@@ -76,6 +76,8 @@ class Decoded:
     blocks: uint8 [n, H, W] or [n, H, W, 3], in order; raises BadInput if the video exceeds a limit or crashes the
         decoder.
     frames, seconds: the number of frames and the time spent decoding them; complete after the last block.
+    key_frames: the stored index of the video (`m3flow.videos.key_frames`), from a decoder with `indexed`; set after
+        the last block, None for a video without one.
     """
 
     info: VideoInfo
@@ -83,14 +85,21 @@ class Decoded:
     blocks: Generator[np.ndarray] = field(init=False)
     frames: int = 0
     seconds: float = 0.0
+    key_frames: dict[str, Any] | None = None
 
 
 class Decoder:
-    """A decoding process for many videos, restarted when a video crashes or hangs it."""
+    """A decoding process for many videos, restarted when a video crashes or hangs it.
 
-    def __init__(self, limits: Limits | None = None, threads: int = 1) -> None:
+    Parameters
+    ----------
+    limits: of one video. threads: of the process.
+    indexed: whether each video's key frames are indexed, for which its packets are read once more.
+    """
+
+    def __init__(self, limits: Limits | None = None, threads: int = 1, *, indexed: bool = False) -> None:
         self.limits = limits or Limits()
-        self._threads = threads
+        self._threads, self._indexed = threads, indexed
         self._child: subprocess.Popen[bytes] | None = None
         self._is_decoding = False
         # Requests sent to the process and not opened yet.
@@ -129,6 +138,7 @@ class Decoder:
                 "m3flow.videos.decoder_process",
                 str(int(self.limits.memory_gb * 2**30)),
                 str(self._threads),
+                INDEXED if self._indexed else "",
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -209,7 +219,7 @@ class Decoder:
                 self.close()
         if "rejected" in ending:
             raise BadInput(ending["rejected"])
-        decoded.seconds = ending["end"]["seconds"]
+        decoded.seconds, decoded.key_frames = ending["end"]["seconds"], ending["end"]["key_frames"]
 
     def _message(self, frames: int = 0) -> dict[str, Any]:
         line = bytearray()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from m3flow.videos.frames import Frames
 
 BLOCK_FRAMES = 8
+INDEXED = "indexed"
 COUNT = struct.Struct("<i")
 END_OF_BLOCKS = COUNT.pack(0)
 
@@ -49,22 +50,27 @@ def main() -> None:
 
     import m3flow.videos.frames  # noqa: F401 (loaded here, before the limit)
 
+    indexed = sys.argv[3] == INDEXED
+    if indexed:
+        with suppress(ImportError):
+            import av  # noqa: F401
     cv2.setNumThreads(1)
     # After the libraries are loaded: the limit is for the memory that a file requires.
     memory = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     with suppress(BrokenPipeError):  # the parent has closed the pipe
         for line in sys.stdin.buffer:
-            answer(json.loads(line), sys.stdout.fileno())
+            answer(json.loads(line), sys.stdout.fileno(), indexed=indexed)
     # Skip Python's shutdown, which would try to flush undelivered data again.
     os._exit(0)
 
 
-def answer(request: dict[str, Any], out: int) -> None:
-    """Decode the video of a request (`path`, `resize`, `colour`) into the open file `out`."""
+def answer(request: dict[str, Any], out: int, *, indexed: bool = False) -> None:
+    """Decode the video of a request (`path`, `resize`, `colour`) into the open file `out`, with its index."""
     import cv2
 
     from m3flow.videos.frames import Frames
+    from m3flow.videos.key_frames import index_key_frames
     from m3flow.videos.resize import Resize
 
     unusable = (BadInput, cv2.error, MemoryError, OSError)
@@ -86,7 +92,8 @@ def answer(request: dict[str, Any], out: int) -> None:
     except unusable as error:
         ending: dict[str, Any] = {"rejected": f"{_reason(error)} (after {count} frames)"}
     else:
-        ending = {"end": {"frames": count, "seconds": seconds}}
+        index = index_key_frames(request["path"], frames.milliseconds) if indexed else None
+        ending = {"end": {"frames": count, "seconds": seconds, "key_frames": index}}
     _write(out, END_OF_BLOCKS)
     return _send_message(out, ending)
 

@@ -47,6 +47,11 @@ class Frames:
 
     The number of frames is the number that decodes; the header's number is `info.claimed`.
 
+    Attributes
+    ----------
+    info: see `VideoInfo`.
+    milliseconds: the time of each frame of a video file that has been decoded so far.
+
     Raises
     ------
     BadInput: the file is missing, is not a video, or none of its frames decodes (when opened).
@@ -55,10 +60,11 @@ class Frames:
     def __init__(self, path: str | Path, resize: Resize = KEPT, *, colour: bool = False) -> None:
         path = os.fspath(path)
         _refuse_missing(path)
+        self.milliseconds: list[float] = []
         if Path(path).is_dir():
             frames, rate, claimed, codec, rotation = _image_folder(Path(path), colour)
         else:
-            frames, rate, claimed, codec, rotation = _video_file(path, colour)
+            frames, rate, claimed, codec, rotation = _video_file(path, colour, self.milliseconds)
         self._first = next(frames, None)
         if self._first is None:
             raise BadInput(
@@ -119,11 +125,13 @@ def _refuse_missing(path: str) -> None:
         raise BadInput(f"no such file: {path!r}")
 
 
-def _video_file(path: str, colour: bool) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
+def _video_file(
+    path: str, colour: bool, milliseconds: list[float]
+) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
     capture = _opened(path)
     claimed = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     return (
-        _frames(capture, colour),
+        _frames(capture, colour, milliseconds),
         _rate(capture.get(cv2.CAP_PROP_FPS)),
         int(claimed) if math.isfinite(claimed) and claimed > 0 else 0,
         _fourcc(int(capture.get(cv2.CAP_PROP_FOURCC))),
@@ -147,12 +155,13 @@ def _opened(path: str, options: Sequence[int] = ()) -> cv2.VideoCapture:
     return capture
 
 
-def _frames(capture: cv2.VideoCapture, colour: bool) -> Iterator[np.ndarray]:
+def _frames(capture: cv2.VideoCapture, colour: bool, milliseconds: list[float]) -> Iterator[np.ndarray]:
     try:
         while True:
             ok, frame = capture.read()
             if not ok:
                 return
+            milliseconds.append(capture.get(cv2.CAP_PROP_POS_MSEC))
             if colour:
                 yield _rgb(frame)
             else:

@@ -1,0 +1,106 @@
+"""`m3flow pack`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from m3flow.cli.experiment import Configuration, OptionalList, OptionalOutput, OptionalParts, OptionalRoot
+from m3flow.errors import BadInput, UsageError
+from m3flow.experiment.config import read_config
+
+if TYPE_CHECKING:
+    from m3flow.packs.packing import PackReport
+
+EXAMPLES = """**Examples**
+
+`m3flow pack train.csv --root /data/ucf101 --output results` — results/packs/train/00000.tar, …
+
+`m3flow pack train.csv --root /data/ucf101 --output results --remove` — and remove the single files
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("pack", epilog=EXAMPLES)(pack)
+
+
+def pack(
+    videos: OptionalList = None,
+    root: OptionalRoot = None,
+    output: OptionalOutput = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take list, root, layout, output and length from this config.yaml.", show_default=False
+        ),
+    ] = None,
+    parts: OptionalParts = None,
+    length: Annotated[
+        int | None,
+        typer.Option(help="Steps of the trajectories that go in; 6 if not given.", show_default=False),
+    ] = None,
+    size: Annotated[int, typer.Option(min=1, help="Videos in a pack.")] = 1000,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove single files once their pack is written and read back.")
+    ] = False,
+) -> None:
+    """Put the results of a list into packs: tar files in WebDataset's convention, each with a Parquet table.
+
+    Every pack is read back before it counts. Call it again after more videos are done, or after a kill: what is packed
+    stays, what is new or differs goes in. All other commands read packs as they read single files.
+
+    Exit status: 0 every video is in a pack, 3 some have no results or a pack is damaged (named), 2 wrong usage,
+    1 a failure of ours.
+    """
+    from m3flow.packs.packing import pack_shard
+
+    if videos is None and config is None:
+        raise UsageError("give a list or a video, or a configuration with --config")
+    options = {
+        "videos": videos,
+        "root": root,
+        "output": output,
+        "layout.parts": parts,
+        "trajectories.length": length,
+    }
+    experiment = Configuration(read_config(config) if config else None).put(options).experiment()
+    console = Console(stderr=True)
+    listed = experiment.videos.read()
+    packed, missing, damaged, removed = 0, list[str](), 0, 0
+    for number, first in enumerate(range(0, len(listed), size)):
+        try:
+            done = pack_shard(
+                experiment.outputs,
+                experiment.videos.name,
+                f"{number:05d}",
+                listed[first : first + size],
+                experiment.trajectories.length,
+                remove=remove,
+            )
+        except BadInput as error:
+            damaged += 1
+            console.print(f"wrong: {error}", markup=False, highlight=False, soft_wrap=True)
+            continue
+        for problem in done.damaged:
+            console.print(f"wrong: {problem}", markup=False, highlight=False, soft_wrap=True)
+        _say(console, done)
+        packed += len(done.videos)
+        missing += done.missing
+        damaged += len(done.damaged)
+        removed += done.removed
+    text = f"pack: {packed} of {len(listed)} videos in packs"
+    if missing:
+        text += f"; {len(missing)} have no results, such as {missing[0]}"
+    if removed:
+        text += f"; {removed} single files removed"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(3 if missing or damaged else 0)
+
+
+def _say(console: Console, done: PackReport) -> None:
+    state = "written" if done.written else "complete"
+    text = f"{done.table.with_suffix('')}: {len(done.videos)} videos, {state}"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,110 @@
+"""All packs of an output folder, and the outputs as readers see them whether packed or not."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+from m3flow.errors import BadInput
+from m3flow.layout import FLOW_FILES, PACKED_TRAJECTORIES, Outputs
+from m3flow.packs.archive import Packed, read_member, read_table
+
+UNPACKED_AT_ONCE = 64
+
+
+class Packs:
+    """The packs of an output folder.
+
+    A pack counts where its table is there and its tar file has the size that the table says; whether its content
+    is what was written is `m3flow verify`'s question.
+
+    Attributes
+    ----------
+    videos: by name, (tar file, row) of every packed video.
+    damaged: the tables of the packs that do not count, each with the reason.
+    """
+
+    def __init__(self, outputs: Outputs) -> None:
+        self.videos: dict[str, tuple[Path, Packed]] = {}
+        self.damaged: dict[Path, str] = {}
+        for path in outputs.pack_tables():
+            try:
+                table = read_table(path)
+            except BadInput as error:
+                self.damaged[path] = str(error)
+                continue
+            if problem := table.problem():
+                self.damaged[path] = problem
+            else:
+                self.videos |= {row.video: (table.tar, row) for row in table.videos}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.videos
+
+    def has(self, name: str, member: str) -> bool:
+        return name in self.videos and self.videos[name][1].member(member) is not None
+
+    def has_flow(self, name: str, form: str) -> bool:
+        return all(self.has(name, member) for member in FLOW_FILES[form])
+
+    def has_trajectories(self, name: str, length: int) -> bool:
+        return self.has(name, PACKED_TRAJECTORIES) and self.videos[name][1].length == length
+
+    def content(self, name: str) -> Iterator[tuple[str, bytes]]:
+        """(name after the key, bytes) of every file of a packed video; raises BadInput where one is damaged."""
+        tar, packed = self.videos[name]
+        for member in packed.results:
+            yield member.name, read_member(tar, member)
+
+
+class UnpackedOutputs(Outputs):
+    """The output folder for readers: the files of a packed video are unpacked into a temporary folder when asked for.
+
+    A single file that is there goes before the packed one. Nothing is to be written below these paths.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        object.__setattr__(self, "_packs", Packs(Outputs(folder)))
+        object.__setattr__(self, "_unpacked", OrderedDict())
+        object.__setattr__(self, "_lock", threading.Lock())
+
+    _packs: Packs
+    _unpacked: OrderedDict[str, tempfile.TemporaryDirectory[str]]
+    _lock: threading.Lock
+
+    def flow(self, name: str) -> Path:
+        single = super().flow(name)
+        if single.is_dir() or name not in self._packs:
+            return single
+        return Outputs(self._unpack(name)).flow(name)
+
+    def trajectories(self, name: str, length: int) -> Path:
+        single = super().trajectories(name, length)
+        if single.is_file() or not self._packs.has_trajectories(name, length):
+            return single
+        return Outputs(self._unpack(name)).trajectories(name, length)
+
+    def _unpack(self, name: str) -> Path:
+        with self._lock:
+            if name in self._unpacked:
+                self._unpacked.move_to_end(name)
+            else:
+                folder = tempfile.TemporaryDirectory(prefix="m3flow-unpacked-")
+                outputs, length = Outputs(Path(folder.name)), self._packs.videos[name][1].length
+                for member, data in self._packs.content(name):
+                    target = outputs.unpacked(name, length, member)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(data)
+                self._unpacked[name] = folder
+                if len(self._unpacked) > UNPACKED_AT_ONCE:
+                    self._unpacked.popitem(last=False)[1].cleanup()
+            return Path(self._unpacked[name].name)
+
+
+def with_packs(outputs: Outputs) -> Outputs:
+    """The outputs for readers: `outputs` itself where there are no packs."""
+    return UnpackedOutputs(outputs.folder) if outputs.pack_tables() else outputs

@@ -1,0 +1,186 @@
+"""The key frames of a video and the times of its frames: with them a frame is found by its number, without decoding
+from the start."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby, pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+
+from m3flow.videos.frames import colour_frames
+
+# Further on than this from one chosen frame to the key frame of the next, a seek costs less than decoding.
+FRAMES_WORTH_A_SEEK = 8
+# FFmpeg's decoders that leave out pictures that no other is predicted from, without changing the others.
+SKIP_UNREFERENCED = frozenset({"h264", "mpeg4"})
+MOST_RUNS = 10_000
+MILLISECONDS = 1000
+
+
+@dataclass(frozen=True)
+class KeyFrames:
+    """An index of a video.
+
+    Attributes
+    ----------
+    times: of all frames, in units of the stream's time base, ascending.
+    keys: the numbers of the key frames, ascending, the first 0.
+    """
+
+    times: list[int]
+    keys: list[int]
+
+    def stored(self) -> dict[str, Any]:
+        """Plain JSON values, small where frames and key frames are evenly spaced; `from_stored` reads them back."""
+        return {
+            "start": self.times[0],
+            "spacings": _runs(b - a for a, b in pairwise(self.times)),
+            "keys": _runs(b - a for a, b in pairwise(self.keys)),
+        }
+
+    @staticmethod
+    def from_stored(index: Any) -> KeyFrames | None:
+        """The index in the provenance of a result; None where there is none."""
+        try:
+            times = accumulate(_gaps(index["spacings"]), initial=int(index["start"]))
+            return KeyFrames(list(times), list(accumulate(_gaps(index["keys"]), initial=0)))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def segments(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """(key frame to begin at, frames to decode from there) for frames in ascending order."""
+        key, members = 0, list[int]()
+        for number in numbers:
+            before = self.keys[bisect_right(self.keys, number) - 1]
+            if members and before - members[-1] <= FRAMES_WORTH_A_SEEK:
+                members.append(number)
+                continue
+            if members:
+                yield key, members
+            key, members = before, [number]
+        if members:
+            yield key, members
+
+
+def _runs(gaps: Iterable[int]) -> list[list[int]]:
+    return [[gap, sum(1 for _ in group)] for gap, group in groupby(gaps)]
+
+
+def _gaps(runs: Any) -> Iterator[int]:
+    return (int(gap) for gap, count in runs for _ in range(int(count)))
+
+
+def index_key_frames(path: str, milliseconds: Sequence[float]) -> dict[str, Any] | None:
+    """The stored index of a video whose frames have been decoded from the start; its packets are read once more.
+
+    Parameters
+    ----------
+    milliseconds: the time of each decoded frame, as OpenCV says it.
+
+    Returns
+    -------
+    None where numbers and times do not belong together beyond doubt: a frame that does not decode, packets of several
+    frames or without times. Such a video is decoded from its start.
+    """
+    try:
+        import av
+    except ImportError:
+        return None
+    try:
+        with av.open(os.path.abspath(path), metadata_errors="replace") as container:  # noqa: PTH100
+            stream = container.streams.video[0]
+            packets = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if packet.size]
+            unit = float(stream.time_base or 0) * MILLISECONDS
+    except (av.FFmpegError, OSError, IndexError):
+        return None
+    times = sorted(time for time, _ in packets if time is not None)
+    if not unit or not len(times) == len(packets) == len(milliseconds):
+        return None
+    decoded = np.subtract(milliseconds, milliseconds[0]) / unit
+    if len(set(times)) < len(times) or np.abs(decoded - np.subtract(times, times[0])).max() > 0.01:
+        return None
+    key_times = {time for time, is_key in packets if is_key}
+    keys = [number for number, time in enumerate(times) if time in key_times]
+    if not keys or keys[0] != 0:
+        return None
+    index = KeyFrames(times, keys).stored()
+    return index if len(index["spacings"]) + len(index["keys"]) <= MOST_RUNS else None
+
+
+def chosen_frames(path: str, numbers: Collection[int], key_frames: KeyFrames | None) -> list[np.ndarray]:
+    """Some frames of a video in colour, in ascending order: uint8 [H, W, 3], RGB; those beyond the end are left out.
+
+    They are exactly those of `m3flow.videos.frames.colour_frames`. With an index only the pictures from the key frame
+    before the first of them are decoded; without one, or where the video is not as the index says, all from its start.
+
+    Raises
+    ------
+    BadInput: the file is missing or is no video, or an image cannot be read.
+    """
+    pictures = None if key_frames is None else _sought(path, sorted(set(numbers)), key_frames)
+    return list(colour_frames(path, numbers)) if pictures is None else pictures
+
+
+def _sought(path: str, numbers: list[int], key_frames: KeyFrames) -> list[np.ndarray] | None:
+    """The frames, by seeks; None where one does not come out."""
+    try:
+        import av
+    except ImportError:
+        return None
+    numbers = [number for number in numbers if number < len(key_frames.times)]
+    pictures: dict[int, np.ndarray] = {}
+    try:
+        with av.open(os.path.abspath(path), metadata_errors="replace") as container:  # noqa: PTH100
+            for key, members in key_frames.segments(numbers):
+                times = {key_frames.times[number] for number in members}
+                container.seek(key_frames.times[key], stream=container.streams.video[0])
+                pictures.update(_decoded(container, times))
+    except (av.FFmpegError, OSError, IndexError):
+        return None
+    found = [pictures.get(key_frames.times[number]) for number in numbers]
+    return None if any(picture is None for picture in found) else found  # type: ignore[return-value]
+
+
+def _decoded(container: Any, times: set[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """(time, uint8 [H, W, 3]) of the frames at `times`, decoded from where the container stands."""
+    from av.video.reformatter import VideoReformatter
+
+    stream = container.streams.video[0]
+    context = stream.codec_context
+    if not context.is_open:
+        context.thread_count = 1
+    convert = VideoReformatter()
+    waiting, skips = set(times), context.name in SKIP_UNREFERENCED
+    for packet in container.demux(stream):
+        chosen = packet.pts in waiting
+        context.skip_frame = "NONREF" if skips and not chosen else "DEFAULT"
+        for frame in packet.decode():
+            if frame.pts in times and not frame.is_corrupt:
+                yield frame.pts, _picture(convert, frame)
+        waiting.discard(packet.pts)
+        if not waiting:
+            break
+    # What the decoder still holds back; after it, it can be sent elsewhere.
+    for frame in context.decode(None):
+        if frame.pts in times and not frame.is_corrupt:
+            yield frame.pts, _picture(convert, frame)
+    context.flush_buffers()
+
+
+def _picture(convert: Any, frame: Any) -> np.ndarray:
+    """A frame in RGB, upright: to the bit the picture that OpenCV makes of it."""
+    from av.video.reformatter import Interpolation
+
+    # OpenCV converts to BGR; of more than 8 bits FFmpeg makes other roundings in RGB.
+    plane = convert.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC).planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+    picture = cv2.cvtColor(
+        rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), cv2.COLOR_BGR2RGB
+    )
+    return np.rot90(picture, int(frame.rotation) // 90) if frame.rotation else picture
