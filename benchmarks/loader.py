@@ -35,6 +35,7 @@ from m3flow.results import safe_pickle
 from m3flow.results.trajectoryfile import Trajectories
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.frames import Frames, colour_frames
+from m3flow.videos.resize import Resize
 from m3flow.videos.videolist import Video, VideoList
 from machine import describe
 from real_clips import add_clips, chosen_clips
@@ -89,7 +90,7 @@ def prepare(folder: Path, clips: list[Path], interval: int) -> TrajectoryClips:
 
 def encode(target: Path, clip: Path, interval: int) -> None:
     numbers = range(sum(1 for _ in Frames(clip)))
-    pictures = list(colour_frames(clip, numbers, SHORT_SIDE))
+    pictures = list(colour_frames(clip, numbers, Resize(short_side=SHORT_SIDE)))
     height, width = (side // 2 * 2 for side in pictures[0].shape[:2])
     there_and_back = cycle(chain(pictures, reversed(pictures)))
     with av.open(str(target), "w") as container:
