@@ -154,6 +154,17 @@ def flow_before(rule, unit):
     )
 
 
+def source_of(wildcards):
+    return videos()[wildcards.video].source
+
+
+@functools.cache
+def flow_threads():
+    from m3flow.experiment.jobs import threads_of_a_job
+
+    return threads_of_a_job(experiment, "flow", workflow.cores)
+
+
 @functools.cache
 def flow_units():
     return frozenset(due().units.get("flow", ()))

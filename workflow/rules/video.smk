@@ -2,17 +2,6 @@
 # `conda` takes effect only with --software-deployment-method conda.
 
 
-def source_of(wildcards):
-    return videos()[wildcards.video].source
-
-
-@functools.cache
-def flow_threads():
-    from m3flow.experiment.jobs import threads_of_a_job
-
-    return threads_of_a_job(experiment, "flow", workflow.cores)
-
-
 rule flow:
     output:
         outcome("flow", "{video}"),
