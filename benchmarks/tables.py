@@ -185,6 +185,30 @@ def camera_cuts() -> str:
     return _table(["", ""], rows) + f"\n\nOne thread of {machine['cpu']}, {machine['date']}."
 
 
+def loaders() -> str:
+    """Clips per second of every loader on one core, by how often the videos have key frames."""
+    stored = _read("loader.json")
+    names = list(next(iter(stored["videos"].values()))["clips_per_second"])
+    rows = [
+        [name, *(f"{of['clips_per_second'][name]:.1f}" for of in stored["videos"].values())] for name in names
+    ]
+    return _table(["clips per second and core", *stored["videos"]], rows) + f"\n\n{_where(stored)}"
+
+
+def packing() -> str:
+    """What packs do to the number of files, and what kills did to packs."""
+    stored = _read("packs.json")
+    rows = [
+        ["files", f"{stored['files_before']:,}", f"{stored['files_after']:,}"],
+        ["bytes", f"{stored['bytes_before']:,}", f"{stored['bytes_after']:,}"],
+    ]
+    text = (
+        f"{stored['videos']:,} small videos, packed in {stored['seconds_to_pack']} s; killed at {stored['kills']} "
+        f"random moments and called again: {stored['lost']} lost, {stored['twice']} twice."
+    )
+    return _table(["", "single", "packed"], rows) + f"\n\n{text}"
+
+
 PAGES = {
     "README.md": {"storage": codecs, "speed": speed},
     "docs/accuracy.md": {
@@ -194,7 +218,8 @@ PAGES = {
         "camera-cuts": camera_cuts,
     },
     "docs/datasets.md": {"data_sets": data_sets},
-    "docs/formats.md": {"storage": codecs, "forms": forms},
+    "docs/formats.md": {"storage": codecs, "forms": forms, "packing": packing},
+    "docs/training.md": {"loaders": loaders},
     "docs/estimators.md": {"accuracy": accuracy, "estimators": estimators, "schemes": schemes},
 }
 
