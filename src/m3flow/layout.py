@@ -75,7 +75,7 @@ class Outputs:
         return sorted(self.packs.glob("*/*.parquet"))
 
     def packable(self, name: str, length: int) -> dict[str, Path]:
-        """The files of a video that go into a pack, by their names there; those that are there."""
+        """The existing files of a video that go into a pack, by their names there."""
         flow, tracked = self.flow(name), self.trajectories(name, length)
         found = {PACKED_TRAJECTORIES: tracked} if tracked.is_file() else {}
         if flow.is_dir():
@@ -134,12 +134,12 @@ def is_output_folder(names: Collection[str]) -> bool:
 
 
 def pack_tar(table: Path, generation: int) -> Path:
-    """The tar file of a pack, which has a new name whenever it is made anew."""
+    """The tar file of a pack, which gets a new name whenever it is rewritten."""
     return table.with_suffix(f".{generation}.tar" if generation else ".tar")
 
 
 def pack_tars(table: Path) -> dict[int, Path]:
-    """The tar files of a pack that are there, by their generation."""
+    """The existing tar files of a pack, by generation."""
     name = re.compile(re.escape(table.stem) + r"(?:\.([1-9]\d*))?\.tar")
     found = [(name.fullmatch(path.name), path) for path in table.parent.glob("*.tar")]
     return {int(match[1] or 0): path for match, path in found if match}

@@ -1,4 +1,4 @@
-"""Motion in the training loop: from a batch of clips to the trajectories that the files would hold."""
+"""Motion in the training loop: from a batch of clips to the trajectories that files would contain."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from m3flow.trajectories.tracking import Windows, follow, window_starts
 if TYPE_CHECKING:
     from m3flow.settings import Confidence, Track, Tracking
 
-# Grey as OpenCV makes it of RGB: weights of 2⁻¹⁵.
+# OpenCV's conversion of RGB to grey: weights of 2⁻¹⁵.
 GREY_WEIGHTS, GREY_SHIFT = (9798, 19235, 3735), 15
 
 
@@ -33,8 +33,8 @@ class Targets(NamedTuple):
     trajectories: int8 [B, N · L, H//8, W//8, 2], displacements in pixels, (x, y): the L steps of the first window,
         then those of the second, ….
     types: uint8 [B, N, H//8, W//8], 1 where the points P_0 … P_{L−1} all lie inside the frame.
-    confidence: uint8 [B, N · L, H//8, W//8], of P_1 … P_L, 128 and more is reliable; None where not asked for.
-    homographies: float32 [B, T − step, 3, 3], the camera's motion that was taken out, from pixels (x, y, 1) of frame t
+    confidence: uint8 [B, N · L, H//8, W//8], of P_1 … P_L, 128 and more is reliable; None if not requested.
+    homographies: float32 [B, T − step, 3, 3], the camera motion removed, from pixels (x, y, 1) of frame t
         to frame t + step, the identity where none was accepted; None with camera "none".
     """
 
@@ -54,14 +54,14 @@ class MotionTargets(nn.Module):
 
     Convention
     ----------
-    The frames of a clip follow each other in the video: a trajectory spans L · step of them. `stride` is the distance
-    between the frames at which windows start; 1 gives the windows of job `trajs_dense`. Of a clip that itself
+    The frames of a clip are consecutive: a trajectory spans L · step of them. `stride` is the distance
+    between the frames at which windows start; 1 gives the windows of job `trajs_dense`. For a clip that itself
     has every fourth frame of a video, flow and trajectories are those of files made with `step` 4.
 
     Parameters
     ----------
     estimator, parameters: name and parameters of an estimator with a torch backend (`m3flow.flow.estimator`).
-    camera: "warp" takes the camera's motion out, "none" leaves it in. It is found from the clip alone, as if that were
+    camera: "warp" removes the camera motion, "none" keeps it. It is found from the clip alone, as if that were
         a whole video.
     cuts: whether cuts are looked for; no flow goes across one.
     length: L, the steps of a trajectory.
@@ -72,7 +72,7 @@ class MotionTargets(nn.Module):
 
     Raises
     ------
-    UsageError: a parameter that cannot be, an estimator without a torch backend.
+    UsageError: an invalid parameter, or an estimator without a torch backend.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class MotionTargets(nn.Module):
         return self._targets(windows, homographies, clips)
 
     def _grey(self, frames: Tensor) -> Tensor:
-        """The clips' frames in turn, frame 0 of each clip first: uint8 [T · B, H, W]."""
+        """The clips' frames interleaved, frame 0 of each clip first: uint8 [T · B, H, W]."""
         needed = self.settings.length * self.flow.step + 1
         colour = frames.ndim == 5 and frames.shape[2] == 3
         if frames.dtype != torch.uint8 or not (colour or frames.ndim == 4):
@@ -148,7 +148,7 @@ class MotionTargets(nn.Module):
                 f"got {frames.dtype} {list(frames.shape)}"
             )
         if len(frames) < 1 or frames.shape[1] < needed:
-            raise ValueError(f"frames must be of clips of {needed} or more; got {list(frames.shape)}")
+            raise ValueError(f"clips must have {needed} frames or more; got {list(frames.shape)}")
         if colour:
             red, green, blue = (frames[:, :, channel].to(torch.int32) for channel in range(3))
             weighted = red * GREY_WEIGHTS[0] + green * GREY_WEIGHTS[1] + blue * GREY_WEIGHTS[2]
@@ -156,7 +156,7 @@ class MotionTargets(nn.Module):
         return frames.transpose(0, 1).flatten(0, 1)
 
     def _levels(self, grey: Tensor, clips: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Levels uint8 [(T − step) · B, 2, H, W], homographies, round trips; a frame's pair is `clips` · step on."""
+        """Levels uint8 [(T − step) · B, 2, H, W], homographies, round trips; pairs are `clips` · step frames apart."""
         estimator, step = self._estimator(grey.device), clips * self.flow.step
         selection = self._selection(estimator, grey, clips) if estimator.looks_ahead else None
         motion = estimator(grey, step, selection)
@@ -183,11 +183,11 @@ class MotionTargets(nn.Module):
     def _track(
         self, grey: Tensor, levels: Tensor, homographies: Tensor | None, trips: Tensor | None, clips: int
     ) -> Windows:
-        """The windows of all clips: the first of each clip, then the second of each, …."""
+        """The windows of all clips: the first of each clip, then the second of each, and so on."""
         settings, step = self.settings, self.flow.step
         length = settings.length
         starts = window_starts(len(levels) // clips, length, "trajs_dense", step)[:: self.stride]
-        # Only what the windows read, step by step: [L, windows, clips, …] of pairs, and a step more of frames.
+        # Only the pairs read by the windows, by step: [L, windows, clips, …]; one step more for frames.
         numbers = torch.tensor(starts)[None] + step * torch.arange(length + 1)[:, None]
 
         def read(array: Tensor, steps: int) -> Tensor:
@@ -229,7 +229,7 @@ class MotionTargets(nn.Module):
         )
 
     def _estimator(self, device: torch.device) -> MotionEstimator:
-        """The estimator on a device: a copy of this module (`DataParallel`) works on another one."""
+        """The estimator of a device: copies of this module (`DataParallel`) run on others."""
         name = str(device)
         if ESTIMATORS[self.flow.estimator].colour:
             raise UsageError(

@@ -40,17 +40,17 @@ def pack(
     parts: OptionalParts = None,
     length: Annotated[
         int | None,
-        typer.Option(help="Steps of the trajectories that go in; 6 if not given.", show_default=False),
+        typer.Option(help="Steps of the trajectories to pack; 6 if not given.", show_default=False),
     ] = None,
-    size: Annotated[int, typer.Option(min=1, help="Videos in a pack.")] = 1000,
+    size: Annotated[int, typer.Option(min=1, help="Videos per pack.")] = 1000,
     remove: Annotated[
         bool, typer.Option("--remove", help="Remove single files once their pack is written and read back.")
     ] = False,
 ) -> None:
     """Put the results of a list into packs: tar files in WebDataset's convention, each with a Parquet table.
 
-    Every pack is read back before it counts. Call it again after more videos are done, or after a kill: what is packed
-    stays, what is new or differs goes in. All other commands read packs as they read single files.
+    Every pack is read back before it is valid. Call it again after more videos are done, or after a kill: packed files
+    stay, new and changed ones are added. All other commands read packs as they read single files.
 
     Exit status: 0 every video is in a pack, 3 some have no results or a pack is damaged (named), 2 wrong usage,
     1 a failure of ours.
@@ -86,7 +86,7 @@ def pack(
             continue
         for problem in done.damaged:
             console.print(f"wrong: {problem}", markup=False, highlight=False, soft_wrap=True)
-        _say(console, done)
+        _print(console, done)
         packed += len(done.videos)
         missing += done.missing
         damaged += len(done.damaged)
@@ -100,7 +100,7 @@ def pack(
     raise typer.Exit(3 if missing or damaged else 0)
 
 
-def _say(console: Console, done: PackReport) -> None:
+def _print(console: Console, done: PackReport) -> None:
     state = "written" if done.written else "complete"
     text = f"{done.table.with_suffix('')}: {len(done.videos)} videos, {state}"
     console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -251,12 +251,12 @@ def _results(videos: Sequence[Video], wanted: Wanted, workers: int, repair: bool
             for problem in found.problems:
                 _say(console, f"wrong: {problem}")
             if repair and found.problems:
-                # A file that was unpacked from a pack is not below the output folder.
+                # Files unpacked from a pack are not below the output folder.
                 single = [path for path in found.remove if outputs.folder in path.parents]
                 _remove(single, console)
                 wrong |= {found.video} if len(single) < len(found.remove) else set()
     for count in take_out(outputs, wrong).values():
-        _say(console, f"taken out of packs: {count} videos")
+        _say(console, f"removed from packs: {count} videos")
     for leftover in leftovers(outputs):
         counts["left-over"] += 1
         if repair and leftover.abandoned:

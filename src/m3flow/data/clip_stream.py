@@ -1,4 +1,4 @@
-"""Batches of clips in a fixed random order: shared out over ranks and workers, read ahead in threads, resumable."""
+"""Batches of clips in a fixed random order: distributed over ranks and workers, prefetched in threads, resumable."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.utils.data import IterableDataset, default_collate, get_worker_info
 from m3flow.data.labelled_videos import LabelledVideos
 from m3flow.errors import UsageError
 
-BATCHES_AHEAD = 2
+PREFETCHED_BATCHES = 2
 
 
 class ClipStream(IterableDataset[Any]):
     """Batches of a data set's clips, without repetition over ranks and workers.
 
-    Iterate over it, or hand it to `DataLoader(stream, batch_size=None, num_workers=n)`: the batches and their order
-    are the same with any number of threads and workers. Every epoch has another order and other crops, both of them
-    drawn from the seed, the epoch and the clip alone.
+    Iterate over it, or pass it to `DataLoader(stream, batch_size=None, num_workers=n)`: the batches and their order
+    are the same with any number of threads and workers. Every epoch has a different order and different crops, both
+    determined by seed, epoch and clip alone.
 
     Parameters
     ----------
@@ -36,12 +36,12 @@ class ClipStream(IterableDataset[Any]):
 
     Attributes
     ----------
-    epoch: the epoch that is read; one more after each iteration to its end.
+    epoch: the current epoch; incremented by each complete iteration.
     batch: the batch of this epoch at which the next iteration starts.
 
     Raises
     ------
-    UsageError: a parameter that cannot be, or fewer clips than one batch on every rank.
+    UsageError: an invalid parameter, or fewer clips than one batch on every rank.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class ClipStream(IterableDataset[Any]):
         return whole if self.drop_last else whole + (rest > self.rank * self.batch_size)
 
     def state_dict(self) -> dict[str, int]:
-        """The position: a stream with the same parameters goes on from it after `load_state_dict`.
+        """The position: a stream with the same parameters resumes there after `load_state_dict`.
 
-        With the workers of a DataLoader, which read ahead in copies of the stream, count the batches that were used
-        and load {"epoch": …, "batch": …}.
+        Workers of a DataLoader prefetch in copies of the stream: with them, count the batches that were used and load
+        {"epoch": …, "batch": …}.
         """
         return {"epoch": self.epoch, "batch": self.batch}
 
@@ -86,7 +86,7 @@ class ClipStream(IterableDataset[Any]):
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
 
     def order(self, epoch: int) -> list[int]:
-        """The clips of all ranks in an epoch, by their numbers."""
+        """The numbers of the clips of all ranks in an epoch, in order."""
         if not self.shuffle:
             return list(range(len(self.clips)))
         return torch.randperm(len(self.clips), generator=_generator(self.seed, epoch)).tolist()
@@ -106,7 +106,7 @@ class ClipStream(IterableDataset[Any]):
                 for batch in batches:
                     clips = self._clips_of(order, batch)
                     ahead.append((batch, [pool.submit(self._read, epoch, clip) for clip in clips]))
-                    if len(ahead) > BATCHES_AHEAD:
+                    if len(ahead) > PREFETCHED_BATCHES:
                         yield self._next(ahead)
                 while ahead:
                     yield self._next(ahead)
@@ -129,9 +129,9 @@ class ClipStream(IterableDataset[Any]):
 
 
 def _generator(*numbers: int) -> torch.Generator:
-    """A random generator of its own for every combination of numbers."""
+    """A separate random generator for every combination of numbers."""
     seed = 0
     for number in numbers:
-        # A step of Knuth's linear congruential generator (MMIX) keeps (1, 2) apart from (2, 1).
+        # A step of Knuth's linear congruential generator (MMIX) distinguishes (1, 2) from (2, 1).
         seed = (seed * 6364136223846793005 + number + 1442695040888963407) % 2**63
     return torch.Generator().manual_seed(seed)

@@ -25,31 +25,31 @@ class FlowClips(LabelledVideos):
 
     An item is a dict:
 
-    - frames: uint8 [T, 3, h, w], RGB; not there with `pictures=False`
+    - frames: uint8 [T, 3, h, w], RGB; absent with `pictures=False`
     - flow: float32 [T, 2, h, w] in pixels, channel 0 = x (right), channel 1 = y (down)
     - label: int, the number of the video's class in `classes`; -1 for a video without a label
-    - name: what its outputs are called
+    - name: its output name
 
-    A stack of ten consecutive flow fields, as Simonyan and Zisserman ("Two-Stream Convolutional Networks for Action
-    Recognition in Videos", 2014) have it, is `flow.flatten(0, 1)` with `frames=10, stride=1`: [20, h, w], the
-    channels x and y in turn.
+    A stack of ten consecutive flow fields, as in Simonyan and Zisserman ("Two-Stream Convolutional Networks for Action
+    Recognition in Videos", 2014), is `flow.flatten(0, 1)` with `frames=10, stride=1`: [20, h, w], with alternating
+    channels x and y.
 
     Convention
     ----------
     Flow t is the motion of the pixels of frame t. It goes from that frame to the one `flow.step` frames later,
     whatever the clip's stride. A flip mirrors frames and flow, and changes the sign of the flow in x.
 
-    Frames have the size of the flow (`flow.short_side`). Where a clip goes beyond the end of the flow, the last
+    Frames have the size of the flow (`flow.short_side`). If a clip extends beyond the end of the flow, the last
     frame and its flow are repeated.
 
     Parameters
     ----------
-    list_file, root, parts: the list of videos, as `m3flow.videos.videolist.VideoList` takes them.
-    output: the folder that `m3flow flow` wrote into.
+    list_file, root, parts: the list of videos, see `m3flow.videos.videolist.VideoList`.
+    output: the output folder of `m3flow flow`.
     frames: T. stride: the distance between a clip's frames in the video.
     crop: height and width of the crop in pixels; None: the whole frame.
-    flip: the probability of a flip; set 0 where left and right carry the label.
-    random: draw start, crop and flip at random (from torch's generator, which a DataLoader seeds anew in
+    flip: the probability of a flip; set 0 if labels depend on left and right.
+    random: draw start, crop and flip at random (from torch's generator, which a DataLoader seeds in
         each worker); otherwise the middle of the video, the middle of the frame, no flip.
     pictures: whether items have frames; without them the videos are not needed.
     classes, transform: as in `TrajectoryClips`.
@@ -58,11 +58,11 @@ class FlowClips(LabelledVideos):
     ----------
     videos: those that have flow; labels: their labels, int.
     classes: the labels by their numbers, list of str.
-    missing: the names of those that have none; they are left out.
+    missing: the names of those without; they are left out.
 
     Raises
     ------
-    UsageError: a parameter that cannot be; no video of the list has flow; the first videos are not in `root`; a label
+    UsageError: an invalid parameter; no video of the list has flow; the first videos are not in `root`; a label
         that is not in `classes`; when an item is read: a crop larger than the frame.
     BadInput: when an item is read: a damaged flow file, a missing or damaged video.
     """
@@ -111,7 +111,7 @@ class FlowClips(LabelledVideos):
         made = form.made(form.files(folder)[0])
         count = form.frames(folder)
         if count < 1:
-            raise BadInput(f"{folder}: the flow files hold no frames")
+            raise BadInput(f"{folder}: the flow files have no frames")
         size = frame_size(made, folder)
         reach = self.stride * (self.frames - 1)
         window = self._sampling.window(video, size, count - reach, generator)
@@ -127,7 +127,7 @@ class FlowClips(LabelledVideos):
 
 
 def frame_size(made: dict[str, Any], folder: Path) -> tuple[int, int]:
-    """Height and width of the flow in pixels; the first frame says it where the file does not."""
+    """Height and width of the flow in pixels, from the provenance or else from the first frame."""
     source = made.get("source", {})
     if source.get("width") and source.get("height"):
         return source["height"], source["width"]
@@ -136,7 +136,7 @@ def frame_size(made: dict[str, Any], folder: Path) -> tuple[int, int]:
 
 
 def cut_flow(levels: np.ndarray, window: Window, quantisation: Quantisation) -> np.ndarray:
-    """The window's part of levels uint8 [T, 2, H, W], flipped where the window is: float32 [T, 2, h, w] pixels."""
+    """The window of levels uint8 [T, 2, H, W], flipped if the window is: float32 [T, 2, h, w] pixels."""
     rows = slice(window.top, window.top + window.height)
     flow = quantisation.pixels(levels[..., rows, window.left : window.left + window.width])
     if not window.flip:
@@ -145,7 +145,7 @@ def cut_flow(levels: np.ndarray, window: Window, quantisation: Quantisation) -> 
 
 
 def _levels(folder: Path, numbers: list[int], count: int) -> np.ndarray:
-    """The levels uint8 [T, 2, H, W] at these frames; the last one stands in for those beyond the end."""
+    """The levels uint8 [T, 2, H, W] at these frames; beyond the end the last one is repeated."""
     existing = [min(number, count - 1) for number in numbers]
     first = existing[0]
     part = np.concatenate(list(form_in(folder).read(folder, first, existing[-1] + 1)))

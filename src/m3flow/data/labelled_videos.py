@@ -17,16 +17,16 @@ from m3flow.layout import Outputs
 from m3flow.packs.store import Packs, with_packs
 from m3flow.videos.videolist import Video, VideoList
 
-LOOKED_FOR = 5  # videos whose files are looked for before training starts
+LOOKED_FOR = 5  # number of videos whose files must exist before training starts
 UNLABELLED = -1
-MOST_CLASSES = 100_000  # larger integers are names, such as a video's number
+MOST_CLASSES = 100_000  # larger integers count as names, such as a video's number
 
 
 class LabelledVideos(Dataset[dict[str, Any]]):
-    """Base of the data sets: the videos of a list that have results; their labels; the transform of an item.
+    """Base of the datasets: the videos of a list that have results; their labels; the transform of an item.
 
-    A data set says what its results are called (`kind`), where those of a video lie (`result`), whether they can be
-    used (`usable`), and what an item is (`item`).
+    A subclass defines the name of its results (`kind`), their path for a video (`result`), whether they are
+    usable (`usable`), and the item (`item`).
     """
 
     kind = "results"
@@ -78,14 +78,14 @@ class LabelledVideos(Dataset[dict[str, Any]]):
 
     @abstractmethod
     def usable(self, entry: os.DirEntry[str]) -> bool:
-        """Whether the results that lie there can give an item, as far as can be seen cheaply."""
+        """Whether the results at this entry can give an item, as far as a cheap check can tell."""
 
     @abstractmethod
     def item(self, video: Video, generator: torch.Generator | None = None) -> dict[str, Any]:
         """An item without its label and name."""
 
     def _made(self, videos: list[Video]) -> set[str]:
-        """The names of those that have usable results, by one look into each folder, not one per file."""
+        """The names of the videos with usable results, with one directory listing per folder, not one stat per file."""
         folders: dict[Path, dict[str, str]] = defaultdict(dict)
         for video in videos:
             path = self.result(video)
@@ -109,7 +109,7 @@ def _refuse_wrong_root(videos: list[Video], root: Path) -> None:
 
 
 def classes_of(videos: list[Video]) -> list[str]:
-    """The labels of a list by their numbers: integers stay what they are, names are numbered in sorted order."""
+    """The labels of a list by number: integers are kept, names are numbered in sorted order."""
     texts = {video.label for video in videos if video.label}
     if all(text.isdecimal() for text in texts):
         largest = max(map(int, texts), default=-1)
@@ -121,11 +121,11 @@ def classes_of(videos: list[Video]) -> list[str]:
 def labels_of(videos: list[Video], classes: list[str]) -> list[int]:
     """The number of each video's label among the classes; -1 for a video without a label.
 
-    Raises UsageError for labels that are no class.
+    Raises UsageError for labels that are not among the classes.
     """
     numbers = {text: number for number, text in enumerate(classes)} | {"": UNLABELLED}
     texts = [str(int(video.label)) if video.label.isdecimal() else video.label for video in videos]
-    # A class may itself be called "007".
+    # A class may be named "007".
     texts = [
         video.label if video.label in numbers else text for video, text in zip(videos, texts, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Which frames and which part of the picture a training item shows."""
+"""Sampling of training items: the frames and the crop of a clip."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from m3flow.videos.videolist import Video
 
 @dataclass(frozen=True)
 class Window:
-    """The part of a video that an item shows.
+    """The part of a video in an item.
 
     Attributes
     ----------
     start: the clip's first frame.
     left, top, width, height: the crop in pixels, all multiples of `grid`.
     flip: whether left and right are exchanged.
-    grid: the distance in pixels of the points that must lie on the same places of the crop; 1 for every pixel.
+    grid: the spacing in pixels of the point grid that the crop must preserve; 1 for every pixel.
     """
 
     start: int
@@ -36,15 +36,15 @@ class Window:
 
     @property
     def first_column(self) -> int:
-        """Where frames are cut: a flip moves the points of a grid by one pixel (see `TrajectoryClips`)."""
+        """First column of the cropped frames: a flip shifts grid points by one pixel (see `TrajectoryClips`)."""
         return self.left + (self.flip and self.grid > 1)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How clips are drawn from videos; see `TrajectoryClips` for the parameters.
+    """Sampling of clips from videos; see `TrajectoryClips` for the parameters.
 
-    Raises UsageError for values that cannot be.
+    Raises UsageError for invalid values.
     """
 
     frames: int
@@ -66,7 +66,7 @@ class Sampling:
             raise UsageError(f"flip is {self.flip}; it must be a probability")
 
     def numbers(self, window: Window) -> list[int]:
-        """The clip's frames in the video."""
+        """The frame numbers of the clip in the video."""
         return [window.start + self.stride * t for t in range(self.frames)]
 
     def window(
@@ -88,7 +88,7 @@ class Sampling:
             left, top = ((room // grid) // 2 * grid for room in (size[1] - width, size[0] - height))
             return Window((starts - 1) // 2, left, top, width, height, False, grid)
         flip = bool(torch.rand((), generator=generator) < self.flip)
-        # On a grid a flipped crop is cut one pixel further to the right, where there is one.
+        # On a grid, a flipped crop starts one pixel further to the right, if there is one.
         shift = flip and grid > 1
         left = grid * _draw(max(size[1] - width - shift, 0) // grid + 1, generator)
         top = grid * _draw((size[0] - height) // grid + 1, generator)
@@ -101,7 +101,7 @@ def _draw(count: int, generator: torch.Generator | None) -> int:
 
 
 def cut(pictures: np.ndarray, window: Window) -> np.ndarray:
-    """The window's part of uint8 [T, H, W, 3], flipped where the window is: uint8 [T, 3, h, w]."""
+    """The window of uint8 [T, H, W, 3], flipped if the window is: uint8 [T, 3, h, w]."""
     rows = slice(window.top, window.top + window.height)
     left = window.first_column
     columns = np.arange(left, left + window.width).clip(max=pictures.shape[2] - 1)
@@ -121,7 +121,7 @@ def read_frames(
 
     Raises
     ------
-    BadInput: the video is missing, or not one of the frames can be decoded.
+    BadInput: the video is missing, or none of the frames can be decoded.
     """
     height, width = size
     pictures = [resized(picture, width, height) for picture in chosen_frames(source, numbers, key_frames)]

@@ -21,9 +21,9 @@ from m3flow.videos.frames import colour_frames
 from m3flow.videos.key_frames import KeyFrames
 from m3flow.videos.videolist import Video, VideoList
 
-LARGEST_EMPTY = 8192  # bytes; a file without a window is smaller
+LARGEST_EMPTY = 8192  # bytes; files without windows are smaller
 TUBE = 2
-"""Frames per token of the masked autoencoders: there are trajectories for every second frame of a clip."""
+"""Frames per token of masked autoencoders: trajectories are given for every second frame of a clip."""
 
 
 class TrajectoryClips(LabelledVideos):
@@ -35,51 +35,51 @@ class TrajectoryClips(LabelledVideos):
     - trajectories: int8 [T/2 · L, h//8, w//8, 2], displacements in pixels, (x, y): the L steps of the first
       window, then those of the second, …, one window for the clip's frames 0, 2, 4, …
     - types: uint8 [T/2, h//8, w//8], 1 where the points P_0 … P_{L−1} all lie inside the crop
-    - confidence: uint8 [T/2 · L, h//8, w//8], of the points P_1 … P_L of each window, where the video's file has it;
+    - confidence: uint8 [T/2 · L, h//8, w//8], of the points P_1 … P_L of each window, if the video's file has it;
       128 and more is reliable
     - label: int, the number of the video's class in `classes`; -1 for a video without a label
-    - name: what its outputs are called
+    - name: its output name
 
-    The order of the axes is that of MME's pre-training (Sun et al., CVPR 2023), which divides by 20.
+    The axis order is that of MME's pre-training (Sun et al., CVPR 2023), which divides by 20.
 
     Convention
     ----------
     The trajectory at [.., i, j, :] starts at the pixel with x = 4 + 8j, y = 4 + 8i of the item's own frames,
-    cropped and flipped. A crop is moved in steps of 8 pixels for this. A flip takes the pixel x of a crop
+    cropped and flipped. For this, crops are placed in steps of 8 pixels. A flip maps the pixel x of a crop
     of width w to w − 1 − x, and so 4 + 8j to 3 + 8(w/8 − 1 − j), which is not on the grid; therefore the
-    frames of a flipped item are cut one pixel further to the right, and the points fall on the grid exactly.
-    Only where the crop takes the frame's whole width there is no such pixel: the last column stands in
-    for it. A flip changes the sign of the x displacements. L counts the video's own frames, whatever the
+    frames of a flipped item are cropped one pixel further to the right, and the points fall on the grid exactly.
+    Only if the crop has the frame's full width there is no such pixel: the last column is repeated
+    instead. A flip changes the sign of the x displacements. L counts the video's own frames, whatever the
     clip's stride: a trajectory spans frames n to n + L.
 
-    Near a video's end a window that would go beyond it is replaced by the last one, and frames beyond it by
+    Near a video's end, windows beyond it are replaced by the last one, and frames beyond it by
     the last one of the clip, as in MME.
 
     Parameters
     ----------
-    list_file, root, parts: the list of videos, as `m3flow.videos.videolist.VideoList` takes them.
-    output: the folder that `m3flow trajectories` wrote into (job trajs_dense or mvs).
+    list_file, root, parts: the list of videos, see `m3flow.videos.videolist.VideoList`.
+    output: the output folder of `m3flow trajectories` (job trajs_dense or mvs).
     length: L; the files of this length are read.
     frames: T, even.
     stride: the distance between a clip's frames in the video (4 for Kinetics-400, 2 for Something-Something).
-    crop: height and width of the crop in pixels, multiples of 8; None: the frame, down to multiples of 8.
-    flip: the probability of a flip; set 0 where left and right carry the label.
-    random: draw start, crop and flip at random (from torch's generator, which a DataLoader seeds anew in
+    crop: height and width of the crop in pixels, multiples of 8; None: the frame, rounded down to multiples of 8.
+    flip: the probability of a flip; set 0 if labels depend on left and right.
+    random: draw start, crop and flip at random (from torch's generator, which a DataLoader seeds in
         each worker); otherwise the middle of the video, the middle of the frame, no flip.
-    classes: the labels by their numbers. By default from the list: labels that are integers stay what they are,
-        names are numbered in sorted order. Give the validation set `classes=training_set.classes`.
-    transform: applied to every item, a dict, for example to change the colours of its frames. It must not move
-        the frames: their trajectories would not follow.
+    classes: the labels by number. By default from the list: integer labels are kept, names are numbered in
+        sorted order. Give the validation set `classes=training_set.classes`.
+    transform: applied to every item, a dict, for example to change the colours of its frames. Geometric transforms
+        are not allowed: the trajectories would not follow.
 
     Attributes
     ----------
     videos: those that have trajectories; labels: their labels, int.
     classes: the labels by their numbers, list of str.
-    missing: the names of those that have none (rejected, not made yet, or too short for one); they are left out.
+    missing: the names of those without (rejected, not made yet, or too short for one); they are left out.
 
     Raises
     ------
-    UsageError: a parameter that cannot be; no video of the list has trajectories of this length; the first videos
+    UsageError: an invalid parameter; no video of the list has trajectories of this length; the first videos
         are not in `root`; a label that is not in `classes`; when an item is read: a crop larger than the frame, a
         file of another job.
     BadInput: when an item is read: a damaged trajectory file, a missing or damaged video.
@@ -129,7 +129,7 @@ class TrajectoryClips(LabelledVideos):
         try:
             return StoredTrajectories(entry.path).windows > 0
         except BadInput:
-            return True  # named when it is read
+            return True  # reported when it is read
 
     def item(self, video: Video, generator: torch.Generator | None = None) -> dict[str, Any]:
         stored = self._load(video)
@@ -168,7 +168,7 @@ class TrajectoryClips(LabelledVideos):
         return trajectories
 
     def _starts(self, trajectories: StoredTrajectories) -> int:
-        """Number of frames at which a clip can start: its last window has to exist, and its last frame."""
+        """Number of frames at which a clip can start: its last window and its last frame must exist."""
         windows = trajectories.windows
         return min(
             windows - self.stride * (self.frames - TUBE),
@@ -177,9 +177,9 @@ class TrajectoryClips(LabelledVideos):
 
 
 def frame_size(trajectories: StoredTrajectories, source: str) -> tuple[int, int]:
-    """Height and width of the frames that the trajectories were made from, in pixels.
+    """Height and width in pixels of the frames from which the trajectories were made.
 
-    The file says it; for one that does not, the video's own size is taken.
+    From the file's provenance, or else the video's own size.
     """
     made = trajectories.made.get("source", {})
     if made.get("width") and made.get("height"):
@@ -196,7 +196,7 @@ def frame_size(trajectories: StoredTrajectories, source: str) -> tuple[int, int]
 def windows_of(
     trajectories: Trajectories, starts: list[int], window: Window
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The windows that begin at `starts`, cropped and flipped.
+    """The windows that start at `starts`, cropped and flipped.
 
     Returns int8 [t · L, h//8, w//8, 2] and uint8 [t, h//8, w//8]; see `TrajectoryClips`.
     """
@@ -217,9 +217,9 @@ def windows_of(
 
 
 def confidence_of(trajectories: Trajectories, starts: list[int], window: Window) -> np.ndarray:
-    """The confidence in the windows that begin at `starts`, cropped and flipped: uint8 [t · L, h//8, w//8].
+    """The confidence of the windows that start at `starts`, cropped and flipped: uint8 [t · L, h//8, w//8].
 
-    For a file that has it.
+    The file must have it.
     """
     assert trajectories.traj_conf is not None
     rows = slice(window.top // GRID, (window.top + window.height) // GRID)

@@ -35,7 +35,7 @@ class Planner:
     def __init__(self, work: Work, motion: MotionEstimator | None, device: str) -> None:
         self._work, self._motion, self._device = work, motion, device
         self._settings = _digests(work)
-        # Results are read from packs too, and written as single files.
+        # Results are also read from packs, but written as single files.
         self._stored = with_packs(work.outputs)
 
     def task(self, video: Video) -> VideoTask:

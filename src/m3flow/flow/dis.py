@@ -1,22 +1,22 @@
 """Dense inverse search on the torch backend, batched over pairs and over patches.
 
 Kroeger, Timofte, Dai and Van Gool, "Fast optical flow using dense inverse search", ECCV 2016. On each level
-of a pyramid every patch of the first frame is searched for in the second, from where the coarser level puts
-it; a pixel's flow is the mean of its patches', weighted by how well they explain it; a variational refinement
-smooths that.
+of a pyramid every patch of the first frame is searched for in the second, starting from the coarser level's
+displacement; a pixel's flow is the mean of its patches', weighted by how well they match; a variational refinement
+smooths the result.
 
 | | paper | OpenCV | here |
 |---|---|---|---|
 | start of a patch | coarser level | that or a neighbour, whichever matches better | as OpenCV |
 | which neighbours | none | two, just searched: row by row, then backwards | four, in the last round |
 | rounds over all patches | one | two, patch after patch | four, all patches at once |
-| descent steps | at most a preset number | half of the preset's a round | a quarter a round |
+| descent steps | at most a preset number | half of the preset's per round | a quarter per round |
 | size of a step | Gauss-Newton | an eighth (Sobel's filter is not divided by 8) | as OpenCV |
 | end of a descent | small step or residual | when the residual no longer falls | as OpenCV |
 | levels | grey values | rounded to 8 bits | as OpenCV |
 | refinement | variational | `VariationalRefinement` | the same, equal to rounding |
 
-In OpenCV a good match spreads along a whole row in one sweep; here it spreads by one patch a round, and the
+In OpenCV a good match spreads along a whole row in one sweep; here it spreads by one patch per round, and the
 pyramid does the rest. The error against ground truth is the same within a few per cent, and every operation
 works on all patches of all pairs.
 """
@@ -102,7 +102,7 @@ def _scales(height: int, width: int, finest: int) -> tuple[int, int]:
     deepest = int(math.log2(min(height, width) // PATCH))
     coarsest = min(int(math.log2(max(height, width) / (4 * PATCH)) + 0.5), deepest)
     if coarsest < finest:
-        # Small frames. (OpenCV looks at the width alone, and crashes on frames that are wide and low.)
+        # Small frames. (OpenCV considers only the width, and crashes on wide, low frames.)
         coarsest = min(max(int(math.log2(width / (2.5 * PATCH))), 0), deepest)
         finest = max(coarsest - 2, 0)
     return finest, coarsest
@@ -156,7 +156,7 @@ class _Patches:
         self._batch = torch.arange(len(one), device=one.device)[:, None, None]
 
     def difference(self, flow: Tensor) -> Tensor:
-        """What the second frame at the patches moved by `flow` [B, 2, R, C] has more than the first:
+        """The difference between the second frame at the patches moved by `flow` [B, 2, R, C] and the first:
         [B, R, C, N]."""
         x = (flow[:, 0] + self.x).clamp(1 - PATCH, self.width - 1) + PATCH
         y = (flow[:, 1] + self.y).clamp(1 - PATCH, self.height - 1) + PATCH
@@ -173,7 +173,7 @@ def _cut(images: Tensor, stride: int) -> Tensor:
 
 
 def _residual(difference: Tensor) -> Tensor:
-    """The squared difference of the patches after each is made free of its mean: [..., N] -> [...]."""
+    """The squared difference of the patches after subtracting each one's mean: [..., N] -> [...]."""
     return difference.square().sum(-1) - difference.sum(-1).square() / difference.shape[-1]
 
 
@@ -215,7 +215,7 @@ def _descend(patches: _Patches, start: Tensor, steps: int) -> Tensor:
         residual = _residual(difference)
         going = going * (residual < last)
         last = residual
-    # A patch that ran further than its own size has lost its way.
+    # A patch that moved further than its own size has diverged.
     near = (found - start).square().sum(1, keepdim=True) <= PATCH**2
     return torch.where(near, found, start)
 

@@ -1,7 +1,7 @@
-"""Farnebäck's optical flow by polynomial expansion, batched in torch, with OpenCV's numbers.
+"""Farnebäck's optical flow by polynomial expansion, batched in torch, with OpenCV's results.
 
 G. Farnebäck, Two-frame motion estimation based on polynomial expansion, SCIA 2003. Every neighbourhood is
-fitted by a quadratic polynomial; how the polynomial changes between two frames gives the displacement.
+fitted by a quadratic polynomial; the change of the polynomial between two frames gives the displacement.
 Where the paper leaves choices open (pyramid, borders, regularisation), this follows
 `cv2.calcOpticalFlowFarneback` on the CPU, so that both give the same flow.
 
@@ -71,7 +71,7 @@ class Farneback(TorchEstimator):
 
     @torch.no_grad()
     def sequence(self, frames: Array, step: int = 1) -> Array:
-        """As `Estimator.sequence`; the pyramid and expansion of a frame are computed once."""
+        """See `Estimator.sequence`; the pyramid and expansion of a frame are computed once."""
         check_frames(frames)
         return self.give_back(self._pyramid(self.bring(frames), step), like=frames)
 

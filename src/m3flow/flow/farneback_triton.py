@@ -1,4 +1,4 @@
-"""Farneback's iterations as two fused Triton kernels each, for GPUs that Triton knows.
+"""Farneback's iterations as two fused Triton kernels each, for GPUs that Triton supports.
 
 An iteration is bound by memory traffic, not arithmetic. Torch operations write every intermediate value to
 memory; here an iteration makes two passes over memory: sums along the columns, then, in one kernel, sums

@@ -1,1 +1,1 @@
-"""Packs: the results of many videos in one tar file, with a Parquet table of what lies where."""
+"""Packs: the results of many videos in one tar file, with a Parquet table as its index."""

@@ -1,4 +1,4 @@
-"""One pack: a tar file in WebDataset's convention and its table, written together and read back before they count."""
+"""One pack: a tar file in WebDataset's convention and its table, read back after writing and before they are valid."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Member:
     Attributes
     ----------
     name: the file's path in the folder of the video's flow, such as "x.mp4", or what `m3flow.layout` calls another.
-    offset, size: where its content lies in the tar file, in bytes.
+    offset, size: position and size of its content in the tar file, in bytes.
     checksum: CRC-32 of its content.
     """
 
@@ -45,8 +45,8 @@ class Packed:
     video: its output name. label: as in the list.
     length: steps of its trajectories.
     members: its files.
-    frames, width, height: of the video as its flow was made; 0 where the files do not say.
-    motion: the numbers of the records: speed, speed_p95, saturated, still, camera, camera_shift.
+    frames, width, height: of the video when its flow was made; 0 if unknown.
+    motion: the motion statistics of the records: speed, speed_p95, saturated, still, camera, camera_shift.
     """
 
     video: str
@@ -68,7 +68,7 @@ class Packed:
 
 
 class Opens(Protocol):
-    """A file, a member of another pack: whatever opens as bytes."""
+    """A file, or a member of another pack: opens as bytes."""
 
     def open(self, mode: str, /) -> Any: ...
 
@@ -92,12 +92,12 @@ def name_in_tar(video: str, member: str) -> str:
 
 
 def write_pack(table: Path, samples: Iterable[tuple[Packed, Content]]) -> list[Packed]:
-    """Write a pack, read it back, and then its table, which makes it count.
+    """Write a pack, read it back, and then write its table, which makes it valid.
 
-    The tar file has a new name, and the table names it: at every moment the table stands for one whole pack, the old
-    one or the new one. Tar files that it does not name are removed.
+    The tar file has a new name, and the table names it: at every moment the table refers to one complete pack, the
+    old one or the new one. Tar files that it does not name are removed.
 
-    Raises OSError where what was read back is not what was written.
+    Raises OSError if the data read back differ from those written.
     """
     tar = pack_tar(table, max(pack_tars(table), default=-1) + 1)
     with complete_or_absent(tar) as (new,):
@@ -113,7 +113,7 @@ def write_pack(table: Path, samples: Iterable[tuple[Packed, Content]]) -> list[P
 
 
 def remove_unnamed(table: Path) -> None:
-    """Remove the tar files of a pack that its table does not name: what a killed process left."""
+    """Remove the tar files of a pack that its table does not name, left by a killed process."""
     named = read_table(table).tar if table.is_file() else None
     for path in pack_tars(table).values():
         if path != named:
@@ -140,7 +140,7 @@ def _write_tar(path: Path, samples: Iterable[tuple[Packed, Content]]) -> list[Pa
 
 @dataclass(frozen=True)
 class Bytes:
-    """Content that is in memory."""
+    """Content in memory."""
 
     data: bytes
 
@@ -150,7 +150,7 @@ class Bytes:
 
 @dataclass(frozen=True)
 class OldMember:
-    """A member of a pack that is there; checked when it is read."""
+    """A member of an existing pack, checked when read."""
 
     tar: Path
     member: Member
@@ -160,7 +160,7 @@ class OldMember:
 
 
 class _Checksummed:
-    """A file that is read once, and the CRC-32 of what was read."""
+    """A file that is read once, and the CRC-32 of the data read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.checksum = file, 0
@@ -172,7 +172,7 @@ class _Checksummed:
 
 
 def _find_members(path: Path, written: list[Packed]) -> None:
-    """Fill in where the members lie, by the tar file's own headers."""
+    """Fill in the members' offsets, from the headers of the tar file."""
     with tarfile.open(path) as archive:
         places = {info.name: info.offset_data for info in archive}
     for packed in written:
@@ -183,7 +183,7 @@ def _find_members(path: Path, written: list[Packed]) -> None:
 
 
 def check_members(tar: Path, packed: Iterable[Packed]) -> Iterator[tuple[Packed, list[str]]]:
-    """(video, the members that are not what was written) for each video of a pack."""
+    """(video, names of the damaged members) for each video of a pack."""
     with tar.open("rb") as file:
         for video in packed:
             wrong = [member.name for member in video.members if not _is_whole(file, member)]
@@ -200,7 +200,7 @@ def _is_whole(file: IO[bytes], member: Member) -> bool:
 
 
 def read_member(tar: Path, member: Member) -> bytes:
-    """The content of a member; raises BadInput where it is not what was written."""
+    """The content of a member; raises BadInput if it is damaged."""
     try:
         with tar.open("rb") as file:
             file.seek(member.offset)
@@ -215,7 +215,7 @@ def read_member(tar: Path, member: Member) -> bytes:
 def pyarrow() -> Any:
     """The library that reads and writes Parquet.
 
-    Raises UsageError where it is not installed.
+    Raises UsageError if it is not installed.
     """
     try:
         import pyarrow.parquet
@@ -250,7 +250,7 @@ MOTION = ("speed", "speed_p95", "saturated", "still", "camera", "camera_shift")
 
 @dataclass(frozen=True)
 class Table:
-    """What the table of a pack says.
+    """The content of a pack's table.
 
     Attributes
     ----------
@@ -262,7 +262,7 @@ class Table:
     videos: list[Packed]
 
     def problem(self) -> str:
-        """Why the tar file cannot be the one that was written, by its size alone; "" where it can."""
+        """The reason why the tar file cannot be the one written, by its size alone; "" if it can."""
         if not self.tar.is_file():
             return f"{self.tar}: missing, though its table is there"
         found = self.tar.stat().st_size
@@ -272,7 +272,7 @@ class Table:
 def read_table(path: Path) -> Table:
     """The table of a pack.
 
-    Raises BadInput where it is damaged or not one of ours.
+    Raises BadInput if it is damaged or not one of ours.
     """
     arrow = pyarrow()
     try:

@@ -1,4 +1,4 @@
-"""Packing: the results of a list into packs, again and again without harm, and their check and repair."""
+"""Packing of a list's results, which can be repeated at any time, and check and repair of packs."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from m3flow.videos.videolist import Video
 
 @dataclass
 class PackReport:
-    """The outcome of packing a stretch of a list.
+    """The outcome of packing a shard of a list.
 
     Attributes
     ----------
     table: of the pack.
-    written: whether it was made or made anew; otherwise it was complete.
+    written: whether it was written or rewritten; otherwise it was complete.
     videos: names of the videos in it. missing: of those that have no results, packed or not.
-    damaged: what is wrong with single files that cannot be read, and stay as they are, a line each.
+    damaged: one error message per single file that cannot be read, and is left as it is.
     removed: single files that were removed.
     """
 
@@ -61,13 +61,13 @@ def pack_shard(
 ) -> PackReport:
     """Put the results of some videos into one pack.
 
-    What the pack holds already stays; single files that are new or differ go in; a complete pack is left as it is. So a
-    call that was killed at any moment is called again.
+    The content of an existing pack stays; single files that are new or differ are added; a complete pack is left as it
+    is. So after a kill at any moment, call it again.
 
     Parameters
     ----------
-    length: steps of the trajectories that go in; others stay as they are.
-    remove: remove the single files that the pack holds, once it is whole.
+    length: steps of the trajectories to pack; others stay as they are.
+    remove: remove the packed single files once the pack is complete.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def pack_shard(
         else:
             samples.append(_kept(tar, packed))
         report.videos.append(video.name)
-    # What the list does not name any more stays: its single files may be gone.
+    # Videos no longer in the list stay: their single files may be gone.
     samples += [_kept(tar, old[name]) for name in old.keys() - set(report.videos)]
     if changed:
         write_pack(table, map(_with_description, samples))
@@ -107,7 +107,7 @@ def pack_shard(
 
 
 def _existing(table: Path) -> tuple[Path, dict[str, Packed]]:
-    """The tar file of a pack and its videos by name; none where there is no pack yet."""
+    """The tar file of a pack and its videos by name; no videos if there is no pack yet."""
     if not table.is_file():
         return table, {}
     found = read_table(table)
@@ -134,7 +134,7 @@ def _checksum(path: Path) -> int:
 
 
 def _described(video: Video, flow: Path, single: dict[str, Path], length: int) -> Packed:
-    """The row of a video, by what its files say of themselves."""
+    """The row of a video, from the provenance of its files."""
     made: dict[str, Any] = {}
     if PACKED_TRAJECTORIES in single:
         made = read_made(single[PACKED_TRAJECTORIES])
@@ -153,7 +153,7 @@ def _described(video: Video, flow: Path, single: dict[str, Path], length: int) -
 
 
 def _kept(tar: Path, packed: Packed) -> tuple[Packed, Content]:
-    """A sample as it is in the pack; read when it is its turn to be written."""
+    """A sample from the existing pack, read only when it is written."""
     return packed, {member.name: OldMember(tar, member) for member in packed.results}
 
 
@@ -172,7 +172,7 @@ def _with_description(sample: tuple[Packed, Content]) -> tuple[Packed, Content]:
 
 
 def _remove_singles(outputs: Outputs, names: Sequence[str], length: int) -> int:
-    """Remove the single files of packed videos, and the folders that are empty then."""
+    """Remove the single files of packed videos, and folders left empty."""
     count = 0
     for name in names:
         for path in outputs.packable(name, length).values():
@@ -191,13 +191,13 @@ def _remove_empty(folder: Path, tops: tuple[Path, ...]) -> None:
 
 @dataclass
 class DamagedPack:
-    """A pack that is not as it was written.
+    """A damaged pack.
 
     Attributes
     ----------
     table: of the pack.
-    reason: why.
-    lost: the videos whose files in it are not whole.
+    reason: the damage.
+    lost: the videos with damaged files in it.
     """
 
     table: Path
@@ -206,7 +206,7 @@ class DamagedPack:
 
 
 def verify_packs(outputs: Outputs) -> Iterator[DamagedPack]:
-    """Read every pack through; yields those that are damaged."""
+    """Read every pack completely and yield the damaged ones."""
     for path in outputs.pack_tables():
         try:
             table = read_table(path)
@@ -225,7 +225,7 @@ def verify_packs(outputs: Outputs) -> Iterator[DamagedPack]:
 
 
 def take_out(outputs: Outputs, names: Collection[str]) -> dict[Path, int]:
-    """Take videos out of the packs that hold them; returns how many, by the packs' tables."""
+    """Remove videos from their packs; returns the number removed by pack table."""
     taken = {}
     for path in outputs.pack_tables() if names else ():
         count = sum(row.video in names for row in read_table(path).videos)
@@ -236,7 +236,7 @@ def take_out(outputs: Outputs, names: Collection[str]) -> dict[Path, int]:
 
 
 def rewrite_without(path: Path, names: Collection[str]) -> int:
-    """Make a pack anew without some videos; returns how many it has then. A pack without any is removed."""
+    """Rewrite a pack without some videos; returns the number left. A pack without any is removed."""
     try:
         table = read_table(path)
         rows = [row for row in table.videos if row.video not in names] if table.tar.is_file() else []

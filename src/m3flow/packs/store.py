@@ -1,4 +1,4 @@
-"""All packs of an output folder, and the outputs as readers see them whether packed or not."""
+"""All packs of an output folder, and read access to outputs whether packed or not."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ UNPACKED_AT_ONCE = 64
 class Packs:
     """The packs of an output folder.
 
-    A pack counts where its table is there and its tar file has the size that the table says; whether its content
-    is what was written is `m3flow verify`'s question.
+    A pack is valid if its table exists and its tar file has the size recorded there; its content is checked by
+    `m3flow verify`.
 
     Attributes
     ----------
     videos: by name, (tar file, row) of every packed video.
-    damaged: the tables of the packs that do not count, each with the reason.
+    damaged: the tables of invalid packs, each with the reason.
     """
 
     def __init__(self, outputs: Outputs) -> None:
@@ -54,16 +54,16 @@ class Packs:
         return self.has(name, PACKED_TRAJECTORIES) and self.videos[name][1].length == length
 
     def content(self, name: str) -> Iterator[tuple[str, bytes]]:
-        """(name after the key, bytes) of every file of a packed video; raises BadInput where one is damaged."""
+        """(name after the key, bytes) of every file of a packed video; raises BadInput if one is damaged."""
         tar, packed = self.videos[name]
         for member in packed.results:
             yield member.name, read_member(tar, member)
 
 
 class UnpackedOutputs(Outputs):
-    """The output folder for readers: the files of a packed video are unpacked into a temporary folder when asked for.
+    """The output folder for readers: files of a packed video are unpacked into a temporary folder on request.
 
-    A single file that is there goes before the packed one. Nothing is to be written below these paths.
+    An existing single file takes precedence over the packed one. Do not write below these paths.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -106,5 +106,5 @@ class UnpackedOutputs(Outputs):
 
 
 def with_packs(outputs: Outputs) -> Outputs:
-    """The outputs for readers: `outputs` itself where there are no packs."""
+    """The outputs for readers: `outputs` itself if there are no packs."""
     return UnpackedOutputs(outputs.folder) if outputs.pack_tables() else outputs

@@ -1,7 +1,7 @@
-"""Gzip files whose content can be read in parts: members of known length, and where they lie at the end of the file.
+"""Gzip files with random access: several members, and an index of them at the end of the file.
 
-For any reader of gzip it is an ordinary file of several members (RFC 1952, 2.2). The last one is empty and carries, as
-an extra field of its header, JSON with the places of the others.
+For any gzip reader it is an ordinary file of several members (RFC 1952, 2.2). The last one is empty and has, as an
+extra field of its header, JSON with the lengths of the others.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ FIXED_HEADER = b"\x1f\x8b\x08\x04" + bytes(4) + b"\x00\xff"
 EMPTY_BODY = b"\x03\x00" + bytes(8)
 SUBFIELD = b"m3"
 MARK = b"m3-parts"
-# Length and checksum of the JSON, checksum of all of the file before.
+# Length and checksum of the JSON, checksum of the file up to here.
 TAIL = struct.Struct(f"<III{len(MARK)}s")
 LARGEST_END = 2**16 + 64
-WINDOW_BITS = 31  # zlib's way to say: with gzip's header and checksum
+WINDOW_BITS = 31  # zlib: with gzip's header and checksum
 
 
 class BlockedGzip:
-    """Writes a gzip file in members; the same content and cuts give the same bytes (no name and no time in it)."""
+    """Writes a gzip file in members; deterministic for the same content and cuts (no name and no time in it)."""
 
     def __init__(self, file: IO[bytes], level: int) -> None:
         self._file, self._level = file, level
@@ -40,11 +40,11 @@ class BlockedGzip:
         self._member += view
 
     def cut(self, every: int = 0) -> None:
-        """End the member; what follows goes into the next ones, of `every` bytes each (0: into one)."""
+        """End the member; the following data go into members of `every` bytes each (0: into one)."""
         from isal import isal_zlib
 
         if self._member:
-            # All of it at once: how ISA-L compresses depends on how the data come.
+            # All at once: ISA-L's output depends on the sizes of the pieces it is given.
             compressor = isal_zlib.compressobj(self._level, wbits=WINDOW_BITS)
             data = compressor.compress(self._member) + compressor.flush()
             self._lengths.append(len(data))
@@ -53,7 +53,7 @@ class BlockedGzip:
         self._every = every
 
     def close(self, about: dict[str, Any]) -> None:
-        """End the file, with `about` (plain JSON values) and the members' lengths at its end."""
+        """Finish the file, with `about` (plain JSON values) and the members' lengths at its end."""
         self.cut()
         text = json.dumps({**about, "members": self._lengths}, separators=(",", ":")).encode()
         size = len(text) + TAIL.size
@@ -66,9 +66,9 @@ class BlockedGzip:
 
 
 def read_directory(file: IO[bytes]) -> dict[str, Any] | None:
-    """What `BlockedGzip.close` put at the end of a file; None for a file of another program.
+    """The index that `BlockedGzip.close` wrote at the end of a file; None for a file of another program.
 
-    Raises ValueError where it is damaged.
+    Raises ValueError if it is damaged.
     """
     size = file.seek(0, 2)
     file.seek(max(0, size - LARGEST_END))
@@ -101,7 +101,7 @@ def _tail(end: bytes) -> tuple[int, int, int] | None:
 
 
 def check(data: bytes) -> None:
-    """Raises ValueError where a whole file that was written in blocks is not as it was written."""
+    """Raises ValueError if a file written in blocks is damaged."""
     tail = _tail(data)
     if tail is None:
         return
@@ -111,7 +111,7 @@ def check(data: bytes) -> None:
 
 
 def decompress(data: bytes) -> bytes:
-    """The content of a gzip file, by ISA-L where it is installed."""
+    """The content of a gzip file, by ISA-L if installed."""
     try:
         from isal import igzip
     except ImportError:

@@ -1,4 +1,4 @@
-"""Provenance: how a result was made, as stored in its file."""
+"""Provenance of results, as stored in their files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def made_by(
     motion: MotionEstimator,
     camera: Camera,
 ) -> dict[str, Any]:
-    """The provenance of a video's flow, as plain JSON values."""
+    """The provenance of a video's flow, as JSON values."""
     info = decoded.info
     made: dict[str, Any] = {
         "m3flow": __version__,
@@ -70,19 +70,19 @@ def same_source(made: dict[str, Any], source: dict[str, Any]) -> bool:
 
 
 def settings_digest(settings: Any) -> str:
-    """Digest of settings (plain JSON values), by which the records compare them: 12 hexadecimal digits."""
+    """Digest of settings (JSON values) for comparisons through the records: 12 hexadecimal digits."""
     text = json.dumps(settings, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def trajectory_digest(settings: dict[str, Any], flow_digest: str) -> str:
-    """Digest of trajectory settings and of those of the flow (`settings_digest`) that was tracked.
+    """Digest of trajectory settings and of the digest (`settings_digest`) of the tracked flow's settings.
 
-    The length stands before it: files of different lengths lie side by side.
+    It is prefixed by the length, since files of different lengths coexist.
     """
     return f"{settings.get('length', 0)}:{settings_digest([settings, flow_digest])}"
 
 
 def source_text(source: dict[str, Any]) -> str:
-    """The content fingerprint of a video as the records hold it: bytes and hash."""
+    """The content fingerprint of a video as in the records: bytes and hash."""
     return f"{source['bytes']}:{source['sha256']}" if "sha256" in source else ""

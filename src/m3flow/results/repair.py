@@ -1,4 +1,4 @@
-"""Temporary files that killed processes left in an output folder."""
+"""Leftover temporary files of killed processes in an output folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import psutil
 from m3flow.atomic import TEMPORARY_SUFFIX, owner_of
 from m3flow.layout import Outputs
 
-# On another machine nobody can see whether the process lives; no file is written to for so long.
+# Processes on other machines cannot be checked; no file is being written for longer than this.
 SILENT_SECONDS = 24 * 3600.0
 
 
@@ -38,12 +38,12 @@ def leftovers(outputs: Outputs) -> Iterator[Leftover]:
 
 
 def _time_there(folder: Path) -> float:
-    """The time by the clock that stamps the files of the folder, which need not be this machine's."""
+    """The current time of the folder's file system, whose clock may differ from this machine's."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder) as probe:
             return os.fstat(probe.fileno()).st_mtime
     except OSError:
-        # Nothing can be written there, so nothing will be removed there either.
+        # The folder is not writable, so nothing will be removed either.
         return 0.0
 
 

@@ -170,7 +170,7 @@ def load_flow(folder: Path | str, start: int = 0, stop: int | None = None) -> np
     if not pieces and start:
         raise UsageError(f"{folder}: no frame {start}; the flow has {form.frames(folder)} frames")
     if not pieces:
-        raise BadInput(f"{folder}: the flow files hold no frames")
+        raise BadInput(f"{folder}: the flow files have no frames")
     made = [form.made(path) for path in form.files(folder)]
     return quantisation_of(made[0].get("settings", {})).pixels(np.concatenate(pieces))
 

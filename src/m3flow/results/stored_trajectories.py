@@ -1,4 +1,4 @@
-"""The windows of a trajectory file, read without the others."""
+"""Random access to the windows of a trajectory file."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from m3flow.results.trajectoryfile import Trajectories, made_in, parse_trajector
 
 
 class StoredTrajectories:
-    """A trajectory file, of which windows are read as they are needed.
+    """A trajectory file whose windows are read on demand.
 
-    A file that is not written in blocks (of an earlier version, of another program) is read whole.
+    A file not written in blocks (by an earlier version or another program) is read completely.
 
     Parameters
     ----------
-    path: the file, or a pack that it lies in at `offset`, `size` bytes long (None: up to the end).
+    path: the file, or the pack that contains it at `offset`, `size` bytes long (None: up to the end).
 
     Attributes
     ----------
-    path: the file, or the pack that it is in.
+    path: the file, or the pack that contains it.
     length: L. windows: N. grid: rows and columns of points.
-    made: how the file was made; {} for a file that says nothing.
+    made: the provenance of the file; {} if it has none.
 
     Raises
     ------
-    BadInput: the file is missing, damaged, or does not hold trajectories.
+    BadInput: the file is missing or damaged, or does not contain trajectories.
     """
 
     def __init__(self, path: Path | str, offset: int = 0, size: int | None = None) -> None:
@@ -73,9 +73,9 @@ class StoredTrajectories:
         self.made = made_in(io.BytesIO(decompress_member(file.read(int(lengths[0])))))
 
     def read(self, numbers: Sequence[int]) -> Trajectories:
-        """These windows alone, in this order.
+        """Only these windows, in this order.
 
-        Raises BadInput where the file is damaged.
+        Raises BadInput if the file is damaged.
         """
         if self._whole is not None:
             return self._whole.chosen(numbers)
@@ -113,7 +113,7 @@ class StoredTrajectories:
     def _blocks(
         self, file: IO[bytes], first: int, chosen: list[int], kind: np.dtype[Any]
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, [windows, rows, columns]) of the chosen blocks of a plane, whose first is member `first`."""
+        """(number, [windows, rows, columns]) of the chosen blocks of a plane that starts at member `first`."""
         places = [(self._starts[first + block], self._starts[first + block + 1]) for block in chosen]
         begin = int(places[0][0])
         file.seek(begin)

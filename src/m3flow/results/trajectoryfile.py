@@ -1,4 +1,4 @@
-"""The trajectory file: a gzip of a pickle that any NumPy reads, written in pieces and read without running code."""
+"""Trajectory file: a gzip of a pickle that any NumPy reads, written in pieces and read without executing code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from m3flow.trajectories.grid import GRID, OFFSET
 from m3flow.trajectories.tracking import FINE
 
 COMPRESSION_LEVEL = 1
-# Windows that are read together; a long film has fewer and larger blocks, whose places still fit into the header.
+# Windows per block; a long video has fewer and larger blocks, so that their index fits into the header.
 BLOCK_WINDOWS, MOST_BLOCKS = 16, 6000
 SPOOL_BYTES = 8 * 2**20
 COPY_BYTES = 2**20
@@ -39,10 +39,10 @@ class Trajectories:
     traj_feat: int8 [2L, N, H//8, W//8], L displacements in x, then L in y, in pixels.
     traj_type: uint8 [N, H//8, W//8], 1 where the points P_0 … P_{L−1} all lie inside the frame.
     length: L.
-    made: how the file was made (settings, source, versions); {} for a file that says nothing.
-    traj_conf: uint8 [L, N, H//8, W//8], the confidence of P_1 … P_L (`RELIABLE` and more: reliable); None for a
-        file without.
-    traj_fine: int16 [2L, N, H//8, W//8], the displacements in 1/16 px; None for a file without.
+    made: provenance of the file (settings, source, versions); {} for a file without.
+    traj_conf: uint8 [L, N, H//8, W//8], the confidence of P_1 … P_L (`RELIABLE` and more: reliable); None if the
+        file has none.
+    traj_fine: int16 [2L, N, H//8, W//8], the displacements in 1/16 px; None if the file has none.
     """
 
     traj_feat: np.ndarray
@@ -53,11 +53,11 @@ class Trajectories:
     traj_fine: np.ndarray | None = None
 
     def window(self, number: int) -> Trajectories:
-        """The trajectories of one window alone."""
+        """The trajectories of one window."""
         return self.chosen([number])
 
     def chosen(self, numbers: Sequence[int]) -> Trajectories:
-        """The trajectories of these windows alone, in this order."""
+        """The trajectories of only these windows, in this order."""
         chosen = list(numbers)
         return Trajectories(
             self.traj_feat[:, chosen],
@@ -71,11 +71,11 @@ class Trajectories:
     def positions(self) -> np.ndarray:
         """The points P_0 … P_L of every trajectory: float32 [L+1, N, H//8, W//8, 2] in pixels, (x, y).
 
-        From the fine displacements where the file has them, else from the whole pixels.
-        A point that leaves the frame goes on from the nearest place inside, as it was tracked. The frame's
-        size is taken from the file; from the size of the grid where the file does not say it.
-        Where the points followed the pixels of the video (`track: pixels`), the stored displacements are their
-        motion without the camera's, and what this returns is where that motion alone would have taken them.
+        From the fine displacements if the file has them, else from the whole pixels.
+        A point that leaves the frame continues from the nearest position inside, as in tracking. The frame size
+        comes from the file's provenance, or else from the size of the grid.
+        If the points followed the pixels of the video (`track: pixels`), the stored displacements are their
+        motion without the camera's, and the result is the path of that motion alone.
         """
         fine = self.traj_fine
         displacements = (self.traj_feat if fine is None else fine / np.float32(FINE)).astype(np.float32)
@@ -102,9 +102,9 @@ class Trajectories:
 
 
 class TrajectoryWriter:
-    """Collects windows piece by piece and writes them as one file; long videos wait on the disk, not in memory.
+    """Collects windows piece by piece and writes them as one file; long videos are spooled to disk.
 
-    Use as a context manager. Leaving it without `close` leaves nothing behind.
+    Use as a context manager. Leaving it without `close` leaves no file.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class TrajectoryWriter:
         traj_conf: np.ndarray | None = None,
         traj_fine: np.ndarray | None = None,
     ) -> None:
-        """Append windows: int8 [2L, n, rows, columns], uint8 [n, rows, columns], and, in a file that has them,
+        """Append windows: int8 [2L, n, rows, columns], uint8 [n, rows, columns], and, if the file has them,
         uint8 [L, n, rows, columns] and int16 [2L, n, rows, columns]."""
         if len(traj_type) == 0:
             return
@@ -158,7 +158,7 @@ class TrajectoryWriter:
             self._spool.write(np.ascontiguousarray(given[stored.name], stored.dtype).data)
 
     def close(self, made: dict[str, Any]) -> None:
-        """Write the file, with `made` (plain JSON values) inside."""
+        """Write the file, with the provenance `made` (JSON values) inside."""
         block = max(BLOCK_WINDOWS, -(-self.windows * sum(map(_Stored.planes, self._arrays)) // MOST_BLOCKS))
         with complete_or_absent(self.path) as (temporary,), temporary.open("wb") as raw:
             file = BlockedGzip(raw, COMPRESSION_LEVEL)
@@ -186,7 +186,7 @@ class TrajectoryWriter:
             )
 
     def _copy(self, stored: _Stored, channel: int, target: Any) -> None:
-        """The bytes of one channel of an array from all pieces, in order."""
+        """Copy the bytes of one channel of an array from all pieces, in order."""
         plane = self._grid[0] * self._grid[1]
         sizes = [other.bytes_per_point for other in self._arrays]
         before = sum(sizes[: self._arrays.index(stored)])
@@ -214,7 +214,7 @@ class _Stored:
         return np.dtype(self.dtype).itemsize
 
     def planes(self) -> int:
-        """How many [rows, columns] there are to a window."""
+        """The number of planes [rows, columns] per window."""
         return self.channels or 1
 
     @property
@@ -226,7 +226,7 @@ class _DictPickle:
     """Writes the pickle of a dict of plain values and arrays, without holding the arrays in memory.
 
     An array is stored as the call `numpy.ndarray(shape, dtype, buffer)`: these names are the same in every
-    NumPy, while NumPy's own pickles name a module that changed in NumPy 2, which older ones cannot import.
+    NumPy, while NumPy's own pickles refer to a module of NumPy 2 that older versions cannot import.
     """
 
     def __init__(self, file: Any) -> None:
@@ -237,7 +237,7 @@ class _DictPickle:
         self._file.write(_body(key) + _body(value) + pickle.SETITEM)
 
     def array(self, key: str, dtype: str, shape: tuple[int, ...]) -> None:
-        """Announce an array; its bytes in C order are to follow, then `end_array`."""
+        """Begin an array; write its bytes in C order next, then call `end_array`."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         self._file.write(
             _body(key)
@@ -258,16 +258,16 @@ class _DictPickle:
 
 
 def _body(value: Any) -> bytes:
-    """The opcodes that put a plain value on the stack: its pickle without the protocol and the stop."""
+    """The opcodes that push a plain value on the stack: its pickle without protocol and stop."""
     return pickle.dumps(value, protocol=3)[2:-1]
 
 
 def load_trajectories(path: Path | str) -> Trajectories:
-    """Read a trajectory file, ours or the original extractor's, without running anything that is in it.
+    """Read a trajectory file, ours or the original extractor's, without executing code from it.
 
     Raises
     ------
-    BadInput: the file is missing, damaged, asks for code to be run, or does not hold trajectories.
+    BadInput: the file is missing, damaged, tries to execute code, or has no trajectories.
     """
     path = Path(path)
     try:
@@ -278,14 +278,14 @@ def load_trajectories(path: Path | str) -> Trajectories:
 
 
 def parse_trajectories(data: bytes, path: Path) -> Trajectories:
-    """The trajectories in the bytes of a file; `path` is named in errors, which are those of `load_trajectories`."""
+    """The trajectories in the bytes of a file; `path` appears in errors, which are those of `load_trajectories`."""
     try:
         check(data)
         content = safe_pickle.load(decompress(data))
     except (pickle.UnpicklingError, zlib.error, EOFError) as error:
         raise BadInput(f"{path}: not a trajectory file ({error})") from error
     except Exception as error:
-        # A damaged pickle can make the unpickler raise nearly anything; none of it is ours to sort.
+        # A damaged pickle can make the unpickler raise nearly any exception.
         raise BadInput(f"{path}: not a trajectory file ({type(error).__name__}: {error})") from error
     return _checked(path, content)
 
@@ -313,7 +313,7 @@ def _checked(path: Path, content: Any) -> Trajectories:
 
 
 def read_made(path: Path | str) -> dict[str, Any]:
-    """How a trajectory file was made, from its first bytes alone; {} for a file that does not say.
+    """The provenance of a trajectory file, from its first bytes; {} for a file without.
 
     Raises BadInput if the file is missing or not a gzip file.
     """
@@ -325,7 +325,7 @@ def read_made(path: Path | str) -> dict[str, Any]:
 
 
 def made_in(file: Any) -> dict[str, Any]:
-    """How a trajectory file was made, from the beginning of its pickle; {} for one that does not say."""
+    """The provenance of a trajectory file, from the beginning of its pickle; {} if it has none."""
     strings = _leading_strings(file)
     return _parse(next(strings, "")) if next(strings, None) == "made" else {}
 

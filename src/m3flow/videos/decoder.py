@@ -93,8 +93,8 @@ class Decoder:
 
     Parameters
     ----------
-    limits: of one video. threads: of the process.
-    indexed: whether each video's key frames are indexed, for which its packets are read once more.
+    limits: per video. threads: of the process.
+    indexed: whether to index each video's key frames, which reads its packets again.
     """
 
     def __init__(self, limits: Limits | None = None, threads: int = 1, *, indexed: bool = False) -> None:

@@ -50,7 +50,7 @@ class Frames:
     Attributes
     ----------
     info: see `VideoInfo`.
-    milliseconds: the time of each frame of a video file that has been decoded so far.
+    milliseconds: the timestamp of each frame decoded so far from a video file.
 
     Raises
     ------

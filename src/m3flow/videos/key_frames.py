@@ -1,5 +1,5 @@
-"""The key frames of a video and the times of its frames: with them a frame is found by its number, without decoding
-from the start."""
+"""The key frames of a video and the timestamps of its frames: an index to decode frames by number, without starting
+at the first one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import numpy as np
 
 from m3flow.videos.frames import colour_frames
 
-# Further on than this from one chosen frame to the key frame of the next, a seek costs less than decoding.
+# Beyond this distance from one chosen frame to the key frame of the next, seeking costs less than decoding.
 FRAMES_WORTH_A_SEEK = 8
-# FFmpeg's decoders that leave out pictures that no other is predicted from, without changing the others.
+# FFmpeg's decoders that can skip unreferenced pictures without changing the others.
 SKIP_UNREFERENCED = frozenset({"h264", "mpeg4"})
 MOST_RUNS = 10_000
 MILLISECONDS = 1000
@@ -29,7 +29,7 @@ class KeyFrames:
 
     Attributes
     ----------
-    times: of all frames, in units of the stream's time base, ascending.
+    times: timestamps of all frames, in units of the stream's time base, ascending.
     keys: the numbers of the key frames, ascending, the first 0.
     """
 
@@ -37,7 +37,7 @@ class KeyFrames:
     keys: list[int]
 
     def stored(self) -> dict[str, Any]:
-        """Plain JSON values, small where frames and key frames are evenly spaced; `from_stored` reads them back."""
+        """Plain JSON values, compact for evenly spaced frames and key frames; `from_stored` reads them back."""
         return {
             "start": self.times[0],
             "spacings": _runs(b - a for a, b in pairwise(self.times)),
@@ -46,7 +46,7 @@ class KeyFrames:
 
     @staticmethod
     def from_stored(index: Any) -> KeyFrames | None:
-        """The index in the provenance of a result; None where there is none."""
+        """The index in the provenance of a result; None if there is none."""
         try:
             times = accumulate(_gaps(index["spacings"]), initial=int(index["start"]))
             return KeyFrames(list(times), list(accumulate(_gaps(index["keys"]), initial=0)))
@@ -54,7 +54,7 @@ class KeyFrames:
             return None
 
     def segments(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        """(key frame to begin at, frames to decode from there) for frames in ascending order."""
+        """(key frame to start at, frames to decode from there) for frames in ascending order."""
         key, members = 0, list[int]()
         for number in numbers:
             before = self.keys[bisect_right(self.keys, number) - 1]
@@ -77,16 +77,16 @@ def _gaps(runs: Any) -> Iterator[int]:
 
 
 def index_key_frames(path: str, milliseconds: Sequence[float]) -> dict[str, Any] | None:
-    """The stored index of a video whose frames have been decoded from the start; its packets are read once more.
+    """The index, to be stored, of a video whose frames have been decoded from the start; reads its packets again.
 
     Parameters
     ----------
-    milliseconds: the time of each decoded frame, as OpenCV says it.
+    milliseconds: the timestamp of each decoded frame, as reported by OpenCV.
 
     Returns
     -------
-    None where numbers and times do not belong together beyond doubt: a frame that does not decode, packets of several
-    frames or without times. Such a video is decoded from its start.
+    None unless frame numbers and timestamps certainly correspond: not if a frame does not decode, or packets have
+    several frames or no timestamp. Such a video is decoded from its start.
     """
     try:
         import av
@@ -114,10 +114,10 @@ def index_key_frames(path: str, milliseconds: Sequence[float]) -> dict[str, Any]
 
 
 def chosen_frames(path: str, numbers: Collection[int], key_frames: KeyFrames | None) -> list[np.ndarray]:
-    """Some frames of a video in colour, in ascending order: uint8 [H, W, 3], RGB; those beyond the end are left out.
+    """Selected frames of a video in colour, in ascending order: uint8 [H, W, 3], RGB; none beyond the end.
 
-    They are exactly those of `m3flow.videos.frames.colour_frames`. With an index only the pictures from the key frame
-    before the first of them are decoded; without one, or where the video is not as the index says, all from its start.
+    Identical to those of `m3flow.videos.frames.colour_frames`. With an index, decoding starts at the key frame before
+    the first of them; without one, or if the video does not match its index, at the start.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def chosen_frames(path: str, numbers: Collection[int], key_frames: KeyFrames | N
 
 
 def _sought(path: str, numbers: list[int], key_frames: KeyFrames) -> list[np.ndarray] | None:
-    """The frames, by seeks; None where one does not come out."""
+    """The frames, by seeking; None if one is not found."""
     try:
         import av
     except ImportError:
@@ -148,7 +148,7 @@ def _sought(path: str, numbers: list[int], key_frames: KeyFrames) -> list[np.nda
 
 
 def _decoded(container: Any, times: set[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """(time, uint8 [H, W, 3]) of the frames at `times`, decoded from where the container stands."""
+    """(time, uint8 [H, W, 3]) of the frames at `times`, decoded from the container's current position."""
     from av.video.reformatter import VideoReformatter
 
     stream = container.streams.video[0]
@@ -166,7 +166,7 @@ def _decoded(container: Any, times: set[int]) -> Iterator[tuple[int, np.ndarray]
         waiting.discard(packet.pts)
         if not waiting:
             break
-    # What the decoder still holds back; after it, it can be sent elsewhere.
+    # Frames still buffered by the decoder; after draining it, the container can seek again.
     for frame in context.decode(None):
         if frame.pts in times and not frame.is_corrupt:
             yield frame.pts, _picture(convert, frame)
@@ -174,10 +174,10 @@ def _decoded(container: Any, times: set[int]) -> Iterator[tuple[int, np.ndarray]
 
 
 def _picture(convert: Any, frame: Any) -> np.ndarray:
-    """A frame in RGB, upright: to the bit the picture that OpenCV makes of it."""
+    """A frame in RGB, upright: bit-identical to OpenCV's."""
     from av.video.reformatter import Interpolation
 
-    # OpenCV converts to BGR; of more than 8 bits FFmpeg makes other roundings in RGB.
+    # OpenCV converts to BGR; for more than 8 bits FFmpeg rounds differently in RGB.
     plane = convert.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC).planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
     picture = cv2.cvtColor(
