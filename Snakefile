@@ -20,7 +20,9 @@ try:
     Experiment.of(config)
 except UsageError as error:
     raise WorkflowError(str(error))
-validate(config, "workflow/schemas/config.schema.yaml")
+if workflow.is_main_process:
+    # Not again in the processes of the jobs, which start faster without it.
+    validate(config, "workflow/schemas/config.schema.yaml")
 
 
 include: "workflow/rules/common.smk"

@@ -4,6 +4,9 @@
     python benchmarks/planning.py plan --videos 2400000 --no-files
     python benchmarks/planning.py append
     python benchmarks/planning.py status --videos 240000
+    python benchmarks/planning.py check --videos 13320       # finished, one job per video
+    python benchmarks/planning.py check --videos 240000 --shards
+    python benchmarks/planning.py starts --videos 16
     python benchmarks/planning.py job --videos 240000        # starts its own Slurm: needs root and slurm-wlm
     python benchmarks/planning.py reality --list videos.csv --root data
 
@@ -21,13 +24,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import chdir
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from machine import describe
+
+if TYPE_CHECKING:
+    from m3flow.experiment.config import Experiment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks/results/planning.json"
@@ -137,8 +144,87 @@ def status(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return {"videos": arguments.videos, **measured((*M3FLOW, "status"), folder)}
 
 
+def check(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The dry run over a list that is done: all that is there is compared with settings and sources."""
+    from m3flow.experiment.config import Experiment, read_config
+    from m3flow.experiment.jobs import due
+
+    granularity = "shard" if arguments.shards else "video"
+    names = data_set(folder, arguments.videos, granularity=granularity)
+    with chdir(folder):
+        experiment = Experiment.of(read_config(Path("config.yaml")))
+        finish(experiment, names)
+        profiles = PROFILES if arguments.shards else PROFILES[:2]
+        dry_run = measured((*SNAKEMAKE, *profiles, "--dry-run"), folder)
+        if "Nothing to be done" not in (folder / "out.txt").read_text():
+            raise SystemExit((folder / "out.txt").read_text()[-2000:])
+        began = time.perf_counter()
+        if any(due(experiment, granularity).units.values()):
+            raise SystemExit("something is due")
+        seconds = time.perf_counter() - began
+    return {
+        "videos": arguments.videos,
+        "granularity": granularity,
+        "dry_run": dry_run,
+        "check_seconds": round(seconds, 2),
+        "us_per_video": round(seconds / arguments.videos * 1e6, 1),
+    }
+
+
+def finish(experiment: Experiment, names: list[str]) -> None:
+    """What a run over all of these videos leaves, with empty files."""
+    from m3flow.results.provenance import settings_digest, trajectory_digest
+    from m3flow.results.records import Record, RecordFile
+    from m3flow.videos.identity import stamp, stamp_text
+
+    outputs = experiment.outputs
+    flow = settings_digest(experiment.flow.identity())
+    settings = {
+        "flow": {"flow_settings": flow},
+        "trajectories": {"trajectory_settings": trajectory_digest(experiment.trajectories.identity(), flow)},
+    }
+    common = {"status": "done", "frames": 300, "source": f"0:{'0' * 64}", "time": "2026-01-01T00:00:00+00:00"}
+    for start in range(0, len(names), 256):
+        for kind, digests in settings.items():
+            path = outputs.job_records(kind)
+            if experiment.granularity == "shard":
+                path = outputs.shard_records("list.csv", kind, f"{start // 256:05d}")
+            with RecordFile(path) as records:
+                for name in names[start : start + 256]:
+                    modified = stamp_text(stamp(f"k400/{name}"))
+                    records.append(Record(video=name, modified=modified, **common, **digests))
+    for name in names:
+        for file in (*outputs.flow_files(name), outputs.trajectories(name, experiment.trajectories.length)):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+
+
+def starts(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the start of a job of a single video costs: a run of short clips in such jobs, and in one shard."""
+    sys.path[:0] = [str(REPOSITORY / "tests")]
+    from support.clips import clip
+
+    names = data_set(folder, arguments.videos, files=False, flow={"estimator": "dis", "camera": "none"})
+    for name in names:
+        clip(folder / "k400" / name, frames=3)
+    cores = os.cpu_count() or 1
+    seconds = {}
+    for granularity in ("video", "shard"):
+        config = (f"granularity={granularity}", f"output={granularity}")
+        command = (*SNAKEMAKE, *PROFILES[:2], "--cores", str(cores), "--config", *config)
+        seconds[granularity] = measured(command, folder)["seconds"]
+    jobs = 2 * len(names)
+    return {
+        "videos": arguments.videos,
+        "seconds": seconds,
+        "seconds_per_job_and_core": round((seconds["video"] - seconds["shard"]) * cores / jobs, 2),
+    }
+
+
 def job(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """A flow job of the first shard of a long list on a real Slurm: from its start to its first decoded video."""
+    from m3flow.results.records import Record, RecordFile
+
     sys.path[:0] = [str(REPOSITORY / "tests")]
     from slurm.cluster import Cluster
     from support.clips import clip
@@ -153,8 +239,12 @@ def job(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         *(*SNAKEMAKE, *PROFILES, "--slurm-no-account", "--slurm-status-command", "squeue"),
         *("--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"),
         *("--set-resources", "flow_shard:cpus_per_task=2", "flow_shard:mem_mb=1000", "flow_shard:gpu=1"),
-        *("--slurm-keep-successful-logs", "--", "results/shards/list.csv/flow/00000.json"),
+        *("--slurm-keep-successful-logs", "--until", "flow_shard"),
     )
+    # The other shards have nothing to do: their videos were not there.
+    with RecordFile(folder / "results/records/list.csv/flow-00001.csv") as records:
+        for name in names[arguments.shard :]:
+            records.append(Record(video=name, status="rejected", reason="no such file"))
     with Cluster(folder / "slurm", nodes=1) as cluster:
         subprocess.run(command, cwd=folder, env=cluster.environment, check=True, capture_output=True)
         found = cluster.command("scontrol", "show", "job", "1")
@@ -240,7 +330,7 @@ def _size(folder: Path) -> int:
 
 
 QUESTIONS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
-    function.__name__: function for function in (plan, append, status, job, reality)
+    function.__name__: function for function in (plan, append, status, check, starts, job, reality)
 }
 
 
@@ -251,6 +341,7 @@ def main() -> None:
     parser.add_argument("question", choices=QUESTIONS)
     parser.add_argument("--videos", type=int, default=240_000)
     parser.add_argument("--shard", type=int, default=256)
+    parser.add_argument("--shards", action="store_true")
     parser.add_argument("--no-files", dest="files", action="store_false")
     parser.add_argument("--list", type=Path)
     parser.add_argument("--root", type=Path, default=Path())

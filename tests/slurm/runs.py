@@ -26,10 +26,14 @@ class Run:
         self.folder, self.cluster = folder, cluster
         self.output = folder / "out"
         (folder / "list.txt").write_text("".join(f"{name} 0\n" for name in names))
+        # A site that does not let Slurm put jobs back into the queue.
+        profile = (REPOSITORY / "profiles/slurm/config.yaml").read_text()
+        (folder / "no-requeue").mkdir()
+        (folder / "no-requeue/config.yaml").write_text(profile.replace("slurm-requeue", "slurm-no-requeue"))
         values = {"videos": "list.txt", "root": "data", "output": "out", **config}
         (folder / "config.yaml").write_text(yaml.safe_dump(values))
 
-    def command(self, *arguments: str, gpus: int = 1, retries: int = 0) -> list[str]:
+    def command(self, *arguments: str, gpus: int = 1, retries: int = 0, requeue: bool = True) -> list[str]:
         # A site's changes to the profile: these nodes are small, and tests must not wait.
         jobs = {"cpus_per_task": 2, "mem_mb": 1000}
         site = [f"{kind}_shard:{key}={value}" for kind in KINDS for key, value in jobs.items()]
@@ -37,25 +41,30 @@ class Run:
         return [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
             *("--directory", str(self.folder), "--workflow-profile", str(REPOSITORY / "profiles/default")),
-            *("--profile", str(REPOSITORY / "profiles/slurm"), "--retries", str(retries)),
+            *("--profile", str(REPOSITORY / "profiles/slurm" if requeue else self.folder / "no-requeue")),
+            *("--retries", str(retries)),
             *("--slurm-no-account", "--slurm-status-command", "squeue", "--latency-wait", "5"),
             *("--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"),
             *("--set-resources", *site, *arguments),
         ]
 
-    def start(self, *arguments: str, gpus: int = 1, retries: int = 0) -> subprocess.Popen[bytes]:
+    def start(
+        self, *arguments: str, gpus: int = 1, retries: int = 0, requeue: bool = True
+    ) -> subprocess.Popen[bytes]:
         with (self.folder / "snakemake.out").open("wb") as out:
             return subprocess.Popen(
-                self.command(*arguments, gpus=gpus, retries=retries),
+                self.command(*arguments, gpus=gpus, retries=retries, requeue=requeue),
                 cwd=self.folder,
                 env=self.cluster.environment,
                 stdout=out,
                 stderr=out,
             )
 
-    def run(self, *arguments: str, gpus: int = 1, retries: int = 0, status: int = 0) -> str:
+    def run(
+        self, *arguments: str, gpus: int = 1, retries: int = 0, requeue: bool = True, status: int = 0
+    ) -> str:
         """Run to the end; returns the output."""
-        process = self.start(*arguments, gpus=gpus, retries=retries)
+        process = self.start(*arguments, gpus=gpus, retries=retries, requeue=requeue)
         process.wait()
         text = (self.folder / "snakemake.out").read_text()
         assert process.returncode == status, text

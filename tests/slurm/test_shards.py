@@ -85,7 +85,7 @@ def test_only_what_is_missing_after_deaths(cluster: Cluster, tmp_path: Path) -> 
         tmp_path, cluster, names, flow=FLOW | {"camera": "none"}, shard=shard, run={"workers": 1, "batch": 4}
     )
     # Every job has its own node; Slurm does not requeue a job whose node dies.
-    process = run.start("--slurm-no-requeue", gpus=4)
+    process = run.start(gpus=4, requeue=False)
     records = {name: run.output / "records/list.txt" / f"motion-{name}.csv" for name in shards}
 
     def begun(name: str) -> bool:
@@ -123,7 +123,7 @@ def test_only_what_is_missing_after_deaths(cluster: Cluster, tmp_path: Path) -> 
     for name in set(names) - whole:
         # The videos were long enough.
         shutil.copy(short, tmp_path / "data" / name)
-    run.run("--slurm-no-requeue", gpus=4)
+    run.run(gpus=4, requeue=False)
     counts = run.counts("motion")
     for name in names:
         # A video is made once; one line of the records may be lost with the dead node.

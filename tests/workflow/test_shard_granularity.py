@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +140,25 @@ def test_the_slurm_profile_takes_shards_and_refuses_single_videos(shards: Shards
     said = shards.run(*profile, "--config", "granularity=video", status=1)
     assert "granularity is video" in said
     assert re.search(r"^flow +7$", shards.run("--dry-run", "--jobs", "4"), re.MULTILINE)
+
+
+def test_a_fresh_clone_with_an_empty_home_plans_shards(shards: Shards) -> None:
+    clone, home = shards.folder / "clone", shards.folder / "home"
+    for name in ("workflow", "profiles"):
+        shutil.copytree(REPOSITORY / name, clone / name)
+    (clone / "slurm").symlink_to((REPOSITORY / "slurm").readlink())
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(REPOSITORY / name, clone)
+    home.mkdir()
+    paths = "".join(f"{shards.folder / 'data' / name}\n" for name in shards.names)
+    (shards.folder / "absolute.txt").write_text(paths)
+    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "-n", "--config"]
+    command += [f"videos={shards.folder / 'absolute.txt'}", "root=/", f"output={shards.folder / 'out'}"]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home)}
+    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^flow_shard +1$", done.stdout, re.MULTILINE)
+    assert re.search(r"^trajectories_shard +1$", done.stdout, re.MULTILINE)
 
 
 def test_rejected_videos(shards: Shards) -> None:

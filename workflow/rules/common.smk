@@ -107,7 +107,7 @@ def due():
         # An exception raised here, in an input function, would be shown with a traceback.
         logger.error(str(error))
         raise SystemExit(1)
-    say(found.status)
+    say(found.summary)
     if granularity() == "video" and found.videos > MANY_VIDEOS:
         hours = hours_of_starts(experiment, found.videos, workflow.cores)
         logger.info(
@@ -117,10 +117,8 @@ def due():
     return found
 
 
-def say(status):
-    from m3flow.experiment.status import summary
-
-    for line in summary(experiment, status):
+def say(lines):
+    for line in lines:
         logger.info(line)
 
 
@@ -141,10 +139,11 @@ def targets(wildcards):
 
 def end_of_run():
     """The outcome of the run, from the records."""
-    from m3flow.experiment.status import status_of
+    from m3flow.experiment.status import status_of, summary
 
     shutil.rmtree(run_folder, ignore_errors=True)
-    say(status_of(experiment, every_file=granularity() == "video"))
+    status = status_of(experiment, every_file=granularity() == "video")
+    say(summary(experiment, status))
 
 
 def flow_before(rule, unit):
@@ -182,18 +181,17 @@ def shard_log(kind):
 
 
 @functools.cache
-def expected_minutes(kind, shard):
+def plan():
     from m3flow.experiment.shards import plan_of
 
-    plan = plan_of(experiment, renew=workflow.is_main_process)
-    return plan.minutes(kind, plan[shard].videos)
+    return plan_of(experiment, renew=workflow.is_main_process)
 
 
 def run_minutes(kind):
     """The time limit of a job: from the calibration, or four times `shard.minutes`; more at each attempt."""
 
     def minutes(wildcards, attempt):
-        expected = expected_minutes(kind, wildcards.shard)
+        expected = plan().minutes(kind, plan()[wildcards.shard].videos)
         if expected is None:
             return math.ceil(4 * experiment.shard.minutes) * attempt
         from m3flow.experiment.cost import time_limit

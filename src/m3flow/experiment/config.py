@@ -16,7 +16,7 @@ from m3flow.layout import Outputs
 from m3flow.results.stored_flow import ExistingFlow
 from m3flow.settings import FLOW_BACK_NOT_STORED, PRESETS, FlowSettings, Preset, TrajectorySettings
 from m3flow.validation import SettingsError, number, problems_of, refuse, shown
-from m3flow.videos.decoder import Limits
+from m3flow.videos.limits import Limits
 from m3flow.videos.videolist import VideoList
 
 Granularity = Literal["auto", "video", "shard"]

@@ -19,7 +19,7 @@ from m3flow.experiment.cost import jobs_of
 from m3flow.experiment.gpus import free_gpu
 from m3flow.experiment.remaining import Remaining
 from m3flow.experiment.shards import cut_list, plan_of, shard_name, shard_videos
-from m3flow.experiment.status import Status, status_of, tried
+from m3flow.experiment.status import nothing_made, status_of, summary, tried
 from m3flow.extraction.dispatch import CORES_PER_GPU_WORKER, devices_of
 from m3flow.extraction.run import ALL_DONE, FAILED, SOME_REJECTED, execute, execute_one
 from m3flow.extraction.work import Work
@@ -37,12 +37,12 @@ class Due:
 
     Attributes
     ----------
-    status: of every video of the list.
+    summary: how far the list is, a few lines.
     units: by kind of job, the names of the videos or of the shards, in the order of the list.
     videos: number of videos processed by these jobs.
     """
 
-    status: Status
+    summary: list[str]
     units: dict[str, list[str]]
     videos: int
 
@@ -52,7 +52,12 @@ def due(experiment: Experiment, granularity: str) -> Due:
 
     Raises UsageError for an unusable list.
     """
-    starts = [shard.line for shard in plan_of(experiment).shards] if granularity == "shard" else []
+    plan = plan_of(experiment) if granularity == "shard" else None
+    if plan is not None and nothing_made(experiment.outputs):
+        # A long list need not be read again.
+        text = f"m3flow: {plan.videos:,} missing of {plan.videos:,} videos"
+        return Due([text], dict.fromkeys(jobs_of(experiment), plan.names), plan.videos)
+    starts = [shard.line for shard in plan.shards] if plan is not None else []
     videos = (cut_list(experiment) if starts else experiment.videos).read()
     status = status_of(experiment, videos, every_file=granularity == "video")
     left = [video for video in videos if video.name in status.remaining]
@@ -64,7 +69,7 @@ def due(experiment: Experiment, granularity: str) -> Due:
         else:
             numbers = {bisect_right(starts, video.line) - 1 for video in mine}
             units[kind] = [shard_name(number) for number in sorted(numbers)]
-    return Due(status, units, len(left))
+    return Due(summary(experiment, status), units, len(left))
 
 
 def _is_due(kind: str, left: Remaining) -> bool:

@@ -24,8 +24,8 @@ from m3flow.results.provenance import settings_digest, source_text, trajectory_d
 from m3flow.results.stored_flow import ExistingFlow, read_provenance
 from m3flow.results.trajectoryfile import read_made
 from m3flow.settings import FlowSettings, TrajectorySettings
-from m3flow.videos.decoder import Limits
 from m3flow.videos.identity import identity, stamp_text
+from m3flow.videos.limits import Limits
 from m3flow.videos.videolist import Video
 
 MISSING, OTHER_SETTINGS, OTHER_VIDEO = "missing", "other settings", "another video"
@@ -137,12 +137,14 @@ class _Check:
         return Remaining(flow, trajectories)
 
     def _flow_due(self, video: Video, made: Attempt | None) -> str:
-        folder = self._wanted.outputs.flow(video.name)
-        paths = self._wanted.outputs.flow_files(video.name, self._form)
-        packed = self._packs.has_flow(video.name, self._form)
-        if not packed and not self._there(self._flows, video.name, paths):
-            in_another_form = video.name in self._flows and form_in(folder).name != self._form
-            return OTHER_SETTINGS if in_another_form and _flow_file(folder) else MISSING
+        if not self._packs.has_flow(video.name, self._form):
+            if video.name not in self._flows:
+                return MISSING
+            paths = self._wanted.outputs.flow_files(video.name, self._form) if self._every_file else ()
+            if not all(path.is_file() for path in paths):
+                folder = self._wanted.outputs.flow(video.name)
+                in_another_form = form_in(folder).name != self._form
+                return OTHER_SETTINGS if in_another_form and _flow_file(folder) else MISSING
         if made is None or not made.settings:
             made = _flow_file(self._readable.flow(video.name))
         if made is None or made.settings != self._flow:
@@ -150,11 +152,10 @@ class _Check:
         return OTHER_VIDEO if self._replaced(video, made) else ""
 
     def _trajectories_due(self, video: Video, made: Attempt | None, flow: Attempt | None) -> str:
-        path = self._wanted.outputs.trajs / (video.name + self._ending)
         assert self._wanted.trajectories is not None
         length = self._wanted.trajectories.length
         packed = self._packs.has_trajectories(video.name, length)
-        if not packed and not self._there(self._trajs, video.name + self._ending, (path,)):
+        if not packed and video.name + self._ending not in self._trajs:
             return MISSING
         if made is None or not made.settings:
             made = _trajectory_file(self._readable.trajectories(video.name, length))
@@ -177,11 +178,6 @@ class _Check:
         if settings not in self._by_flow:
             self._by_flow[settings] = trajectory_digest(self._wanted.trajectories.identity(), settings)
         return self._by_flow[settings]
-
-    def _there(self, listing: Listing, name: str, paths: Sequence[Path]) -> bool:
-        if name not in listing:
-            return False
-        return not self._every_file or all(path.is_file() for path in paths)
 
     def _replaced(self, video: Video, then: Attempt) -> bool:
         """Whether the video has been replaced; a deleted one has not: its results remain valid."""

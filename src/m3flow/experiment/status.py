@@ -17,6 +17,7 @@ from m3flow.experiment.remaining import (
     differences,
     remaining,
 )
+from m3flow.layout import Outputs
 from m3flow.text import reason_kind
 from m3flow.videos.videolist import Video
 
@@ -62,16 +63,25 @@ class Status:
 
     def why(self) -> list[tuple[State, str, int, str]]:
         """(state, reason, number of videos, the first such video), the most frequent first."""
-        groups: dict[tuple[State, str], list[str]] = {}
+        exact: dict[tuple[State, str], list[str]] = {}
         for name, reason in self.reasons.items():
-            groups.setdefault((self.states[name], reason_kind(reason)), []).append(name)
+            exact.setdefault((self.states[name], reason), []).append(name)
+        groups: dict[tuple[State, str], list[str]] = {}
+        for (state, reason), names in exact.items():
+            groups.setdefault((state, reason_kind(reason)), []).extend(names)
         order = sorted(groups.items(), key=lambda group: (STATES.index(group[0][0]), -len(group[1])))
         return [(state, self._reason(kind, names), len(names), names[0]) for (state, kind), names in order]
 
     def _reason(self, kind: str, names: list[str]) -> str:
         """The reason of a group without paths, where it is the same for all; else also without numbers."""
-        without_paths = {re.sub(r":? '[^']*/[^']*'", "", self.reasons[name]) for name in names}
+        reasons = {self.reasons[name] for name in names}
+        without_paths = {re.sub(r":? '[^']*/[^']*'", "", reason) for reason in reasons}
         return without_paths.pop() if len(without_paths) == 1 else kind
+
+
+def nothing_made(outputs: Outputs) -> bool:
+    """Whether an output folder has no results and no records yet."""
+    return not any(folder.exists() for folder in (outputs.flows, outputs.trajs, outputs.records))
 
 
 def wanted_by(experiment: Experiment) -> Wanted:

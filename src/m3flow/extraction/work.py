@@ -12,7 +12,7 @@ from m3flow.errors import UsageError
 from m3flow.layout import Outputs
 from m3flow.results.stored_flow import ExistingFlow
 from m3flow.settings import FLOW_BACK_NOT_STORED, FlowSettings, TrajectorySettings
-from m3flow.videos.decoder import Limits
+from m3flow.videos.limits import Limits
 
 if TYPE_CHECKING:
     from m3flow.camera.compensation import MotionEstimator

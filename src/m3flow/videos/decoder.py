@@ -20,35 +20,14 @@ from typing import Any
 import numpy as np
 
 from m3flow.errors import BadInput
-from m3flow.validation import number, problems_of, refuse
 from m3flow.videos.decoder_process import COUNT, INDEXED
 from m3flow.videos.frames import VideoInfo
+from m3flow.videos.limits import Limits
 from m3flow.videos.resize import KEPT, Resize
 
 PIPE_BYTES = 2**20
 # Signals raised by a crash of the decoder itself; SIGKILL comes from outside (the kernel's out-of-memory killer).
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Limits on decoding one video; a video that exceeds one is rejected.
-
-    Attributes
-    ----------
-    seconds: timeout for the next frame.
-    frames: number of frames of a video.
-    megapixels: size of a frame.
-    memory_gb: address space of the decoding process, in GiB.
-    """
-
-    seconds: float = number(60.0, above=0)
-    frames: int = number(2_000_000, least=1)
-    megapixels: float = number(40.0, above=0)
-    memory_gb: float = number(8.0, above=0)
-
-    def __post_init__(self) -> None:
-        refuse(problems_of(self))
 
 
 def _request(path: str, resize: Resize, colour: bool) -> bytes:

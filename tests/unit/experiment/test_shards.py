@@ -231,6 +231,13 @@ def test_sizes_of_the_sample_are_those_after_the_resize() -> None:
     assert seen.missing == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize(("videos", "said"), [(2000, False), (2001, True)])
+def test_the_forecast_of_many_videos_has_what_shards_save(tmp_path: Path, videos: int, said: bool) -> None:
+    listed = write_plain(tmp_path / "list.txt", [f"set/c/{number}.mkv" for number in range(videos)])
+    found = forecast(experiment(tmp_path, listed, root=str(tmp_path)))
+    assert (found.start_hours is not None and found.start_hours > 0) == said
+
+
 def test_the_forecast_adds_up(tmp_path: Path) -> None:
     paths = names(25)
     for path in paths:
