@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from m3flow.experiment.history import Attempt, History
 from m3flow.layout import Outputs, flow_form, trajectory_suffix
 from m3flow.packs.store import Packs, with_packs
 from m3flow.results.forms import form_in
-from m3flow.results.provenance import settings_digest, source_text, trajectory_digest
+from m3flow.results.provenance import limits_digest, settings_digest, source_text, trajectory_digest
 from m3flow.results.stored_flow import ExistingFlow, read_provenance
 from m3flow.results.trajectoryfile import read_made
 from m3flow.settings import FlowSettings, TrajectorySettings
@@ -105,7 +105,7 @@ class _Check:
         self._packs = Packs(wanted.outputs)
         self._readable = with_packs(wanted.outputs)
         self._sources: dict[str, os.stat_result] = {}
-        self._limits = settings_digest(asdict(wanted.limits))
+        self._limits = limits_digest(wanted.limits)
         self._flow = settings_digest(wanted.flow.identity()) if wanted.flow else ""
         self._form = flow_form(wanted.flow.identity()) if wanted.flow else ""
         if wanted.trajectories is not None:

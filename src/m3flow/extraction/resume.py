@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,13 @@ from m3flow.extraction.tasks import CodecTask, FrameTask, StoredFlowTask, VideoT
 from m3flow.extraction.work import Work
 from m3flow.packs.store import with_packs
 from m3flow.results.forms import form_of
-from m3flow.results.provenance import same_source, settings_digest, source_text, trajectory_digest
+from m3flow.results.provenance import (
+    limits_digest,
+    same_source,
+    settings_digest,
+    source_text,
+    trajectory_digest,
+)
 from m3flow.results.stored_flow import stored_flow
 from m3flow.results.trajectoryfile import read_made
 from m3flow.settings import FlowSettings, TrajectorySettings
@@ -134,7 +139,7 @@ class Planner:
 
 def _digests(work: Work) -> dict[str, str]:
     """The record's fields `flow_settings`, `trajectory_settings` and `limits`, as far as the work decides them."""
-    found = {"limits": settings_digest(asdict(work.limits))}
+    found = {"limits": limits_digest(work.limits)}
     flow_digest = settings_digest(work.flow.identity()) if work.flow else settings_digest({})
     if work.flow is not None and work.keep_flow:
         found["flow_settings"] = flow_digest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from m3flow.camera.compensation import MotionEstimator
     from m3flow.results.homographies import Camera
     from m3flow.videos.decoder import Decoded
+    from m3flow.videos.limits import Limits
 
 
 def made_by(
@@ -73,6 +75,11 @@ def settings_digest(settings: Any) -> str:
     """Digest of settings (JSON values) for comparisons through the records: 12 hexadecimal digits."""
     text = json.dumps(settings, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def limits_digest(limits: Limits) -> str:
+    """Digest of limits of decoding; 60 seconds and 60.0 are the same."""
+    return settings_digest({name: float(value) for name, value in asdict(limits).items()})
 
 
 def trajectory_digest(settings: dict[str, Any], flow_digest: str) -> str:

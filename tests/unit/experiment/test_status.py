@@ -19,7 +19,7 @@ from m3flow.experiment.status import (
     status_of,
     summary,
 )
-from m3flow.results.provenance import settings_digest, trajectory_digest
+from m3flow.results.provenance import limits_digest, settings_digest, trajectory_digest
 from m3flow.results.records import Record, RecordFile
 
 
@@ -157,8 +157,6 @@ def test_another_video_under_the_name_is_to_do(results: Results, tmp_path: Path)
 def test_a_rejected_video_is_tried_again_when_it_changes(
     results: Results, tmp_path: Path, exclude: str | None
 ) -> None:
-    from dataclasses import asdict
-
     from m3flow.results.provenance import source_text
     from m3flow.videos.identity import identity, stamp, stamp_text
 
@@ -173,7 +171,7 @@ def test_a_rejected_video_is_tried_again_when_it_changes(
             status="rejected",
             reason="not a video",
             flow_settings=settings_digest(experiment.flow.identity()),
-            limits=settings_digest(asdict(experiment.limits)),
+            limits=limits_digest(experiment.limits),
             source=source_text(identity(path)),
             modified=stamp_text(stamp(str(path))),
         ),
@@ -184,6 +182,8 @@ def test_a_rejected_video_is_tried_again_when_it_changes(
     assert status(results, **config).states[name] == "rejected"
     again = "rejected" if exclude else "missing"
     assert status(results, **config, limits={"seconds": 90}).states[name] == again
+    # As the schema's defaults have it.
+    assert status(results, **config, limits={"seconds": 60, "memory_gb": 8}).states[name] == "rejected"
     path.write_bytes(b"no video, but another")
     assert status(results, **config).states[name] == again
 
