@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from m3flow import load_flow, load_trajectories
+from m3flow.cli import app
 from support.clips import moving_texture, write_list, write_lossy_video
 from support.paths import REPOSITORY
 
@@ -197,6 +198,26 @@ def test_neither_metadata_nor_newer_scripts_nor_other_profiles_make_anything_aga
     assert "Nothing to be done" in done.stdout + done.stderr
     assert small.files() == files
     assert small.jobs(config=("flow={bound: 10}",)) == {"flow": 3, "trajectories": 3}
+
+
+def test_what_the_command_line_made_counts_as_what_it_is(small: Workflow) -> None:
+    videos = (
+        "flow",
+        small.folder / "data/list.txt",
+        "--root",
+        small.folder / "data",
+        "--output",
+        small.output,
+    )
+    dis = ("--estimator", "dis", "--codec", "h264-lossless", "--set", "preset=ultrafast")
+    for settings in (dis, (*dis, "--bound", "10")):
+        app([str(argument) for argument in (*videos, *settings, "--workers", "1")], standalone_mode=False)
+        if settings == dis:
+            assert small.jobs() == {"trajectories": 3}
+            small.run()
+            assert small.jobs() == {}
+    assert small.jobs() == {"flow": 3, "trajectories": 3}
+    assert small.jobs(config=("flow={bound: 10}",)) == {"trajectories": 3}
 
 
 def test_flow_that_is_not_kept_is_removed(small: Workflow) -> None:

@@ -183,6 +183,7 @@ class TestStatuses:
             (["flow", "good.csv", "--estimator", "brox", "--backend", "opencv"], "has no opencv backend"),
             (["flow", "good.csv", "--gpus", "99"], "--gpus 99"),
             (["flow", "good.csv", "--workers", "-1"], "--workers"),
+            (["flow", "good.csv", "--workers", "1", "--gpus", "8"], "each GPU needs a worker of its own"),
             (["flow", "good.csv", "--unknown"], "--unknown"),
             (["trajectories", "good.csv", "--gpus", "99"], "--gpus 99"),
             (["trajectories", "good.csv", "--device", "mps"], "choose from auto, cpu, cuda, cuda:N"),
