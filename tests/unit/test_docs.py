@@ -292,6 +292,22 @@ def test_every_key_of_the_configuration_is_described_with_its_default() -> None:
             ), key
 
 
+def test_the_defaults_of_the_schema_are_those_of_the_library() -> None:
+    """The jobs of a workflow read the configuration without the schema."""
+    schema = yaml.safe_load(text_of(REPOSITORY / "workflow/schemas/config.schema.yaml"))
+
+    def defaults(inner: dict[str, Any]) -> dict[str, Any]:
+        found = {}
+        for name, value in inner["properties"].items():
+            if "properties" in value:
+                found[name] = defaults(value)
+            elif "default" in value:
+                found[name] = value["default"]
+        return found
+
+    assert Experiment.of({**defaults(schema), "videos": "list"}) == Experiment.of({"videos": "list"})
+
+
 def test_configurations_in_the_pages_can_be_read() -> None:
     blocks = [
         (page.name, match["code"])

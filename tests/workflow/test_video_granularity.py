@@ -216,7 +216,8 @@ def test_what_the_command_line_made_counts_as_what_it_is(small: Workflow) -> Non
             assert small.jobs() == {"trajectories": 3}
             small.run()
             assert small.jobs() == {}
-    assert small.jobs() == {"flow": 3, "trajectories": 3}
+    # The trajectories still fit the flow that is to be made again.
+    assert small.jobs() == {"flow": 3}
     assert small.jobs(config=("flow={bound: 10}",)) == {"trajectories": 3}
 
 
