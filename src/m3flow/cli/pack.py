@@ -13,7 +13,7 @@ from m3flow.errors import BadInput, UsageError
 from m3flow.experiment.config import read_config
 
 if TYPE_CHECKING:
-    from m3flow.packs.packing import PackReport
+    from m3flow.experiment.config import Experiment
 
 EXAMPLES = """**Examples**
 
@@ -55,8 +55,6 @@ def pack(
     Exit status: 0 every video is in a pack, 3 some have no results or a pack is damaged (named), 2 wrong usage,
     1 a failure of ours.
     """
-    from m3flow.packs.packing import pack_shard
-
     if videos is None and config is None:
         raise UsageError("give a list or a video, or a configuration with --config")
     options = {
@@ -67,26 +65,29 @@ def pack(
         "trajectories.length": length,
     }
     experiment = Configuration(read_config(config) if config else None).put(options).experiment()
+    raise typer.Exit(_pack(experiment, size, remove))
+
+
+def _pack(experiment: Experiment, size: int, remove: bool) -> int:
+    """Pack all videos of an experiment and report it; returns the exit status."""
+    from m3flow.packs.packing import pack_shard
+
     console = Console(stderr=True)
-    listed = experiment.videos.read()
+    listed, outputs = experiment.videos.read(), experiment.outputs
     packed, missing, damaged, removed = 0, list[str](), 0, 0
     for number, first in enumerate(range(0, len(listed), size)):
+        videos = listed[first : first + size]
+        length = experiment.trajectories.length
         try:
-            done = pack_shard(
-                experiment.outputs,
-                experiment.videos.name,
-                f"{number:05d}",
-                listed[first : first + size],
-                experiment.trajectories.length,
-                remove=remove,
-            )
+            done = pack_shard(outputs, experiment.videos.name, f"{number:05d}", videos, length, remove=remove)
         except BadInput as error:
             damaged += 1
-            console.print(f"wrong: {error}", markup=False, highlight=False, soft_wrap=True)
+            _say(console, f"wrong: {error}")
             continue
         for problem in done.damaged:
-            console.print(f"wrong: {problem}", markup=False, highlight=False, soft_wrap=True)
-        _print(console, done)
+            _say(console, f"wrong: {problem}")
+        state = "written" if done.written else "complete"
+        _say(console, f"{done.table.with_suffix('')}: {len(done.videos)} videos, {state}")
         packed += len(done.videos)
         missing += done.missing
         damaged += len(done.damaged)
@@ -96,11 +97,9 @@ def pack(
         text += f"; {len(missing)} have no results, such as {missing[0]}"
     if removed:
         text += f"; {removed} single files removed"
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(3 if missing or damaged else 0)
+    _say(console, text)
+    return 3 if missing or damaged else 0
 
 
-def _print(console: Console, done: PackReport) -> None:
-    state = "written" if done.written else "complete"
-    text = f"{done.table.with_suffix('')}: {len(done.videos)} videos, {state}"
+def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -162,28 +162,31 @@ def follow(
     for j in range(length):
         x_inside, y_inside = xp.clip(x, 0, width - 1), xp.clip(y, 0, height - 1)
         inside = inside & (x == x_inside) & (y == y_inside)
+        frames_read = _frames_read(starts, j * step)
         if without_picture is not None:
-            inside = inside & _in_picture(
-                without_picture[_frames_read(starts, j * step)], x, y, height, width
-            )
+            inside = inside & _in_picture(without_picture[frames_read], x, y, height, width)
         dx, dy = displacement(j * step, x_inside, y_inside)
         if homographies is None:
             stored_x, stored_y = x_inside, y_inside
         next_x, next_y = stored_x + dx, stored_y + dy
-        for row, start, end in ((j, stored_x, next_x), (length + j, stored_y, next_y)):
-            whole = xp.clip(_units(xp, start, end), -LARGEST, LARGEST)
-            windows.traj_feat[row] = xp.asarray(whole, dtype=xp.int8)
-            if windows.traj_fine is not None:
-                windows.traj_fine[row] = xp.asarray(_units(xp, start * FINE, end * FINE), dtype=xp.int16)
+        _store_step(xp, windows, j, stored_x, next_x)
+        _store_step(xp, windows, length + j, stored_y, next_y)
         stored_x, stored_y = next_x, next_y
         if homographies is None:
             x, y = next_x, next_y
         else:
-            x, y = carried(homographies[_frames_read(starts, j * step)], x_inside + dx, y_inside + dy)
+            x, y = carried(homographies[frames_read], x_inside + dx, y_inside + dy)
         if judge is not None:
             confidence[j] = judge(j, x_inside, y_inside, x, y)
     windows.traj_type[:] = xp.asarray(inside, dtype=xp.uint8)
     return windows
+
+
+def _store_step(xp: Any, windows: Windows, row: int, start: Array, end: Array) -> None:
+    """Store one component of a step between two positions as a row of the arrays."""
+    windows.traj_feat[row] = xp.asarray(xp.clip(_units(xp, start, end), -LARGEST, LARGEST), dtype=xp.int8)
+    if windows.traj_fine is not None:
+        windows.traj_fine[row] = xp.asarray(_units(xp, start * FINE, end * FINE), dtype=xp.int16)
 
 
 def _no_motion(
