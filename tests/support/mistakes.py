@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from tests.support.clips import clip
-from tests.support.paths import REPOSITORY
+from support.clips import clip
+from support.paths import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "troubleshooting.md"
 BEGIN, END = "<!-- mistakes:begin -->", "<!-- mistakes:end -->"

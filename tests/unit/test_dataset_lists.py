@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.support.paths import REPOSITORY
 
 from m3flow.videos.videolist import VideoList
+from support.paths import REPOSITORY
 
 
 def run_script(section: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,20 @@ def runnable(page: Path) -> list[tuple[str, str, str]]:
     ]
 
 
+@pytest.fixture(autouse=True)
+def _installed_estimators() -> Iterator[None]:
+    """Look for plug-ins again before and after a page that installs one."""
+    _forget_plugins()
+    yield
+    _forget_plugins()
+
+
+def _forget_plugins() -> None:
+    for name in set(ESTIMATORS) - set(ESTIMATORS.own):
+        vars(ESTIMATORS)["_entries"].pop(name, None)
+    vars(ESTIMATORS).pop("_plugins", None)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a small video and a list, and results of the video."""
@@ -106,6 +121,7 @@ def make_results(folder: Path) -> None:
         assert extract(Video("clip.mkv", "clip.mkv")).status == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.stem)
 def test_code_blocks_run(page: Path, folder: Path) -> None:
     if page.stem != "index":  # that page makes them itself

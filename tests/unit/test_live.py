@@ -213,7 +213,7 @@ def test_wrong_clips_and_parameters_are_refused(clips: np.ndarray) -> None:
     for frames in (torch.zeros(2, 9, 64, 96), torch.zeros(2, 9, 2, 64, 96, dtype=torch.uint8)):
         with pytest.raises(ValueError, match="uint8"):
             module(frames)
-    with pytest.raises(ValueError, match="clips of 4 or more"):
+    with pytest.raises(ValueError, match="4 frames or more"):
         module(torch.from_numpy(clips[:, :3]))
     for wrong in ({"stride": 0}, {"length": 0}, {"estimator": "raft9"}, {"camera": "pan"}):
         with pytest.raises(UsageError):

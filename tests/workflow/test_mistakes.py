@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.support.mistakes import (
+
+from support.mistakes import (
     MOST_LINES,
     Outcome,
     prepare,
@@ -36,5 +37,5 @@ def test_each_message_is_short(outcomes: list[Outcome]) -> None:
 
 def test_the_table_of_the_documentation_is_current(outcomes: list[Outcome]) -> None:
     assert table_in_page().splitlines() == table(outcomes).splitlines(), (
-        "python -m tests.support.mistakes --write"
+        "cd tests && python -m support.mistakes --write"
     )

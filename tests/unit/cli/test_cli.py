@@ -134,6 +134,7 @@ class TestStatuses:
             done = m3flow("flow", tmp_path / "a" / "one.mkv", "--output", tmp_path / "out", *FAST)
             assert done.returncode == 0 and summary in done.stderr and not done.stdout
 
+    @pytest.mark.slow
     def test_other_settings_are_named_before_they_are_replaced(self, tmp_path: Path) -> None:
         for name in ("one.mkv", "two.mkv"):
             clip(tmp_path / name)
@@ -317,6 +318,7 @@ class TestImports:
             "snakemake",
         }
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("workers", [1, 2])
     def test_the_opencv_path_has_no_torch(self, tmp_path: Path, workers: int) -> None:
         for name in ("a.mkv", "b.mkv"):

@@ -223,6 +223,7 @@ def test_workers_give_the_same_files(tmp_path: Path, videos: list[Video]) -> Non
     assert one == two and len(one) == 10
 
 
+@pytest.mark.slow
 def test_killed_workers_fail_only_their_videos_in_progress(tmp_path: Path, videos: list[Video]) -> None:
     long = write_video(tmp_path / "long.mkv", moving_texture(60, 120, 160))
     queue = [Video(str(long), "long.mkv"), *videos[:5]]

@@ -205,6 +205,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("case", CASES)
 class TestThroughTheExtractor:
+    @pytest.mark.slow
     def test_trajectories_are_those_of_the_reference(self, made: Path, case: str) -> None:
         exact = load_trajectories(Outputs(made / "flo").trajectories("clip.mkv", 6))
         found = load_trajectories(Outputs(made / case).trajectories("clip.mkv", 6))

@@ -16,6 +16,8 @@ import pytest
 
 from m3flow.results.trajectoryfile import TrajectoryWriter
 
+pytestmark = pytest.mark.slow
+
 WANTED = "numpy==1.24.4"
 
 READER = """
