@@ -48,7 +48,10 @@ def main() -> None:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     import cv2
 
-    import m3flow.videos.frames  # noqa: F401 (loaded here, before the limit)
+    # Loaded here, before the limit.
+    import m3flow.videos.frames
+    import m3flow.videos.key_frames
+    import m3flow.videos.resize  # noqa: F401
 
     indexed = sys.argv[3] == INDEXED
     if indexed:
@@ -92,7 +95,9 @@ def answer(request: dict[str, Any], out: int, *, indexed: bool = False) -> None:
     except unusable as error:
         ending: dict[str, Any] = {"rejected": f"{_reason(error)} (after {count} frames)"}
     else:
-        index = index_key_frames(request["path"], frames.milliseconds) if indexed else None
+        index = None
+        with suppress(MemoryError):  # a video can be used without an index
+            index = index_key_frames(request["path"], frames.milliseconds) if indexed else None
         ending = {"end": {"frames": count, "seconds": seconds, "key_frames": index}}
     _write(out, END_OF_BLOCKS)
     return _send_message(out, ending)
