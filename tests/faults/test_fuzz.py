@@ -20,7 +20,7 @@ from m3flow.results.records import read_records
 from m3flow.results.stored_flow import load_flow, read_provenance
 from m3flow.results.trajectoryfile import TrajectoryWriter, load_trajectories, read_made
 from m3flow.videos.videolist import VideoList
-from support.fault_cases import QUICK, encode, run, statuses, temporaries, unfinished
+from support.fault_cases import QUICK, encode, rejections, run, statuses, temporaries, unfinished
 
 MUTATIONS = 500
 # (codec, container, suffix): the kinds of files in the usual data sets.
@@ -227,8 +227,7 @@ def test_a_run_over_500_mutated_videos(tmp_path: Path) -> None:
     counts = Counter(status for *_, status in statuses(output))
     assert counts.keys() <= {"done", "rejected"} and counts.total() == MUTATIONS
     assert counts["rejected"] > 50 and counts["done"] > 50
-    reasons = [line for line in done.stderr.splitlines() if line.startswith("rejected: ")]
-    assert len(reasons) == counts["rejected"]
+    assert rejections(done.stderr) == counts["rejected"]
     assert unfinished(output) == [] and temporaries(output) == []
     table = tmp_path / "inventory.csv"
     assert run("verify", *place[:5], "--input", "--table", table, *limits).returncode == 3

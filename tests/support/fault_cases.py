@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -142,6 +143,13 @@ def results(output: Path) -> dict[str, str]:
                     path = Path(where, name)
                     found[os.fspath(path.relative_to(output))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def rejections(said: str) -> int:
+    """The rejected videos that a run reported: a few of each reason by name, the others by their number."""
+    lines = [line for line in said.split("\n") if line.startswith("rejected: ")]
+    counted = [re.match(r"rejected: ([\d,]+) more videos: ", line) for line in lines]
+    return sum(int(match[1].replace(",", "")) if match else 1 for match in counted)
 
 
 def temporaries(output: Path) -> list[Path]:

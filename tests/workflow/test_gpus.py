@@ -38,6 +38,8 @@ def test_jobs_are_spread_over_all_gpus_and_limited_by_them(tmp_path: Path) -> No
     (tmp_path / "done").mkdir()
     names = [f"v{number:02d}.mkv" for number in range(VIDEOS)]
     write_list(tmp_path / "list.txt", names)
+    for name in names:
+        (tmp_path / name).touch()  # the jobs that would read them are simulated
     command = [
         *(
             sys.executable,

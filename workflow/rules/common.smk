@@ -101,7 +101,8 @@ def due():
         if granularity() == "video":
             videos()
         found = due(experiment, granularity())
-        if found.units.get("flow") or found.units.get("motion"):
+        makes_flow = found.units.get("flow") or found.units.get("motion")
+        if makes_flow and not report_requested():
             require_sources(experiment.videos.sample(CHECKED), experiment.videos.root)
     except (UsageError, WorkflowError) as error:
         # An exception raised here, in an input function, would be shown with a traceback.
@@ -201,11 +202,19 @@ def run_minutes(kind):
     return minutes
 
 
-def report_so_far(wildcards):
-    """The report, if it exists and Snakemake's own report is requested; no run waits for it."""
-    asked = any(
+def report_requested():
+    """Whether Snakemake's own report is requested: nothing is run then."""
+    return any(
         argument == "--report" or argument.startswith("--report=")
         for argument in sys.argv
     )
+
+
+def report_so_far(wildcards):
+    """The report, if it exists and Snakemake's own report is requested; no run waits for it."""
     made = outputs.report.exists() and outputs.summary.exists()
-    return [str(outputs.report), str(outputs.summary)] if asked and made else []
+    return (
+        [str(outputs.report), str(outputs.summary)]
+        if made and report_requested()
+        else []
+    )
