@@ -5,17 +5,23 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from slurm.cluster import Cluster
 from slurm.runs import Run, wait_until
 from support.clips import clip
+from support.slow_estimator import install_slow_estimator
 
-FLOW = {"estimator": "dis", "parameters": {"preset": "ultrafast"}, "camera": "none"}
+FLOW = {"estimator": "slow", "camera": "none"}
 
 
-def test_a_requeued_job_goes_on_where_it_was(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_requeued_job_goes_on_where_it_was(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(install_slow_estimator(tmp_path / "plugins")))
     names = [f"set/c/v{number:02d}.mkv" for number in range(20)]
     (tmp_path / "data/set/c").mkdir(parents=True)
-    long, short = (clip(tmp_path / f"{frames}.mkv", frames=frames) for frames in (2000, 50))
+    long, short = (clip(tmp_path / f"{frames}.mkv", frames=frames) for frames in (600, 20))
     for number, name in enumerate(names):
         # A short one first, so that something is done soon; then there is time to lose the job.
         shutil.copy(short if number % 10 == 0 else long, tmp_path / "data" / name)

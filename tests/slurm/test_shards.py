@@ -16,6 +16,7 @@ from m3flow.extraction.run import SOME_REJECTED, execute
 from slurm.cluster import Cluster
 from slurm.runs import Run, wait_until
 from support.clips import clip
+from support.slow_estimator import install_slow_estimator
 
 FLOW = {"estimator": "dis", "parameters": {"preset": "ultrafast"}}
 CORRUPT = "set/c1/broken.mkv"
@@ -70,19 +71,24 @@ def test_many_videos_over_the_nodes(
     assert run.jobs() == {}
 
 
-def test_only_what_is_missing_after_deaths(cluster: Cluster, tmp_path: Path) -> None:
+def test_only_what_is_missing_after_deaths(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four shards of long videos: a job reaches its time limit, one is stopped by SIGUSR1, one is
     cancelled, a node dies; the next run makes the rest, and does not touch good files."""
     names = [f"set/c/v{number:02d}.mkv" for number in range(40)]
     (tmp_path / "data/set/c").mkdir(parents=True)
-    # The first shard takes longer: Slurm checks jobs' time limits twice per minute.
-    long, medium, short = (clip(tmp_path / f"{frames}.mkv", frames=frames) for frames in (6000, 1000, 50))
+    monkeypatch.setenv("PYTHONPATH", str(install_slow_estimator(tmp_path / "plugins")))
+    # A short video first, so that something is done soon; the others last until the job is interrupted.
+    long, short = (clip(tmp_path / f"{frames}.mkv", frames=frames) for frames in (600, 20))
     for number, name in enumerate(names):
-        shutil.copy(long if number < 10 else medium, tmp_path / "data" / name)
+        shutil.copy(short if number % 10 == 0 else long, tmp_path / "data" / name)
     shards = [f"{number:05d}" for number in range(4)]
-    shard = {"videos": 10, "one_pass": True}
     run = Run(
-        tmp_path, cluster, names, flow=FLOW | {"camera": "none"}, shard=shard, run={"workers": 1, "batch": 4}
+        *(tmp_path, cluster, names),
+        flow={"estimator": "slow", "camera": "none"},
+        shard={"videos": 10, "one_pass": True},
+        run={"workers": 1, "batch": 4},
     )
     # Every job has its own node; Slurm does not requeue a job whose node dies.
     process = run.start(gpus=4, requeue=False)
@@ -101,8 +107,8 @@ def test_only_what_is_missing_after_deaths(cluster: Cluster, tmp_path: Path) -> 
         elif end == "cancel":
             cluster.command("scancel", job)
         elif end == "time":
-            # The profile requests SIGTERM two minutes before the limit: at once, if that is one minute.
-            cluster.command("scontrol", "update", f"job={job}", "TimeLimit=1")
+            # The profile requests SIGTERM two minutes before the limit: at the next check, twice per minute.
+            cluster.command("scontrol", "update", f"job={job}", "TimeLimit=2")
         else:
             cluster.command("scancel", "--signal=USR1", job)
     assert process.wait() == 1, (tmp_path / "snakemake.out").read_text()
