@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
+# Some tests wait, for Slurm or for a process: one more than there are cores.
+TEST_WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 DEMO_CONFIG := videos=$(DEMO)/videos.csv root=$(DEMO) output=$(DEMO)/results flow='{short_side: 240}'
 
 .DEFAULT_GOAL := help
@@ -33,10 +35,10 @@ demo: $(READY) $(DEMO)/videos.csv ## flow and trajectories of three real clips, 
 	@cd $(DEMO)/results && find flows trajs -type f | sort | sed 's/^/  /'
 
 test: $(READY) $(DEMO)/videos.csv ## all tests; those without their requirement (a GPU, Slurm) are skipped with a reason
-	$(BIN)/python -m pytest -n auto --durations 10
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --durations 10
 
 test-fast: $(READY) $(DEMO)/videos.csv ## the fast unit tests, for development
-	$(BIN)/python -m pytest -n auto -m "not slow and not slurm and not gpu" tests/unit
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not slow and not slurm and not gpu" tests/unit
 
 lint: $(READY) ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
