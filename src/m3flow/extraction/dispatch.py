@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from m3flow.errors import Interrupted, UsageError
 from m3flow.extraction.extractor import Extractor, Queue
@@ -18,7 +17,7 @@ from m3flow.extraction.gpu_errors import DeviceLost
 from m3flow.extraction.process_pool import UNRESPONSIVE, Channel, Workers
 from m3flow.extraction.work import Work, limit_threads
 from m3flow.flow.device import gpu_count
-from m3flow.results.records import Record
+from m3flow.results.records import Record, timestamp
 from m3flow.system import available_cores, exit_with_parent
 from m3flow.videos.decoder import CRASHES
 from m3flow.videos.identity import file_size
@@ -177,7 +176,7 @@ def lost_record(video: Video, death: str, work: Work) -> Record:
         status=status,
         reason=reason,
         host=socket.gethostname(),
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        time=timestamp(),
     )
 
 

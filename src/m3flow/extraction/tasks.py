@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from m3flow.results.forms import quantisation_of
 from m3flow.results.homographies import Camera
 from m3flow.results.provenance import made_by
 from m3flow.results.quantisation import Piece, sampled
-from m3flow.results.records import Record
+from m3flow.results.records import Record, timestamp
 from m3flow.results.stored_flow import StoredFlow
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.text import one_line
@@ -105,7 +104,7 @@ class VideoTask:
             record.traceback = "".join(traceback.format_exception(error))
             record.ends_run = getattr(error, "errno", None) in DISK_FULL
         record.seconds = time.perf_counter() - self._began
-        record.time = datetime.now(UTC).isoformat(timespec="seconds")
+        record.time = timestamp()
         self.finished = True
 
     def drop(self) -> None:

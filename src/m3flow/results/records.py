@@ -7,12 +7,18 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from m3flow.errors import Interrupted
 
 STATUSES = ("done", "kept", "rejected", "failed")
+
+
+def timestamp() -> str:
+    """The present time in UTC, in milliseconds: of two attempts within a second the later one must count."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(kw_only=True)

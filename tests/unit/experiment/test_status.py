@@ -20,7 +20,7 @@ from m3flow.experiment.status import (
     summary,
 )
 from m3flow.results.provenance import limits_digest, settings_digest, trajectory_digest
-from m3flow.results.records import Record, RecordFile
+from m3flow.results.records import Record, RecordFile, timestamp
 
 
 class Results:
@@ -204,6 +204,18 @@ def test_the_last_line_counts_not_the_last_file(results: Results) -> None:
     assert status(results).reasons[name] == "late"
     results.done(name)
     assert status(results).states[name] == "done"
+
+
+def test_the_later_of_two_attempts_within_a_second_decides(results: Results) -> None:
+    name = results.names[0]
+    early = Record(video=name, status="failed", reason="early", time=timestamp())
+    late = Record(video=name, status="failed", reason="late", time=early.time)
+    while late.time == early.time:
+        late.time = timestamp()
+    # Files are read in the order of their names.
+    results.record("flow-0002.csv", early)
+    results.record("flow-0001.csv", late)
+    assert status(results).reasons[name] == "late"
 
 
 def test_what_is_wanted_depends_on_the_settings(results: Results) -> None:
