@@ -10,7 +10,7 @@ TEST_WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 DEMO_CONFIG := videos=$(DEMO)/videos.csv root=$(DEMO) output=$(DEMO)/results flow='{short_side: 240}'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format docs benchmarks install-profile clean
+.PHONY: help demo test test-fast lint format docs benchmarks gpu install-profile clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -77,6 +77,9 @@ benchmarks: $(READY) demo ## measure this machine; results in benchmarks/results
 	$(BIN)/python benchmarks/datasets.py
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/accuracy_table.py
+
+gpu: ## measure a machine with a GPU in nine minutes; needs only torch, Triton, NumPy and OpenCV (make PYTHON=… gpu)
+	$(PYTHON) benchmarks/gpu.py
 
 clean: ## remove the environment, the demo and caches
 	rm -rf $(VENV) $(DEMO) .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis

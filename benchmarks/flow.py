@@ -18,10 +18,9 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +84,11 @@ def parse() -> argparse.Namespace:
 class Bench:
     """Measures, prints and keeps one row per way to compute the flow."""
 
-    def __init__(self, device: str, batches: list[int], seconds: float, end: float) -> None:
+    def __init__(
+        self, device: str, batches: list[int], seconds: float, end: float, skip: Sequence[str] = ()
+    ) -> None:
         self.device, self.batches, self.seconds, self.end = device, batches, seconds, end
+        self.skip = skip  # names of torch versions that are not measured
         self.bandwidth = measure_bandwidth(device)
         self.rows: list[dict[str, Any]] = []
         self.left_out: list[str] = []
@@ -94,15 +96,26 @@ class Bench:
         print(f"{'estimator':10} {'size':9} {'how':28} {'batch':>5} {'ms/pair':>9} {'pairs/s':>9}  agreement")
 
     def estimator(self, name: str, frames: np.ndarray) -> None:
-        """All rows of one estimator at one size: OpenCV's on the CPU, then torch's on the device."""
+        """All rows of one estimator at one size: OpenCV's on the CPU, then torch's on the device.
+
+        One that fails is listed as left out, with its error.
+        """
         reference = None
         if "opencv" in ESTIMATORS[name].backends:
-            reference = self.opencv(name, frames)
+            with self.listing_errors(f"{name} opencv"):
+                reference = self.opencv(name, frames)
         for how, build in torch_versions(name, self.device).items():
-            if not importable(ESTIMATORS[name].backends["torch"]):
-                self.left_out.append(f"{name} {how}: its module is not there")
-                continue
-            self.torch(name, how, build, frames, reference)
+            if how not in self.skip:
+                with self.listing_errors(f"{name} {how}"):
+                    self.torch(name, how, build, frames, reference)
+
+    @contextmanager
+    def listing_errors(self, label: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            first_line = (str(error).splitlines() or [""])[0]
+            self.left_out.append(f"{label}: {type(error).__name__}: {first_line}")
 
     def opencv(self, name: str, frames: np.ndarray) -> np.ndarray:
         """OpenCV on one core and on all; returns its flow of the first pairs, for comparison."""
@@ -208,6 +221,7 @@ class Bench:
 
 
 PRIOR = "one more iteration (prior)"
+COMPILED = "torch compiled"
 
 
 def torch_versions(name: str, device: str) -> dict[str, Callable[[], Callable[[torch.Tensor], torch.Tensor]]]:
@@ -237,7 +251,7 @@ def torch_versions(name: str, device: str) -> dict[str, Callable[[], Callable[[t
             return call
 
         versions[PRIOR] = prior
-        versions["torch compiled"] = other("compiled")
+        versions[COMPILED] = other("compiled")
         if device.startswith("cuda"):
             versions["torch triton"] = other("triton")
     return versions
@@ -245,14 +259,6 @@ def torch_versions(name: str, device: str) -> dict[str, Callable[[], Callable[[t
 
 def sequence(flow: Estimator) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda frames: flow.sequence(frames)  # type: ignore[return-value]
-
-
-def importable(where: str) -> bool:
-    try:
-        import_module(where.partition(":")[0])
-    except ImportError:
-        return False
-    return True
 
 
 def compare(flow: np.ndarray, reference: np.ndarray) -> dict[str, float]:

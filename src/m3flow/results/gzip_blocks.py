@@ -41,11 +41,9 @@ class BlockedGzip:
 
     def cut(self, every: int = 0) -> None:
         """End the member; the following data go into members of `every` bytes each (0: into one)."""
-        from isal import isal_zlib
-
         if self._member:
             # All at once: ISA-L's output depends on the sizes of the pieces it is given.
-            compressor = isal_zlib.compressobj(self._level, wbits=WINDOW_BITS)
+            compressor = _compressor(self._level)
             data = compressor.compress(self._member) + compressor.flush()
             self._lengths.append(len(data))
             self._put(data)
@@ -63,6 +61,15 @@ class BlockedGzip:
     def _put(self, data: bytes) -> None:
         self._file.write(data)
         self._checksum = zlib.crc32(data, self._checksum)
+
+
+def _compressor(level: int) -> Any:
+    """A compressor of ISA-L, or of zlib where ISA-L is not installed: slower, read by the same programs."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return zlib.compressobj(level, wbits=WINDOW_BITS)
+    return isal_zlib.compressobj(level, wbits=WINDOW_BITS)
 
 
 def read_directory(file: IO[bytes]) -> dict[str, Any] | None:

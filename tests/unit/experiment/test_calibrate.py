@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from m3flow.errors import BadInput
-from m3flow.experiment import calibrate
-from m3flow.experiment.calibrate import workers_to_try
+from m3flow.experiment import worker_trials
+from m3flow.experiment.worker_trials import workers_to_try
 from m3flow.extraction.dispatch import WorkerConfig
 from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
@@ -46,15 +46,15 @@ def a_machine(monkeypatch: pytest.MonkeyPatch, room: int) -> list[int]:
                 on_record(Record(video=video.name, status="failed", reason="TooLarge: a pair of frames"))
             on_record(Record(video=video.name, status="done", frames=10, seconds=0.1))
 
-    monkeypatch.setattr(calibrate.dispatch, "run", run)
-    monkeypatch.setattr(calibrate, "available_cores", lambda: 16)
+    monkeypatch.setattr(worker_trials.dispatch, "run", run)
+    monkeypatch.setattr(worker_trials, "available_cores", lambda: 16)
     return tried
 
 
 def try_workers(work: Work, folder: Path) -> tuple[dict[int, float], float]:
     config = WorkerConfig(8, 2, ONE_GPU)
     numbers = workers_to_try(config, 16)
-    return calibrate._try_workers(work, config, ["a.mp4"], folder, numbers, StepCounter(no_display))
+    return worker_trials.try_workers(work, config, ["a.mp4"], folder, numbers, StepCounter(no_display))
 
 
 def test_too_many_workers_for_the_memory_are_not_the_end(

@@ -1,0 +1,88 @@
+"""The one command for GPU machines, tried on a CPU with little more than torch, NumPy and OpenCV."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.paths import REPOSITORY
+
+SCRIPT = REPOSITORY / "benchmarks" / "gpu.py"
+# Python runs a module of this name at its start, in worker processes too.
+WITHOUT_PACKAGES = """
+import sys
+
+class Missing:
+    names = "av h5py isal jsonschema PIL pytest rich scipy skimage snakemake torchvision typer yaml".split()
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in Missing.names else found(name, package)
+"""
+
+
+def run(folder: Path, *options: str) -> tuple[int, dict[str, Any], str]:
+    output = folder / "gpu.json"
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *options, "--output", output],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    result = json.loads(output.read_text()) if output.exists() else {}
+    return done.returncode, result, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_every_section_runs_without_the_other_packages(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_PACKAGES)
+    status, result, text = run(tmp_path, "--smoke")
+    assert status == 0, text
+    measured = {(row["estimator"], row["how"]) for row in result["speed"]["rows"]}
+    assert {("farneback", "opencv, 1 core"), ("farneback", "torch eager"), ("dis", "torch eager")} <= measured
+    assert min(result["camera"]["pairs_per_s"].values()) > 0
+    assert result["out_of_memory"] | {"seconds": 0} == {
+        "pairs": 32,
+        "of": 32,
+        "fitting": 8,
+        "errors": [],
+        "seconds": 0,
+    }
+    assert result["equality"]["trajectories_identical"] == {"subpixel": True, "integer": True}
+    assert set(result["workers"]["frames_per_s"]) == {"1", "2"} and result["workers"]["store"] == "jpg"
+    (case,) = result["node"]["cases"].values()
+    assert case["share_of_floor"] > 0
+    assert result["tests"]["left_out"] == ["pytest is not installed"]
+    assert "| dis | 80x64 | torch eager |" in (tmp_path / "gpu.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_section_that_fails_does_not_stop_the_next(tmp_path: Path) -> None:
+    """The device does not exist."""
+    options = ("--smoke", "--device", "cuda:77", "--only", "memory", "out_of_memory")
+    status, result, _ = run(tmp_path, *options)
+    assert status == 1
+    for name in options[-2:]:
+        assert result[name]["error"].startswith("exit status 1: ")
+
+
+@pytest.mark.slow
+def test_a_section_ends_in_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    gpu = importlib.import_module("gpu")
+    assert gpu.run("tests", "cpu", smoke=True, seconds=1)["error"] == "not finished after 1 s"
+    status, result, _ = run(tmp_path, "--smoke", "--minutes", "0", "--only", "speed")
+    assert status == 1 and result["speed"] == {"error": "no time left"}
