@@ -1,31 +1,33 @@
-"""Dense inverse search on the torch backend, batched over pairs and over patches.
+"""Dense inverse search on the torch backend, batched over pairs, with OpenCV's results.
 
 Kroeger, Timofte, Dai and Van Gool, "Fast optical flow using dense inverse search", ECCV 2016. On each level
 of a pyramid every patch of the first frame is searched for in the second, starting from the coarser level's
 displacement; a pixel's flow is the mean of its patches', weighted by how well they match; a variational refinement
-smooths the result.
+smooths the result. Where OpenCV differs from the paper, this follows `cv2.DISOpticalFlow`; the results differ by
+rounding.
 
-| | paper | OpenCV | here |
-|---|---|---|---|
-| start of a patch | coarser level | that or a neighbour, whichever matches better | as OpenCV |
-| which neighbours | none | two, just searched: row by row, then backwards | four, in the last round |
-| rounds over all patches | one | two, patch after patch | four, all patches at once |
-| descent steps | at most a preset number | half of the preset's per round | a quarter per round |
-| size of a step | Gauss-Newton | an eighth (Sobel's filter is not divided by 8) | as OpenCV |
-| end of a descent | small step or residual | when the residual no longer falls | as OpenCV |
-| levels | grey values | rounded to 8 bits | as OpenCV |
-| refinement | variational | `VariationalRefinement` | the same, equal to rounding |
+| | paper | OpenCV, and here |
+|---|---|---|
+| start of a patch | coarser level | that or the result of a neighbour, whichever matches better |
+| which neighbours | none | two, just searched: row by row, then backwards; none in another stripe of rows |
+| sweeps over all patches | one | two |
+| descent steps | at most a preset number | half of the preset's per sweep |
+| size of a step | Gauss-Newton | an eighth (Sobel's filter is not divided by 8) |
+| end of a descent | small step or residual | when the residual no longer falls |
+| levels | grey values | rounded to 8 bits |
+| refinement | variational | `VariationalRefinement` |
 
-In OpenCV a good match spreads along a whole row in one sweep; here it spreads by one patch per round, and the
-pyramid does the rest. The error against ground truth is the same within a few per cent, and every operation
-works on all patches of all pairs.
+A good match spreads along a whole row in one sweep. That finds large motion: on the coarsest level a patch alone
+descends by a few pixels at most.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +38,9 @@ from m3flow.flow.parameters import DISParameters
 from m3flow.flow.torch_base import TorchEstimator
 
 PATCH = 8
-ROUNDS = 4
+SWEEPS = 2
+STRIPES = 8
+EPSILON = 0.01  # of the refinement
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,11 @@ class DIS(TorchEstimator):
             levels.append(_shrink(levels[-1], levels[-1].shape[-2] // 2, levels[-1].shape[-1] // 2))
         flow = torch.zeros_like(levels[-1][0])[:, None].repeat(1, 2, 1, 1)
         for level, (one, two) in reversed(list(enumerate(levels))):
-            sparse = _search(_Patches(one, two, preset.stride), flow, preset.steps // ROUNDS)
+            order = make_order(*one.shape[-2:], preset.stride, one.device)
+            sparse = _search(_Patches(one, two, order), flow, order, preset.steps // SWEEPS)
             flow = _densify(one, two, sparse, preset.stride)
             if preset.refinements:
-                flow = refine(one, two, flow, preset.refinements)
+                flow = refine(one, two, flow, preset.refinements, EPSILON)
             if level > 0:
                 flow = resize(flow, *levels[level - 1].shape[-2:]) * 2
         return resize(flow, height, width) * 2**finest
@@ -116,22 +121,91 @@ def _shrink(frames: Tensor, height: int, width: int) -> Tensor:
     return (shrunk + 0.5).floor_() if exact else shrunk.round_()
 
 
-class _Patches:
-    """The patches of the first frames on a regular grid, and the second frames that they are searched in.
+@dataclass(frozen=True)
+class Order:
+    """The order in which the patches of a grid are searched, and their neighbours.
 
-    Shapes: R x C patches of N = 64 pixels for each of B pairs.
+    A patch tries the results of its left and upper neighbours, so that a good match spreads along a whole row; then,
+    in a second sweep backwards, those of its right and lower ones. Patches on a diagonal do not need each other
+    and are searched together. As in OpenCV, matches do not spread between eight stripes of rows.
 
     Attributes
     ----------
-    x, y: the patches' left columns [C] and top rows [R, 1].
-    grey: [B, R, C, N].
-    gradient: [B, 2, R, C, N] by Sobel's filter (8 times the derivative), less its mean over the patch.
-    inverse: [3, B, R, C], the elements 11, 12 and 22 of the inverse structure tensor.
-    windows: [B, ..., ..., 9, 9], a view: the 9 x 9 pixels of the second frame from any pixel.
+    stride: the distance of neighbouring patches, in pixels.
+    grid: the number of rows and columns of patches; N of them.
+    patches: int64 [N], the number, row by row, of the first, second … patch in the order of the search.
+    places: int64 [N], the place in that order of each patch; the inverse of `patches`.
+    diagonals: the places of those searched together, of one step after the other.
+    middles: int64 [N], the pixel in the middle of each patch, in order.
+    corners, limits: see `_Patches`.
+    left, above, right, below: int64 [N], the places of the neighbours; a patch's own where it has none.
     """
 
-    def __init__(self, one: Tensor, two: Tensor, stride: int) -> None:
-        self.height, self.width = one.shape[-2:]
+    stride: int
+    grid: tuple[int, int]
+    patches: Tensor
+    places: Tensor
+    diagonals: list[slice]
+    middles: Tensor
+    corners: Tensor
+    limits: Tensor
+    left: Tensor
+    above: Tensor
+    right: Tensor
+    below: Tensor
+
+
+@lru_cache(maxsize=64)
+def make_order(height: int, width: int, stride: int, device: torch.device) -> Order:
+    """The order of the patches on a level of this size."""
+    rows, columns = 1 + (height - PATCH) // stride, 1 + (width - PATCH) // stride
+    row, column = (index.ravel() for index in np.indices((rows, columns)))
+    in_stripe = -(-rows // STRIPES)
+    diagonal = row % in_stripe + column
+    patches = np.argsort(diagonal, kind="stable")
+    places = np.argsort(patches)
+    ends = np.cumsum(np.bincount(diagonal)).tolist()
+    row, column = row[patches], column[patches]
+
+    def neighbour(down: int, right: int) -> np.ndarray:
+        to_row, to_column = row + down, column + right
+        exists = (to_row // in_stripe == row // in_stripe) & (to_row >= 0) & (to_row < rows)
+        exists &= (to_column >= 0) & (to_column < columns)
+        return places[np.where(exists, to_row * columns + to_column, patches)]
+
+    arrays = {
+        "patches": patches,
+        "places": places,
+        "middles": (row * stride + PATCH // 2) * width + column * stride + PATCH // 2,
+        "corners": np.stack([column, row]).astype(np.float32) * stride + PATCH,
+        "limits": np.array([[[1], [1]], [[width - 1 + PATCH], [height - 1 + PATCH]]], np.float32),
+        "left": neighbour(0, -1),
+        "above": neighbour(-1, 0),
+        "right": neighbour(0, 1),
+        "below": neighbour(1, 0),
+    }
+    tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    diagonals = [slice(start, stop) for start, stop in zip([0, *ends[:-1]], ends, strict=True)]
+    return Order(stride=stride, grid=(rows, columns), diagonals=diagonals, **tensors)
+
+
+class _Patches:
+    """The patches of the first frames on a regular grid, and the second frames that they are searched in.
+
+    The N = R x C patches are in the order of `Order`. Shapes: N patches of 64 pixels for each of B pairs.
+
+    Attributes
+    ----------
+    grey: [B, N, 64].
+    gradient: [B, 2, N, 64] by Sobel's filter (8 times the derivative), less its mean over the patch.
+    inverse: [B, 2, 2, N], the inverse structure tensors.
+    windows: [B, ..., ..., 9, 9], a view: the 9 x 9 pixels of the second frame, extended by PATCH pixels on each
+        side, from any pixel.
+    corners: float32 [2, N], the x and y of the patches' first pixels in the extended frame.
+    limits: float32 [2, 2, 1], the smallest and the largest x and y in it at which a patch still touches the frame.
+    """
+
+    def __init__(self, one: Tensor, two: Tensor, order: Order) -> None:
         smooth, difference = [1.0, 2.0, 1.0], [-1.0, 0.0, 1.0]
         gradient = torch.stack(
             (
@@ -140,78 +214,79 @@ class _Patches:
             ),
             dim=1,
         )
-        self.grey = _cut(one, stride)
-        gradient = _cut(gradient, stride)
+        self.grey = _cut(one, order)
+        gradient = _cut(gradient, order)
         # As in OpenCV, the structure tensor is that of the gradient before its mean is taken off.
         xx, yy = gradient.square().sum(-1).unbind(1)
         xy = (gradient[:, 0] * gradient[:, 1]).sum(-1)
         determinant = xx * yy - xy * xy
         determinant = torch.where(determinant.abs() < 1e-3, 1e-3, determinant)
-        self.inverse = torch.stack((yy, -xy, xx)) / determinant
+        self.inverse = (torch.stack((yy, -xy, -xy, xx), 1) / determinant[:, None]).unflatten(1, (2, 2))
         self.gradient = gradient - gradient.mean(-1, keepdim=True)
-        rows, columns = self.grey.shape[1:3]
-        self.x = torch.arange(columns, device=one.device) * stride
-        self.y = torch.arange(rows, device=one.device)[:, None] * stride
+        self.corners, self.limits = order.corners, order.limits
         self.windows = pad(pad(two, PATCH, -2), PATCH, -1).unfold(1, PATCH + 1, 1).unfold(2, PATCH + 1, 1)
-        self._batch = torch.arange(len(one), device=one.device)[:, None, None]
+        self._batch = torch.arange(len(one), device=one.device)[:, None]
 
-    def difference(self, flow: Tensor) -> Tensor:
-        """The difference between the second frame at the patches moved by `flow` [B, 2, R, C] and the first:
-        [B, R, C, N]."""
-        x = (flow[:, 0] + self.x).clamp(1 - PATCH, self.width - 1) + PATCH
-        y = (flow[:, 1] + self.y).clamp(1 - PATCH, self.height - 1) + PATCH
-        left, top = x.floor(), y.floor()
-        window = self.windows[self._batch, top.long(), left.long()]
-        window = torch.lerp(window[..., :-1], window[..., 1:], (x - left)[..., None, None])
-        window = torch.lerp(window[..., :-1, :], window[..., 1:, :], (y - top)[..., None, None])
-        return window.flatten(3).sub_(self.grey)
+    def difference(self, flow: Tensor, some: slice) -> Tensor:
+        """The difference between the second frame at some of the patches, moved by `flow` [B, 2, n], and the
+        first: [B, n, 64]."""
+        place = torch.clamp(flow + self.corners[:, some], *self.limits)
+        first = place.floor()
+        right, down = (place - first)[..., None, None].unbind(1)
+        left, top = first.long().unbind(1)
+        window = self.windows[self._batch, top, left]
+        window = torch.lerp(window[..., :-1], window[..., 1:], right)
+        window = torch.lerp(window[..., :-1, :], window[..., 1:, :], down)
+        return window.flatten(2).sub_(self.grey[:, some])
 
 
-def _cut(images: Tensor, stride: int) -> Tensor:
-    """[..., H, W] -> [..., R, C, N]: the pixels of every patch."""
-    return images.unfold(-2, PATCH, stride).unfold(-2, PATCH, stride).flatten(-2)
+def _cut(images: Tensor, order: Order) -> Tensor:
+    """[..., H, W] -> [..., N, 64]: the pixels of every patch."""
+    patches = images.unfold(-2, PATCH, order.stride).unfold(-2, PATCH, order.stride).flatten(-2)
+    return patches.flatten(-3, -2).index_select(-2, order.patches)
 
 
 def _residual(difference: Tensor) -> Tensor:
-    """The squared difference of the patches after subtracting each one's mean: [..., N] -> [...]."""
-    return difference.square().sum(-1) - difference.sum(-1).square() / difference.shape[-1]
+    """The squared difference of the patches after subtracting each one's mean: [..., 64] -> [...]."""
+    total = difference.sum(-1)
+    return torch.addcmul(difference.square().sum(-1), total, total, value=-1 / difference.shape[-1])
 
 
-def _search(patches: _Patches, flow: Tensor, steps: int) -> Tensor:
+def _search(patches: _Patches, flow: Tensor, order: Order, steps: int) -> Tensor:
     """The patches' displacements [B, 2, R, C], from the dense flow [B, 2, H, W] of the coarser level."""
-    found = flow[:, :, patches.y[:, 0] + PATCH // 2][..., patches.x + PATCH // 2]
-    for _ in range(ROUNDS):
-        found = _descend(patches, _best_of_neighbours(patches, found), steps)
-    return found
-
-
-def _best_of_neighbours(patches: _Patches, found: Tensor) -> Tensor:
-    """For each patch, which of its own and its four neighbours' displacements matches best."""
-    framed = torch.nn.functional.pad(found, (1, 1, 1, 1), mode="replicate")
-    best, least = found, _residual(patches.difference(found))
-    for candidate in (
-        framed[..., 1:-1, :-2],
-        framed[..., :-2, 1:-1],
-        framed[..., 1:-1, 2:],
-        framed[..., 2:, 1:-1],
+    found = flow.flatten(2).index_select(2, order.middles)
+    for neighbours, diagonals in (
+        ((order.left, order.above), order.diagonals),
+        ((order.right, order.below), order.diagonals[::-1]),
     ):
-        residual = _residual(patches.difference(candidate))
+        for some in diagonals:
+            found[:, :, some] = _descend(patches, _best(patches, found, neighbours, some), some, steps)
+    return found.index_select(2, order.places).unflatten(-1, order.grid)
+
+
+def _best(patches: _Patches, found: Tensor, neighbours: tuple[Tensor, ...], some: slice) -> Tensor:
+    """For some patches, which of their own and their neighbours' displacements matches best: [B, 2, n]."""
+    best = found[:, :, some]
+    least = _residual(patches.difference(best, some))
+    for neighbour in neighbours:
+        candidate = found.index_select(2, neighbour[some])
+        residual = _residual(patches.difference(candidate, some))
         better = residual < least
         best = torch.where(better[:, None], candidate, best)
         least = torch.where(better, residual, least)
     return best
 
 
-def _descend(patches: _Patches, start: Tensor, steps: int) -> Tensor:
-    """The displacements after some steps of inverse compositional gradient descent."""
+def _descend(patches: _Patches, start: Tensor, some: slice, steps: int) -> Tensor:
+    """The displacements [B, 2, n] after some steps of inverse compositional gradient descent."""
     found = start
     last = torch.full_like(start[:, 0], torch.inf)
     going = torch.ones_like(last)
+    gradient, inverse = patches.gradient[:, :, some], patches.inverse[..., some]
     for _ in range(steps):
-        difference = patches.difference(found)
-        slope_x, slope_y = (patches.gradient * difference[:, None]).sum(-1).unbind(1)
-        i11, i12, i22 = patches.inverse * going
-        found = found - torch.stack((i11 * slope_x + i12 * slope_y, i12 * slope_x + i22 * slope_y), dim=1)
+        difference = patches.difference(found, some)
+        slope = (gradient * difference[:, None]).sum(-1)
+        found = torch.addcmul(found, (inverse * slope[:, None]).sum(2), going[:, None], value=-1)
         residual = _residual(difference)
         going = going * (residual < last)
         last = residual

@@ -14,15 +14,17 @@ from m3flow.flow.sor import System, divergence, solve
 
 ALPHA, GAMMA, DELTA = 20.0, 10.0, 5.0
 OMEGA, SOR_ITERATIONS = 1.6, 5
-ZETA, EPSILON = 0.1, 0.001
+ZETA = 0.1
 # Not halved, as in OpenCV; the weights above belong to these derivatives.
 DIFFERENCE = [-1.0, 0.0, 1.0]
 
 
-def refine(previous: Tensor, current: Tensor, flow: Tensor, iterations: int) -> Tensor:
+def refine(previous: Tensor, current: Tensor, flow: Tensor, iterations: int, epsilon: float) -> Tensor:
     """The flow float32 [B, 2, H, W] after `iterations` fixed-point iterations.
 
     previous, current: float32 [B, H, W], grey values from 0 to 255.
+    epsilon: where a difference in the penalties begins to count as large: 0.001 in `cv2.VariationalRefinement`, 0.01
+        in `cv2.DISOpticalFlow`.
     """
     x, y = pixel_grid(*previous.shape[-2:], previous.device)
     warped = sample(current[:, None], flow[:, 0] + x, flow[:, 1] + y)[:, 0]
@@ -40,11 +42,11 @@ def refine(previous: Tensor, current: Tensor, flow: Tensor, iterations: int) -> 
     for _ in range(iterations):
         u, v = increment.unbind(1)
         grey = (iz + ix * u + iy * v).square_() * norm
-        weight = DELTA / 2 * norm / (grey + EPSILON**2).sqrt_()
+        weight = DELTA / 2 * norm / (grey + epsilon**2).sqrt_()
         edges = (ixz + ixx * u + ixy * v).square_() * norm_x + (iyz + ixy * u + iyy * v).square_() * norm_y
-        weight_x = GAMMA / 2 / (edges + EPSILON**2).sqrt_()
+        weight_x = GAMMA / 2 / (edges + epsilon**2).sqrt_()
         weight_x, weight_y = weight_x * norm_x, weight_x * norm_y
-        link_x, link_y = _links(flow + increment)
+        link_x, link_y = _links(flow + increment, epsilon)
         right = divergence(flow, link_x, link_y)
         right[:, 0] -= weight * ix * iz + weight_x * ixx * ixz + weight_y * ixy * iyz
         right[:, 1] -= weight * iy * iz + weight_x * ixy * ixz + weight_y * iyy * iyz
@@ -61,7 +63,7 @@ def refine(previous: Tensor, current: Tensor, flow: Tensor, iterations: int) -> 
     return flow + increment
 
 
-def _links(flow: Tensor) -> tuple[Tensor, Tensor]:
+def _links(flow: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Smoothness weights to the right and the lower neighbour of each pixel, from forward differences.
 
     float32 [B, 2, H, W] -> [B, H, W - 1] and [B, H - 1, W].
@@ -69,5 +71,5 @@ def _links(flow: Tensor) -> tuple[Tensor, Tensor]:
     slope = torch.zeros_like(flow[:, 0])
     slope[:, :, :-1] += (flow[..., :, 1:] - flow[..., :, :-1]).square_().sum(1)
     slope[:, :-1, :] += (flow[..., 1:, :] - flow[..., :-1, :]).square_().sum(1)
-    weight = ALPHA / 2 / slope.add_(EPSILON**2).sqrt_()
+    weight = ALPHA / 2 / slope.add_(epsilon**2).sqrt_()
     return weight[:, :, :-1], weight[:, :-1, :]

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from large_motion import error, moving_scene
 from m3flow.errors import BadInput
 from m3flow.flow import estimator
-from m3flow.flow.dis import _densify, _Patches, _residual
+from m3flow.flow.dis import _densify, _Patches, _residual, make_order
 from m3flow.flow.dis_refinement import refine
 from support.flow_cases import (
     DEMO_CLIPS,
@@ -43,47 +44,52 @@ def opencv(preset="medium"):
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", ["rubberwhale", "chairs", "sintel_alley_1"])
-def test_error_against_ground_truth_is_opencvs_within_a_few_per_cent(shared_data, name, preset):
+def test_error_against_ground_truth_is_opencvs(shared_data, name, preset):
     pair = ground_truth(shared_data, name)
     reference = pair.error(opencv(preset)(pair.previous, pair.current))
-    assert pair.error(ours(preset)(pair.previous, pair.current)) < 1.05 * reference
+    assert pair.error(ours(preset)(pair.previous, pair.current)) == pytest.approx(reference, rel=0.005)
 
 
-@pytest.mark.parametrize(("preset", "median", "mean"), [("ultrafast", 0.04, 0.2), ("medium", 0.02, 0.13)])
+@pytest.mark.parametrize("preset", ["ultrafast", "medium"])
 @pytest.mark.slow
-def test_agrees_with_opencv_on_clips_of_data_sets(shared_data, preset, median, mean):
-    clips = [clip_frames(shared_data / "videos", clip, start=20, count=4) for clip in SHARED_CLIPS]
-    assert_agrees(clips, preset, median, mean)
+def test_agrees_with_opencv_on_clips_of_data_sets(shared_data, preset):
+    assert_agrees(
+        [clip_frames(shared_data / "videos", clip, start=20, count=4) for clip in SHARED_CLIPS], preset
+    )
 
 
-# One of these moves fast, where small differences decide between distant matches.
-@pytest.mark.parametrize(("preset", "median", "mean"), [("ultrafast", 0.08, 0.3), ("medium", 0.03, 0.2)])
-def test_agrees_with_opencv_on_the_demo_clips(demo_clips, preset, median, mean):
-    clips = [clip_frames(demo_clips, clip, start=115, count=3) for clip in DEMO_CLIPS]
-    assert_agrees(clips, preset, median, mean)
+@pytest.mark.parametrize("preset", ["ultrafast", "medium"])
+def test_agrees_with_opencv_on_the_demo_clips(demo_clips, preset):
+    assert_agrees([clip_frames(demo_clips, clip, start=115, count=3) for clip in DEMO_CLIPS], preset)
 
 
-def assert_agrees(clips, preset, median, mean):
-    distances, unexplained = [], []
-    for frames in clips:
-        flows = [method(preset)(frames[:-1], frames[1:]) for method in (ours, opencv)]
-        distances.append(endpoint_distance(*flows).ravel())
-        unexplained.append([grey_difference(frames, flow) for flow in flows])
-    together = np.concatenate(distances)
-    assert np.median(together) < median
-    assert together.mean() < mean
-    ours_unexplained, opencvs_unexplained = np.mean(unexplained, axis=0)
-    assert ours_unexplained < 1.03 * opencvs_unexplained
+def assert_agrees(clips, preset):
+    """To rounding, but for the few patches where rounding decides between two matches."""
+    distance = np.concatenate(
+        [
+            endpoint_distance(*(method(preset)(frames[:-1], frames[1:]) for method in (ours, opencv))).ravel()
+            for frames in clips
+        ]
+    )
+    assert np.median(distance) < 1e-4
+    assert np.percentile(distance, 99) < 0.02
+    assert (distance > 0.1).mean() < 0.005
 
 
-def grey_difference(frames, flow):
-    """The mean absolute difference between each frame and the next one warped by the flow."""
-    y, x = np.mgrid[: frames.shape[1], : frames.shape[2]].astype(np.float32)
-    moved = [
-        cv2.remap(frame, x + part[0], y + part[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        for frame, part in zip(frames[1:], flow, strict=True)
-    ]
-    return np.abs(np.stack(moved).astype(np.float32) - frames[:-1]).mean()
+@pytest.mark.parametrize(("motions", "within"), [((4, 16), 0.01), ((24, 32, 52), 0.03)], ids=str)
+@pytest.mark.parametrize("preset", ["fast", "medium"])
+@pytest.mark.slow
+def test_large_motion_is_opencvs(preset, motions, within):
+    """From 24 px on, beyond the reach of the coarsest level, much of the flow is wrong: as wrong as OpenCV's. There
+    rounding decides between distant matches, so that single pairs differ."""
+    scenes = [moving_scene(motion, seed, 240, 320) for motion in motions for seed in range(6)]
+    previous, current = (np.stack([scene.frames[t] for scene in scenes]) for t in (0, 1))
+    mine, theirs = (
+        np.mean([error(flow, scene) for flow, scene in zip(flows, scenes, strict=True)])
+        for flows in (method(preset)(previous, current) for method in (ours, opencv))
+    )
+    assert theirs > 0.1
+    assert mine == pytest.approx(theirs, rel=within)
 
 
 @pytest.mark.parametrize("matrix", [TRANSLATION, ZOOM], ids=["translation", "zoom"])
@@ -142,7 +148,8 @@ def test_refinement_is_opencvs():
     start = cv2.calcOpticalFlowFarneback(pair.previous[0], pair.current[0], None, 0.5, 3, 15, 3, 5, 1.1, 0)
     reference = cv2.VariationalRefinement.create().calc(pair.previous[0], pair.current[0], start.copy())
     frames = [torch.from_numpy(frame).float() for frame in (pair.previous, pair.current)]
-    refined = refine(*frames, torch.from_numpy(start.transpose(2, 0, 1).copy())[None], iterations=5)
+    flow = torch.from_numpy(start.transpose(2, 0, 1).copy())[None]
+    refined = refine(*frames, flow, iterations=5, epsilon=0.001)
     assert np.abs(reference - start).mean() > 1e-2
     np.testing.assert_allclose(refined[0].numpy(), reference.transpose(2, 0, 1), atol=1e-4)
 
@@ -151,9 +158,11 @@ def test_patches_are_compared_free_of_their_means():
     """Against a plain loop that cuts each patch out with `cv2.remap`."""
     pair = moved_texture(30, 41, ZOOM)
     one, two = pair.previous[0].astype(np.float32), pair.current[0].astype(np.float32)
-    patches = _Patches(torch.from_numpy(one)[None], torch.from_numpy(two)[None], stride=3)
+    order = make_order(30, 41, 3, torch.device("cpu"))
+    patches = _Patches(torch.from_numpy(one)[None], torch.from_numpy(two)[None], order)
     flow = np.random.default_rng(0).normal(scale=3, size=(1, 2, 8, 12)).astype(np.float32)
-    found = _residual(patches.difference(torch.from_numpy(flow)))
+    moved = torch.from_numpy(flow).flatten(2)[:, :, order.patches]
+    found = _residual(patches.difference(moved, slice(None)))[:, order.places].unflatten(1, (8, 12))
     assert found.shape == (1, 8, 12)
     for row in range(8):
         for column in range(12):
