@@ -32,7 +32,7 @@ import tables
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.flow import ESTIMATORS, estimator
 from m3flow.results.forms.mp4 import Mp4Writer
-from m3flow.results.quantisation import quantise
+from m3flow.results.quantisation import Quantisation
 from m3flow.results.stored_flow import load_flow
 from m3flow.scoring.estimators import encode
 from m3flow.scoring.judge import LENGTH, Judge, rounded
@@ -143,7 +143,7 @@ def stored(flow: np.ndarray, codec: str) -> np.ndarray:
     height, width = flow.shape[2:]
     with tempfile.TemporaryDirectory() as folder:
         with Mp4Writer(Path(folder), codec=codec, rate=Fraction(25), width=width, height=height) as writer:
-            writer.write(quantise(flow.copy(), BOUND))
+            writer.write(np.asarray(Quantisation(BOUND, dither=True).stored(flow)))
             writer.close({"settings": {"bound": BOUND}})
         return load_flow(folder)
 

@@ -29,21 +29,30 @@ def forms() -> str:
     )
 
 
-def _storage(shown: Callable[[str], bool]) -> str:
-    """Size, time and error of ways to store flow."""
-    stored = _read("storage.json")
+def candidates() -> str:
+    return _storage(lambda _: True, "codecs.json")
+
+
+def _storage(shown: Callable[[str], bool], results: str = "storage.json") -> str:
+    """Size, times and error of ways to store flow."""
+    stored = _read(results)
     rows = []
     for name, row in stored["ways"].items():
         if not shown(name):
             continue
         cost = (
-            [f"{row['bytes_per_frame']}", f"{row['cpu_ms_per_frame']:.1f}", f"{row['mean_error_px']:.3f}"]
+            [
+                f"{row['bytes_per_frame']}",
+                f"{row['cpu_ms_per_frame']:.2f}",
+                f"{row['cpu_ms_to_read']:.2f}",
+                f"{row['mean_error_px']:.3f}",
+            ]
             if "bytes_per_frame" in row
-            else ["", "", ""]
+            else ["", "", "", ""]
         )
         means = [f"{sum(of.values()) / len(of):.2f}" for of in row["error_px"].values()]
         rows.append([name, *cost, *means])
-    head = ["", "bytes", "ms to write", "error, px", "6 steps, px", "15 steps, px"]
+    head = ["", "bytes", "ms to write", "ms to read", "error, px", "6 steps, px", "15 steps, px"]
     return _table(head, rows) + f"\n\n{_where(stored)}"
 
 
@@ -218,7 +227,7 @@ PAGES = {
         "camera-cuts": camera_cuts,
     },
     "docs/datasets.md": {"data_sets": data_sets},
-    "docs/formats.md": {"storage": codecs, "forms": forms, "packing": packing},
+    "docs/formats.md": {"storage": codecs, "codecs": candidates, "forms": forms, "packing": packing},
     "docs/training.md": {"loaders": loaders},
     "docs/estimators.md": {"accuracy": accuracy, "estimators": estimators, "schemes": schemes},
 }

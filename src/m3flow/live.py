@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -67,7 +68,8 @@ class MotionTargets(nn.Module):
     length: L, the steps of a trajectory.
     stride: the distance between windows in frames.
     step: the flow goes from frame t to frame t + step.
-    quantisation: of the flow, as a flow file would store it (`m3flow.results.quantisation.Quantisation`).
+    quantisation: of the flow, as a flow file would store it (`m3flow.results.quantisation.Quantisation`); by default
+        dithered levels of 20 px. A clip's dither is that of a file if it starts at frame 0, 4 step, 8 step, ….
     tracking, track, confidence: as in `m3flow.settings.TrajectorySettings`.
 
     Raises
@@ -100,7 +102,7 @@ class MotionTargets(nn.Module):
             cuts=cuts,
             step=step,
         )
-        self.quantisation = quantisation or Quantisation()
+        self.quantisation = quantisation or Quantisation(dither=True)
         self.settings = TrajectorySettings(
             length=length, tracking=tracking, track=track, confidence=confidence
         )
@@ -168,7 +170,8 @@ class MotionTargets(nn.Module):
         if self.settings.confidence == "forward-backward":
             back = backward_flow(estimator.estimator, grey, step, homographies)
             trips = round_trip(flow, back)
-        return self.quantisation.stored(flow), homographies, trips  # type: ignore[return-value]
+        quantisation = replace(self.quantisation, step=step)
+        return quantisation.stored(flow), homographies, trips  # type: ignore[return-value]
 
     def _selection(self, estimator: MotionEstimator, grey: Tensor, clips: int) -> Selection:
         """The camera of every pair, each clip a video of its own."""

@@ -39,6 +39,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "bound": 20.0,
             "step": 1,
             "codec": "mpeg4",
+            "dither": False,
         },
         "trajectories": {"tracking": "integer", "track": "motion", "fine": False},
     },
@@ -77,6 +78,8 @@ class FlowSettings:
     store: the form in which flow is stored (see `m3flow.results.forms`); `codec` applies to mp4 alone.
     zip: jpg, png and flo in one zip archive per video instead of a folder.
     values: of npz and h5: "float16" pixels or "uint8" levels.
+    dither: whether linear levels are dithered over time, so that their rounding does not accumulate along a
+        trajectory (see `m3flow.results.quantisation`).
     short_side, long_side: the side, in pixels, to which frames are resized before flow; 0 keeps their size.
     size: the width and height to which they are resized, as "340x256"; "" keeps their size.
     """
@@ -93,6 +96,7 @@ class FlowSettings:
     codec: Codec = "mpeg4"
     zip: bool = False
     values: Values = "float16"
+    dither: bool = True
     short_side: int = number(0, least=16, zero=True)
     long_side: int = number(0, least=16, zero=True)
     size: str = ""
@@ -125,6 +129,12 @@ class FlowSettings:
         """The size to which frames are resized."""
         return Resize(self.short_side, self.long_side, self.size)
 
+    @property
+    def _linear_levels(self) -> bool:
+        if self.store in ("npz", "h5"):
+            return self.values == "uint8"
+        return self.codec != "fine" if self.store == "mp4" else self.store != "flo"
+
     def identity(self) -> dict[str, Any]:
         """Everything that determines the content of the flow files, as JSON values; equal for equal results.
 
@@ -134,7 +144,7 @@ class FlowSettings:
 
         values = asdict(self)
         values["parameters"] = (
-            ESTIMATORS[self.estimator].parameters.of(self.estimator, self.parameters).as_dict()
+            ESTIMATORS[self.estimator].parameters.of(self.estimator, self.parameters).identity()
         )
         values["bound"] = float(self.bound)
         if self.camera == "none":
@@ -146,6 +156,8 @@ class FlowSettings:
                 del values[key]
         if self.store not in ("npz", "h5"):
             del values["values"]
+        if not self.dither or not self._linear_levels:
+            del values["dither"]
         return {**values, "version": FLOW_VERSION}
 
 

@@ -108,7 +108,7 @@ def test_targets_are_those_of_the_files(case: str, clips: np.ndarray, tmp_path: 
         module = MotionTargets(
             length=LENGTH,
             stride=stride,
-            quantisation=Quantisation(flow.get("bound", 20.0), scale),
+            quantisation=Quantisation(flow.get("bound", 20.0), scale, dither=True),
             **settings,
             **trajectories,
         )

@@ -92,6 +92,9 @@ def flow(
     values: Annotated[
         str, typer.Option(help="Of npz and h5: float16 (pixels) or uint8 (levels).")
     ] = "float16",
+    dither: Annotated[
+        bool, typer.Option(help="Dither levels over time: their rounding does not add up along a trajectory.")
+    ] = True,
     short_side: Annotated[
         int, typer.Option(help="Resize frames to this short side in pixels first; 0 keeps their size.")
     ] = 0,
@@ -130,6 +133,7 @@ def flow(
         "flow.codec": codec,
         "flow.zip": zipped,
         "flow.values": values,
+        "flow.dither": dither,
         "flow.short_side": short_side,
         "flow.long_side": long_side,
         "flow.size": size,

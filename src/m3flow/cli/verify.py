@@ -179,7 +179,8 @@ def _wanted(experiment: Experiment, given: set[str] | None) -> Wanted:
     outputs = experiment.outputs
     wants_flow, wants_trajectories = experiment.wants_flow and experiment.keep_flow, True
     if given is not None:
-        flow |= {"parameters": experiment.flow.parameters}
+        set_here = experiment.flow.parameters
+        flow |= {"parameters": {key: flow["parameters"][key] for key in set_here} if flow else set_here}
         flow = {key: value for key, value in flow.items() if _is_given("flow", key, given)}
         trajectories = {
             key: value for key, value in trajectories.items() if _is_given("trajectories", key, given)

@@ -21,8 +21,7 @@ from m3flow.extraction.resume import Planner
 from m3flow.extraction.sinks import clock
 from m3flow.extraction.tasks import CodecTask, FrameTask, StoredFlowTask, VideoTask
 from m3flow.extraction.work import Work, motion_estimator, tracking_device
-from m3flow.results.forms import quantisation_of
-from m3flow.results.quantisation import Piece, Quantisation
+from m3flow.results.quantisation import Piece
 from m3flow.results.records import Record
 from m3flow.settings import FlowSettings
 from m3flow.system import keep_freed_memory
@@ -68,11 +67,9 @@ class Extractor:
         self._last_heartbeat = 0.0
         self._decoder = Decoder(work.limits, indexed=work.flow is not None)
         self._motion: MotionEstimator | None = None
-        self._quantisation = Quantisation()
         if work.flow is not None:
             keep_freed_memory()
             self._motion = motion_estimator(work)
-            self._quantisation = quantisation_of(work.flow.identity())
         self._colour = self._motion is not None and self._motion.estimator.colour
         self.device = self._motion.estimator.device if self._motion else tracking_device(work)
         self._downloads = downloads_from(self.device)
@@ -140,14 +137,13 @@ class Extractor:
     def _motion_of(
         self, motion: MotionEstimator, flow: FlowSettings, frames: Array, decisions: Sequence[Decision] = ()
     ) -> _Computed:
-        """The quantised motion of frame pairs, on the device; on a GPU it is launched, perhaps not finished."""
+        """The motion of frame pairs, on the device; on a GPU it is launched, perhaps not finished."""
         with detecting_lost_device(self.device), self._downloads.timed() as time_taken:
             selection = Selection.of(decisions[: -flow.step]) if decisions else None
             found = motion(frames, flow.step, selection)
-            levels = self._quantisation.stored(found.flow)
             evidence = evidence_of(self._confidence, motion, frames, flow.step, found)
         piece = Piece(
-            levels=levels,
+            flow=found.flow,
             homographies=found.homographies,
             accepted=found.accepted,
             confidence=found.confidence,
@@ -231,6 +227,8 @@ class Extractor:
             elif part.result is not None and task.error is None:
                 with task.attributed():
                     self._hand_over(task, part.result.piece, completion, part.result.time_taken, part.share)
+                # Its flow is not needed any more, and the next batch needs the memory.
+                part.result = None
             if part.last:
                 completion.complete(task)
 

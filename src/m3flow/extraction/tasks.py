@@ -163,6 +163,7 @@ class FrameTask(VideoTask):
         self._trajectory_sink: TrajectorySink | None = None
         self._quantisation = quantisation_of(flow.identity())
         self._statistics = MotionStatistics(self._quantisation)
+        self._derived = 0  # pairs quantised so far
         self.camera = Camera()
 
     def open(self, decoded: Decoded) -> None:
@@ -180,7 +181,10 @@ class FrameTask(VideoTask):
             self._enter(FlowSink(self._flow_to, flow, decoded, record))
 
     def derive(self, piece: Piece) -> Piece:
-        """On a device, track the trajectories there; levels that are not stored are not copied to the host."""
+        """Quantise; on a device, also track the trajectories. Levels that are not stored are not copied to the host."""
+        assert piece.flow is not None
+        piece = replace(piece, levels=self._quantisation.stored(piece.flow, self._derived), flow=None)
+        self._derived += len(piece)
         if not is_tensor(piece.levels):
             return piece
         if self._trajectory_sink is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from m3flow.errors import UsageError
@@ -32,6 +35,32 @@ class Parameters:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the flow, as JSON values for its provenance; equal for equal flow.
+
+        A file is represented by its content (`content_of`): its path may be another, or its content.
+
+        Raises UsageError if such a file is missing.
+        """
+        return self.as_dict()
+
+
+def content_of(path: Path | str) -> str:
+    """The digest of a file's content, "sha256:" and 16 digits; raises UsageError if it cannot be read."""
+    path = Path(path)
+    try:
+        about = path.stat()
+        return _digest(path, about.st_size, about.st_mtime_ns, about.st_ino)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+@lru_cache(maxsize=32)
+def _digest(path: Path, *_stamp: int) -> str:
+    # Asked for with every video: computed once for each state of the file.
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
 def _violated(value: Any, kind: Any) -> str:
@@ -109,3 +138,7 @@ class RAFTParameters(Parameters):
     updates: int = 12
     weights: str = "fetched"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def identity(self) -> dict[str, Any]:
+        fetched = self.weights == "fetched"
+        return self.as_dict() | ({} if fetched else {"weights": content_of(self.weights)})

@@ -248,7 +248,7 @@ class ComputedClip(Clip):
             motion = self._motion(np.stack([earlier[0], frame]), selection=selection)
             # Quantised as if stored, so that saturation and rounding are visible.
             quantisation = quantisation_of(flow.identity())
-            levels: Any = quantisation.stored(motion.flow)
+            levels: Any = quantisation.stored(motion.flow, number)
             pixels = quantisation.pixels(levels.cpu().numpy() if is_tensor(levels) else levels)[0]
             if motion.homographies is None or motion.accepted is None:
                 yield Pair(number, pixels)

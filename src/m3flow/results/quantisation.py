@@ -11,6 +11,12 @@ fine: level = 128 + round(127 asinh(v / k) / asinh(bound / k)) with k = bound / 
 128 is exactly 0. Levels are closer together for slow motion and further apart for fast motion: 0.047 px
 at zero, 0.48 px at a bound of 20 px.
 
+dither: without it, a constant motion has the same rounding error in every frame, which accumulates along a trajectory.
+With it, linear levels are rounded after adding −3/8, 1/8, −1/8 and 3/8 of a level in turn, the same everywhere
+in a frame: over four frames the errors nearly cancel. Levels are read back as before, and a still pixel is 127 or 128
+as before. (Nonsubtractive dither: Lipshitz, Wannamaker and Vanderkooy, Quantization and Dither: A Theoretical
+Survey, J. Audio Eng. Soc. 40, 1992.)
+
 float16, float32: the displacement itself, in pixels; nothing saturates.
 """
 
@@ -42,6 +48,7 @@ class Piece:
 
     Attributes
     ----------
+    flow: float32 [n, 2, H, W] in pixels, before it is quantised; then None.
     levels: uint8 [n, 2, H, W].
     sample: uint8 [n, 2, h, w], the levels at every `STRIDE`-th row and column, if `levels` is None.
     homographies: float32 [n, 3, 3], the camera motion removed from the levels; None without compensation.
@@ -53,6 +60,7 @@ class Piece:
     windows: the trajectories that end in these pairs, if already tracked.
     """
 
+    flow: Array | None = None
     levels: Array | None = None
     sample: Array | None = None
     homographies: Array | None = None
@@ -65,8 +73,7 @@ class Piece:
     windows: Windows | None = None
 
     def __len__(self) -> int:
-        array = self.sample if self.levels is None else self.levels
-        assert array is not None
+        array = next(array for array in (self.levels, self.sample, self.flow) if array is not None)
         return len(array)
 
     def without_picture(self) -> Array | None:
@@ -93,6 +100,7 @@ class Piece:
             return None if array is None else function(array)
 
         return Piece(
+            flow=of(self.flow),
             levels=of(self.levels),
             sample=of(self.sample),
             homographies=of(self.homographies),
@@ -126,20 +134,28 @@ class Quantisation:
     ----------
     bound: the largest displacement represented by a level, in pixels; without effect for floats.
     scale: "linear" or "fine" levels (uint8), or "float16" or "float32" pixels; see the module's convention.
+    dither: whether linear levels are dithered.
+    step: of the flow; the frames t, t + step, t + 2 step, … of a trajectory differ in their dither.
     """
 
     bound: float = DEFAULT_BOUND
     scale: Scale = "linear"
+    dither: bool = False
+    step: int = 1
 
     @property
     def table(self) -> np.ndarray | None:
         """float32 [256]: the displacement in pixels of each level; None for floats."""
         return None if self.scale.startswith("float") else table(self.bound, self.scale)
 
-    def stored(self, flow: Array) -> Array:
-        """float32 [T, ...] in pixels -> the values to store, as the kind (NumPy, torch) and on the device of `flow`."""
+    def stored(self, flow: Array, start: int = 0) -> Array:
+        """float32 [T, ...] in pixels -> the values to store, as the kind (NumPy, torch) and on the device of `flow`.
+
+        `start` is the number of its first frame in the video.
+        """
         if self.scale == "linear":
-            return quantise(flow, self.bound)
+            dither = self._dither(flow, start) if self.dither else None
+            return quantise(flow, self.bound, dither)
         if self.scale == "fine":
             return _quantise_finely(flow, self.bound)
         if is_tensor(flow):
@@ -148,26 +164,47 @@ class Quantisation:
             return torch.as_tensor(flow, dtype=getattr(torch, self.scale))
         return np.asarray(flow).astype(self.scale)
 
+    def _dither(self, flow: Array, start: int) -> Array:
+        """float32 [T]: what is added to the levels of each frame before rounding."""
+        numbers: Any
+        if is_tensor(flow):
+            import torch
+
+            device: Any = flow.device
+            numbers = torch.arange(start, start + len(flow), device=device)
+        else:
+            numbers = np.arange(start, start + len(flow))
+        turn = (numbers // self.step) % 4
+        # 0, 1, 2, 3 -> 0, 2, 1, 3 quarters: neighbours are far apart.
+        quarters = (turn % 2) * 2 + turn // 2
+        dither = quarters * 0.25 - 0.375
+        return dither if is_tensor(flow) else dither.astype(np.float32)
+
     def pixels(self, values: np.ndarray) -> np.ndarray:
         """Stored values [...] -> float32 [...] in pixels."""
         levels = self.table
         return values.astype(np.float32) if levels is None else levels[values]
 
 
-def quantise(flow: Array, bound: float) -> Array:
-    """float32 [T, ...] in pixels -> uint8 [T, ...] linear levels; of the same kind as `flow`, on its device."""
+def quantise(flow: Array, bound: float, dither: Array | None = None) -> Array:
+    """float32 [T, ...] in pixels -> uint8 [T, ...] linear levels; of the same kind as `flow`, on its device.
+
+    dither: float32 [T], added to the levels of each frame before rounding.
+    """
     scale = 255 / (2 * bound)
     if is_tensor(flow):
         import torch
 
-        scaled: Any = flow * scale + 127.5
+        offset: Any = 127.5 if dither is None else (dither + 127.5).reshape(-1, *[1] * (flow.ndim - 1))
+        scaled: Any = flow * scale + offset
         return scaled.round_().clamp_(0, 255).to(torch.uint8)
     levels = np.empty(flow.shape, np.uint8)
     # Frame by frame in one buffer, so that intermediate values stay in the cache.
     values = np.empty(flow.shape[1:], np.float32)
-    for frame, target in zip(np.asarray(flow), levels, strict=True):
+    offsets = np.float32(127.5) + (np.zeros(len(flow), np.float32) if dither is None else np.asarray(dither))
+    for frame, offset, target in zip(np.asarray(flow), offsets, levels, strict=True):
         np.multiply(frame, np.float32(scale), out=values)
-        values += np.float32(127.5)
+        values += offset
         np.rint(values, out=values)
         np.clip(values, 0, 255, out=values)
         target[...] = values

@@ -17,7 +17,7 @@ import numpy as np
 from m3flow.camera.backward import backward_flow
 from m3flow.camera.compensation import Motion, MotionEstimator
 from m3flow.flow import estimator
-from m3flow.results.quantisation import quantise, table
+from m3flow.results.quantisation import Quantisation
 from m3flow.results.trajectoryfile import Trajectories, TrajectoryWriter
 from m3flow.scoring.scenes import Scene
 from m3flow.scoring.score import WRONG, Score, auroc, score, upper_half
@@ -93,7 +93,8 @@ def score_estimator(
     motion = MotionEstimator(estimator(name, device=device), camera=camera, scheme=scheme)
     frames = _frames_for(motion, scene.frames)
     found, flow_seconds = _timed(motion, frames)
-    levels: Any = quantise(found.flow, BOUND)
+    quantisation = Quantisation(BOUND, dither=True)
+    levels: Any = quantisation.stored(found.flow)
     truth = true_tracks(scene, LENGTH, without_camera=camera == "warp")
     for confidence in confidences:
         evidence, evidence_seconds = _timed(_evidence, confidence, motion, frames, found)
@@ -105,7 +106,7 @@ def score_estimator(
                 levels,
                 length=LENGTH,
                 tracking=tracking,
-                table=table(BOUND),
+                table=quantisation.table,
                 evidence=evidence,
                 fine=finely,
             )

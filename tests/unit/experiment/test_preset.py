@@ -31,6 +31,7 @@ def test_a_configuration_that_sets_the_same_keys() -> None:
     assert (experiment.flow.estimator, experiment.flow.scheme, experiment.flow.codec) == (
         "farneback", "two-pass", "mpeg4",
     )  # fmt: skip
+    assert not experiment.flow.dither
     assert (experiment.trajectories.tracking, experiment.trajectories.length) == ("integer", 8)
     assert not experiment.keep_flow
     parameters = ESTIMATORS["farneback"].parameters.of("farneback", experiment.flow.parameters).as_dict()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -143,6 +146,51 @@ def test_through_the_command_line(raft_models: object, weights: dict[str, Path],
     (folder,) = (path.parent for path in tmp_path.rglob("flow.npz"))
     expected = by_torchvision(raft_models, "raft_small", weights["raft_small"], read)
     assert np.abs(m3flow.load_flow(folder) - expected).max() <= 1e-3 * np.abs(expected).max() + 1e-3
+
+
+class TestTheFileOfWeights:
+    """Settings have its content, not its path. No network is made."""
+
+    def identity(self, path: Path) -> dict[str, Any]:
+        return FlowSettings(estimator="raft_small", parameters={"weights": str(path)}).identity()
+
+    def test_another_content_is_another_setting_and_another_path_is_none(self, tmp_path: Path) -> None:
+        one, two = tmp_path / "one.pth", tmp_path / "two.pth"
+        one.write_bytes(b"first")
+        two.write_bytes(b"first")
+        before = self.identity(one)
+        assert before["parameters"]["weights"] == f"sha256:{hashlib.sha256(b'first').hexdigest()[:16]}"
+        assert self.identity(two) == before
+        two.write_bytes(b"other")
+        os.replace(two, one)  # noqa: PTH105 (the same length, under the same path)
+        assert self.identity(one) != before
+
+    def test_fetched_ones_are_named_so(self) -> None:
+        parameters = FlowSettings(estimator="raft_small").identity()["parameters"]
+        assert parameters["weights"] == "fetched"
+
+    def test_a_missing_file_is_one_line(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"w\.pth: cannot be read: No such file"):
+            self.identity(tmp_path / "w.pth")
+
+
+def test_flow_is_made_again_with_other_weights(
+    raft_models: object, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    colour_clip(tmp_path / "clip.mp4", real_frames(3, 128, 128))
+    used = tmp_path / "weights.pth"
+    used.write_bytes(weights["raft_small"].read_bytes())
+
+    def made() -> str:
+        parameters = {"weights": str(used), "updates": 1}
+        flow = FlowSettings(estimator="raft_small", parameters=parameters, camera="none", cuts=False)
+        with Extractor(Work(outputs=Outputs(tmp_path), flow=flow, device="cpu")) as extract:
+            return extract(Video(str(tmp_path / "clip.mp4"), "clip.mp4")).status
+
+    assert [made(), made()] == ["done", "kept"]
+    torch.manual_seed(1)
+    torch.save(raft_models.raft_small().state_dict(), used)  # type: ignore[attr-defined]
+    assert [made(), made()] == ["done", "kept"]
 
 
 @pytest.mark.usefixtures("raft_models")

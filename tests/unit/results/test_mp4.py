@@ -107,7 +107,7 @@ class TestRoundTrip:
             ours = by_us(folder / name).astype(int)
             assert all(np.abs(reader(folder / name) - ours).max() <= 1 for reader in READERS)
 
-    @pytest.mark.parametrize("codec", ["mpeg4", "fine"])
+    @pytest.mark.parametrize("codec", ["mpeg4", "fine", "h264"])
     def test_every_frame_is_a_key_frame(self, tmp_path: Path, codec: str) -> None:
         folder = write(tmp_path / "flow", soft_levels(48, 64, 20), codec)
         with av.open(str(folder / "x.mp4")) as container:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -114,6 +114,65 @@ class TestFineLevels:
         assert table is not None
         assert table[1:] == pytest.approx(-table[:0:-1], abs=1e-6 * bound)
         assert table[[0, 1, 255]] == pytest.approx([-bound, -bound, bound])
+
+
+class TestDither:
+    @pytest.mark.parametrize("bound", BOUNDS)
+    @pytest.mark.parametrize("step", [1, 2, 3, 4])
+    def test_the_errors_of_four_steps_of_a_trajectory_cancel(self, bound: float, step: int) -> None:
+        """A constant motion of each speed, read at frames t, t + step, …, beginning at every t."""
+        speeds = np.linspace(-0.95 * bound, 0.95 * bound, 2001, dtype=np.float32)
+        flow = np.broadcast_to(speeds, (8 * step, len(speeds)))
+        read = {
+            dither: restore(
+                np.asarray(Quantisation(bound, dither=dither, step=step).stored(flow.copy())), bound
+            )
+            for dither in (False, True)
+        }
+        level = 2 * bound / 255
+        # Slower than a level the two readings of zero leave a part of the motion out.
+        fast = np.abs(speeds) > 1.5 * level
+        for first in range(4 * step):
+            sums = {dither: read[dither][first : first + 4 * step : step].sum(0) for dither in read}
+            errors = {dither: np.abs(sums[dither] - 4 * speeds)[fast] / level for dither in read}
+            assert errors[True].max() <= 0.51
+            assert errors[False].max() > 1.9
+        slow = np.abs(speeds) < 1.5 * level
+        lost = {dither: np.abs(read[dither][: 4 * step : step].sum(0) - 4 * speeds)[slow] for dither in read}
+        assert lost[True].mean() < 0.75 * lost[False].mean()
+
+    def test_a_frame_has_one_offset_and_a_part_of_a_video_has_its_own_ones(self) -> None:
+        flow = np.random.default_rng(5).normal(0, 3, (11, 2, 12, 16)).astype(np.float32)
+        dithered, plain = Quantisation(8.0, dither=True, step=2), Quantisation(8.0)
+        whole = np.asarray(dithered.stored(flow))
+        for start in range(11):
+            assert np.array_equal(dithered.stored(flow[start:], start), whole[start:])
+        expected = [-0.375, -0.375, 0.125, 0.125, -0.125, -0.125, 0.375, 0.375, -0.375, -0.375, 0.125]
+        for frame, stored, offset in zip(flow, whole, expected, strict=True):
+            moved = frame + np.float32(offset * 2 * 8 / 255)
+            assert (np.asarray(plain.stored(moved[None]))[0] != stored).mean() < 1e-3
+
+    @pytest.mark.parametrize("bound", BOUNDS)
+    def test_still_is_still(self, bound: float) -> None:
+        dithered = Quantisation(bound, dither=True)
+        levels = np.asarray(dithered.stored(np.zeros((9, 2, 4, 4), np.float32)))
+        assert set(np.unique(levels)) == {127, 128}
+        assert not dithered.pixels(levels).any()
+
+    def test_on_torch(self) -> None:
+        values = np.random.default_rng(2).normal(0, 8, (9, 2, 20, 30)).astype(np.float32)
+        dithered = Quantisation(20.0, dither=True)
+        levels: Any = dithered.stored(torch.from_numpy(values), 3)
+        assert levels.dtype == torch.uint8
+        assert np.array_equal(levels.numpy(), dithered.stored(values, 3))
+
+    @pytest.mark.parametrize("scale", ["fine", "float16", "float32"])
+    def test_only_linear_levels_are_dithered(self, scale: Scale) -> None:
+        values = np.random.default_rng(2).normal(0, 8, (5, 2, 20, 30)).astype(np.float32)
+        plain, dithered = (
+            Quantisation(20.0, scale, dither=dither).stored(values) for dither in (False, True)
+        )
+        assert np.array_equal(plain, dithered)
 
 
 @pytest.mark.parametrize("scale", get_args(Scale))

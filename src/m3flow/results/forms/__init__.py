@@ -36,4 +36,9 @@ def form_in(folder: Path | str) -> Form:
 
 def quantisation_of(settings: dict[str, Any]) -> Quantisation:
     """The quantisation of flow stored with these settings; {} means another program's mp4 files."""
-    return Quantisation(float(settings.get("bound", DEFAULT_BOUND)), form_of(settings).scale(settings))
+    return Quantisation(
+        float(settings.get("bound", DEFAULT_BOUND)),
+        form_of(settings).scale(settings),
+        dither=bool(settings.get("dither", False)),
+        step=abs(int(settings.get("step", 1))),
+    )
