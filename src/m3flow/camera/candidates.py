@@ -35,6 +35,7 @@ class Candidates:
         level clearly better than all others.
     bars: int32 [n, 4], uniform dark rows and columns of both frames at the top, bottom, left and right.
     change: float32 [n], the change of the picture, see `m3flow.camera.cuts`.
+    identical: bool [n], whether the two frames are the same.
     """
 
     homographies: np.ndarray
@@ -45,6 +46,7 @@ class Candidates:
     photometric: np.ndarray
     bars: np.ndarray
     change: np.ndarray
+    identical: np.ndarray
 
     def __len__(self) -> int:
         return len(self.change)
@@ -73,7 +75,8 @@ class Candidates:
             photometric=np.zeros((pairs, COUNT, ROWS, COLUMNS), np.float32),
             bars=np.zeros((pairs, 4), np.int32),
             change=np.zeros(pairs, np.float32),
+            identical=np.zeros(pairs, bool),
         )
 
 
-EVIDENCE_FIELDS = [field.name for field in fields(Candidates)][:-1]  # all but the change
+EVIDENCE_FIELDS = [field.name for field in fields(Candidates)][:-2]  # all but the change and the identity

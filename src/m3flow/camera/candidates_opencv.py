@@ -55,7 +55,8 @@ def find_candidates(frames: np.ndarray, step: int, *, camera: bool = True) -> Ca
     fields = {
         name: np.stack(values) for name, values in zip(EVIDENCE_FIELDS, zip(*found, strict=True), strict=True)
     }
-    return Candidates(**fields, change=change)
+    identical = [np.array_equal(frames[t], frames[t + step]) for t in range(len(change))]
+    return Candidates(**fields, change=change, identical=np.array(identical, bool))
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from m3flow.camera.candidates import (
 from m3flow.camera.geometry import DARK, UNIFORM
 from m3flow.camera.homography_torch import frame_motion, in_pixels, squared_transfer_error
 from m3flow.flow.image_ops import correlate, pixel_grid, resize, resize_area, sample
+from m3flow.flow.transfer import Readback, constant, to_device
 
 
 @torch.no_grad()
@@ -40,20 +41,32 @@ def find_candidates(frames: Tensor, step: int, *, camera: bool = True, seed: int
     small = _shrunk(images, SMALL)
     thumbnails = _shrunk(small, THUMBNAIL)
     if not camera:
-        change = cuts.change(thumbnails.cpu().numpy(), step)
+        (tiny,) = Readback([thumbnails]).arrays()
+        change = cuts.change(tiny, step)
         return Candidates.empty(len(change)).with_change(change)
     bars = dark_bars(frames)
     of_both = torch.minimum(bars[:-step], bars[step:])
     bars = _within_half(of_both, frames.shape[1], frames.shape[2])
     previous, current = images[:-step], images[step:]
+    matched, differs = match_brightness(previous, current)
+    # Read while the device tracks; few pairs differ.
+    differing = Readback([differs])
     points, valid = corners(previous, bars)
     matches, returned = track(previous, current, points)
     current, matches, returned = _at_one_brightness(
-        previous, current, points, valid, matches, valid & returned
+        previous,
+        current,
+        matched,
+        np.flatnonzero(*differing.arrays()),
+        points,
+        valid,
+        matches,
+        valid & returned,
     )
     evidence = _evidence(previous, current, points, matches, returned, bars, seed)
-    on_host = [tensor.cpu().numpy() for tensor in (*evidence, of_both, thumbnails)]
-    homographies, exists, count, support, still, photometric, of_bars, tiny = on_host
+    identical = (frames[:-step] == frames[step:]).flatten(1).all(1)
+    on_host = Readback([*evidence, of_both, thumbnails, identical]).arrays()
+    homographies, exists, count, support, still, photometric, of_bars, tiny, same = on_host
     homographies = homographies.astype(np.float64)
     return Candidates(
         np.where(exists[..., None, None], homographies, np.eye(3)),
@@ -64,6 +77,7 @@ def find_candidates(frames: Tensor, step: int, *, camera: bool = True, seed: int
         photometric,
         of_bars.astype(np.int32),
         cuts.change(tiny, step),
+        same,
     )
 
 
@@ -130,25 +144,31 @@ def _sums(weights: Tensor, on_grid: Tensor) -> Tensor:
 
 
 def _at_one_brightness(
-    previous: Tensor, current: Tensor, points: Tensor, valid: Tensor, matches: Tensor, tracked: Tensor
+    previous: Tensor,
+    current: Tensor,
+    matched: Tensor,
+    differing: np.ndarray,
+    points: Tensor,
+    valid: Tensor,
+    matches: Tensor,
+    tracked: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The current frames, the matches and which are tracked, with matched brightness where that tracks most corners,
-    or more than without: new content may look like a change of exposure.
+    """The current frames, the matches and which are tracked; in the `differing` pairs with matched brightness where
+    that tracks most corners, or more than without: new content may look like a change of exposure.
     """
-    matched, differs = match_brightness(previous, current)
-    pairs = differs.nonzero()[:, 0]
-    if not len(pairs):
+    if not len(differing):
         return current, matches, tracked
+    pairs = to_device(differing, current.device)
     others, returned = track(previous[pairs], matched[pairs], points[pairs])
     returned &= valid[pairs]
     most = returned.sum(1) >= thresholds.MOST_TRACKED * valid[pairs].sum(1)
-    better = most | (returned.sum(1) > tracked[pairs].sum(1))
-    pairs, others, returned = pairs[better], others[better], returned[better]
-    return (
-        current.index_copy(0, pairs, matched[pairs]),
-        matches.index_copy(0, pairs, others),
-        tracked.index_copy(0, pairs, returned),
-    )
+    better = (most | (returned.sum(1) > tracked[pairs].sum(1)))[:, None]
+
+    def replaced(values: Tensor, new: Tensor) -> Tensor:
+        chosen = better if values.ndim == 2 else better[..., None]
+        return values.index_copy(0, pairs, torch.where(chosen, new, values[pairs]))
+
+    return replaced(current, matched[pairs]), replaced(matches, others), replaced(tracked, returned)
 
 
 def match_brightness(previous: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,7 +244,7 @@ def _within(bars: Tensor, length: int, count: int) -> Tensor:
 
 def _within_half(bars: Tensor, height: int, width: int) -> Tensor:
     """As `m3flow.camera.geometry.within_half`."""
-    sides = bars.new_tensor([height, height, width, width])
+    sides = constant((height, height, width, width), bars.device, bars.dtype)
     taken = torch.stack([bars[:, :2].sum(1), bars[:, 2:].sum(1)], 1).repeat_interleave(2, 1)
     return torch.where(taken * 2 > sides, 0, bars)
 

@@ -164,18 +164,23 @@ class MotionEstimator:
             return self._opencv(_as_numpy(frames), step, selection)
         from m3flow.camera import compensation_torch
 
-        flow, identical = compensation_torch.compensated(self.estimator, self.scheme, frames, step, selection)
-        return self._motion(flow, selection, identical)
+        flow = compensation_torch.compensated(self.estimator, self.scheme, frames, step, selection)
+        return self._motion(flow, selection)
 
     def _whole(self, frames: Array, step: int, selection: Selection | None) -> Motion:
         """The flow of the estimator, but exactly 0 between identical frames and across cuts."""
-        flow = self.estimator.sequence(frames, step)
+        flow: Any = self.estimator.sequence(frames, step)
         same: Any = frames[:-step] == frames[step:]
-        flow[same.reshape(len(flow), -1).all(1)] = 0
-        schemes = [""] * len(flow)
-        if selection is None or not selection.cut.any():
-            return Motion(flow, schemes=schemes, cut=None if selection is None else selection.cut)
-        flow[np.flatnonzero(selection.cut)] = 0
+        none = same.reshape(len(flow), -1).all(1)
+        if is_tensor(flow):
+            # Not by an index: its length would be waited for.
+            flow.masked_fill_(none[:, None, None, None], 0)
+        else:
+            flow[none] = 0
+        if selection is None:
+            return Motion(flow, schemes=[""] * len(flow))
+        for pair in np.flatnonzero(selection.cut):
+            flow[pair] = 0
         return Motion(flow, schemes=["cut" if cut else "" for cut in selection.cut], cut=selection.cut)
 
     def _opencv(self, frames: np.ndarray, step: int, selection: Selection) -> Motion:
@@ -188,32 +193,27 @@ class MotionEstimator:
             )
             for t, (homography, bars, cut) in enumerate(chosen)
         ]
-        identical = np.array(
-            [np.array_equal(one, two) for one, two in zip(frames[:-step], frames[step:], strict=True)]
-        )
-        return self._motion(np.stack(flow), selection, identical)
+        return self._motion(np.stack(flow), selection)
 
-    def _motion(self, flow: Array, selection: Selection, identical: np.ndarray) -> Motion:
-        """The flow with its camera; identical frames have a static one."""
+    def _motion(self, flow: Array, selection: Selection) -> Motion:
+        """The flow with its camera."""
         bars = selection.bars
         for pair in np.flatnonzero(bars.any(axis=1)):
             top, bottom, left, right = bars[pair]
             _, _, height, width = flow.shape
             flow[pair, :, :top] = flow[pair, :, height - bottom :] = 0
             flow[pair, :, :, :left] = flow[pair, :, :, width - right :] = 0
-        accepted = selection.accepted | identical
-        homographies = np.where(identical[:, None, None], np.eye(3), selection.homographies)
-        moving = (homographies != np.eye(3)).any(axis=(1, 2))
+        moving = (selection.homographies != np.eye(3)).any(axis=(1, 2))
         schemes = [
             "cut" if cut else self.scheme if moves else "still" if good else ""
-            for cut, moves, good in zip(selection.cut, moving, accepted, strict=True)
+            for cut, moves, good in zip(selection.cut, moving, selection.accepted, strict=True)
         ]
         return Motion(
             flow,
-            homographies.astype(np.float32),
-            accepted & ~selection.cut,
+            selection.homographies.astype(np.float32),
+            selection.accepted & ~selection.cut,
             schemes,
-            np.where(identical, np.float32(1), selection.confidence),
+            selection.confidence,
             selection.cut if self.cuts else None,
             bars,
         )

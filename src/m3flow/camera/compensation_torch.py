@@ -13,19 +13,18 @@ from m3flow.camera.selection import Selection
 from m3flow.flow.base import Estimator
 from m3flow.flow.image_ops import pixel_grid, sample
 from m3flow.flow.torch_base import TorchEstimator
+from m3flow.flow.transfer import to_device
 
 if TYPE_CHECKING:
     from m3flow.flow.base import Array
 
 
 @torch.no_grad()
-def compensated(
-    estimator: Estimator, scheme: str, frames: Array, step: int, selection: Selection
-) -> tuple[Array, np.ndarray]:
+def compensated(estimator: Estimator, scheme: str, frames: Array, step: int, selection: Selection) -> Array:
     """The flow of each pair without the camera's motion.
 
-    uint8 [F, H, W] -> (float32 [B, 2, H, W] of the kind of `frames`, the whole flow where the homography is
-    the identity, 0 across cuts; bool [B], which pairs are identical frames).
+    uint8 [F, H, W] -> float32 [B, 2, H, W] of the kind of `frames`: the whole flow where the homography is
+    the identity, 0 across cuts and between identical frames. On a GPU everything is launched and nothing waited for.
     """
     assert isinstance(estimator, TorchEstimator)
     images = estimator.bring(frames)
@@ -33,9 +32,8 @@ def compensated(
     identical = (previous == current).flatten(1).all(1)
     moves = (selection.homographies != np.eye(3)).any(axis=(1, 2))
     if moves.any():
-        homographies = torch.from_numpy(selection.homographies.astype(np.float32)).to(images.device)
-        moving = torch.from_numpy(moves).to(images.device)
-        bars = torch.from_numpy(selection.bars).to(images.device)
+        homographies = to_device(selection.homographies.astype(np.float32), images.device)
+        moving, bars = (to_device(array, images.device) for array in (moves, selection.bars))
         resampled = resample(current, homographies, previous, bars)
         if scheme == "two-pass":
             estimator.sequence(images, step)
@@ -43,9 +41,9 @@ def compensated(
     else:
         result = _tensor(estimator.sequence(images, step))
     # Exactly zero motion: Farneback gives up to 0.8 px at the right and lower edge.
-    none = identical | torch.from_numpy(selection.cut).to(images.device)
+    none = identical | to_device(selection.cut, images.device)
     result = torch.where(none[:, None, None, None], 0, result)
-    return estimator.give_back(result, like=frames), identical.cpu().numpy()
+    return estimator.give_back(result, like=frames)
 
 
 def _tensor(flow: Array) -> Tensor:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from m3flow.flow.transfer import constant
+
 HYPOTHESES = 128
 FIRST_REFINEMENTS = 2  # before a homography's inliers are left out of the next fit
 REFINEMENTS = 4  # of all homographies together
@@ -53,7 +55,7 @@ def fit(start: Tensor, end: Tensor, valid: Tensor, inlier: float, seed: int) -> 
     batch = len(start)
     count = valid.sum(1)
     in_order = valid.to(torch.int8).sort(dim=1, descending=True, stable=True).indices
-    places = sample_positions(seed).to(start.device)
+    places = sample_positions(seed, start.device)
     chosen = (places * count[:, None, None]).long().clamp_(max=start.shape[1] - 1).view(batch, -1)
     index = in_order.gather(1, chosen)[..., None].expand(-1, -1, 2)
     quads = [points.gather(1, index).view(batch, HYPOTHESES, 4, 2) for points in (start, end)]
@@ -74,13 +76,13 @@ def truncated_sum(squared_errors: Tensor, valid: Tensor, limit: float) -> Tensor
 
 
 @lru_cache(maxsize=16)
-def sample_positions(seed: int) -> Tensor:
+def sample_positions(seed: int, device: torch.device) -> Tensor:
     """Relative positions of four matches for each hypothesis, in [0, 1): float32 [HYPOTHESES, 4].
 
     Drawn on the CPU: a GPU's generator gives different numbers.
     """
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(HYPOTHESES, 4, generator=generator, dtype=torch.float64).to(torch.float32)
+    return torch.rand(HYPOTHESES, 4, generator=generator, dtype=torch.float64).to(torch.float32).to(device)
 
 
 def homography_from_four_points(start: Tensor, end: Tensor) -> Tensor:
@@ -173,8 +175,9 @@ def _not_zero(values: Tensor) -> Tensor:
 def in_pixels(fitted: Tensor, centre: tuple[float, float], scale: float) -> Tensor:
     """Homographies in centred coordinates converted to pixels, with last element 1."""
     x, y = centre
-    to_centred = fitted.new_tensor([[1 / scale, 0, -x / scale], [0, 1 / scale, -y / scale], [0, 0, 1]])
-    to_pixels = fitted.new_tensor([[scale, 0, x], [0, scale, y], [0, 0, 1]])
+    device = fitted.device
+    to_centred = constant(((1 / scale, 0, -x / scale), (0, 1 / scale, -y / scale), (0, 0, 1)), device)
+    to_pixels = constant(((scale, 0, x), (0, scale, y), (0, 0, 1)), device)
     result = multiply(multiply(to_pixels, fitted), to_centred)
     return result / _not_zero(result[:, 2:, 2:])
 
@@ -185,7 +188,7 @@ def frame_motion(homographies: Tensor, height: int, width: int) -> tuple[Tensor,
     [B, 3, 3] -> (float32 [B] px, bool [B]).
     """
     right, bottom = width - 1.0, height - 1.0
-    points = homographies.new_tensor([[0, 0], [right, 0], [right, bottom], [0, bottom]])
+    points = constant(((0, 0), (right, 0), (right, bottom), (0, bottom)), homographies.device)
     moved = transform(homographies, points)
     along, back = moved.roll(-1, 1) - moved, moved.roll(1, 1) - moved
     turned = along[..., 0] * back[..., 1] - along[..., 1] * back[..., 0]

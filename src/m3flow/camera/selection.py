@@ -116,7 +116,7 @@ class Selection:
     Attributes
     ----------
     homographies: float64 [n, 3, 3], the identity if rejected, across a cut, or for a static camera.
-    accepted: bool [n], whether the camera is known.
+    accepted: bool [n], whether the camera is known; between identical frames it stands still.
     confidence: float32 [n], the probability of the most probable candidate; 0 across a cut.
     cut: bool [n], whether the pair crosses a cut.
     bars: int32 [n, 4], the bars at the top, bottom, left and right of the shot so far, in pixels.
@@ -193,7 +193,10 @@ class Selector:
                 decisions.append(replace(UNDECIDED, cut=True))
                 continue
             bars = self._bars_of(self._pairs[t:window_end])
-            decisions.append(self._camera(self._pairs[t], following, bars))
+            decision = self._camera(self._pairs[t], following, bars)
+            if self._pairs[t].identical:
+                decision = Decision(np.eye(3), True, 1.0, False, bars)
+            decisions.append(decision)
         self._pairs = self._pairs[max(0, end - self._step) :]
         self._decided = min(end, self._step)
         return decisions
@@ -256,6 +259,7 @@ class _Pair:
     motion: np.ndarray  # of the frame's corners by each candidate, in px; infinite if it is invalid
     bars: np.ndarray
     change: float
+    identical: bool
 
     def explained_by_standing_still(self, chosen: int) -> bool:
         """Whether the identity explains the matches nearly as well as a candidate."""
@@ -283,6 +287,7 @@ def _pairs(candidates: Candidates, last: Candidates | None, size: tuple[int, int
             motion[t],
             candidates.bars[t],
             float(candidates.change[t]),
+            bool(candidates.identical[t]),
         )
         for t in range(len(candidates))
     ]

@@ -88,6 +88,8 @@ class CudaDownloads(Downloads):
         tensor: Any = array
         # The allocator must not reuse its memory before the copy is done.
         tensor.record_stream(self._stream)
+        from m3flow.flow.transfer import page_locked
+
         return page_locked(tensor).copy_(tensor, non_blocking=True)
 
     def _stopwatch(self) -> Stopwatch:
@@ -111,13 +113,6 @@ class _CudaStopwatch(Stopwatch):
     def seconds(self) -> float:
         began, ended = self._marks
         return began.elapsed_time(ended) / 1000
-
-
-def page_locked(like: Any) -> Any:
-    """Page-locked host memory for a tensor, which the GPU accesses directly."""
-    import torch
-
-    return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
 
 
 def downloads_from(device: str) -> Downloads:

@@ -43,7 +43,9 @@ class FrameBuffer:
         if self._device is None:
             target[...] = frames
         else:
-            upload(frames, target)
+            from m3flow.flow import transfer
+
+            transfer.upload(frames, target)
         self._end += len(frames)
 
     def stretch(self, start: int, stop: int) -> Array:
@@ -89,22 +91,9 @@ class FrameBuffer:
 
 
 def to_device(array: np.ndarray, device: str) -> Array:
-    """A NumPy array as a tensor on a torch device; on the CPU, the array itself."""
+    """A NumPy array as a tensor on a torch device; on the CPU, the array itself, without torch."""
     if device == "cpu":
         return array
-    import torch
+    from m3flow.flow import transfer
 
-    target = torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=device)
-    upload(array, target)
-    return target
-
-
-def upload(array: np.ndarray, target: Any) -> None:
-    """Copy a NumPy array into a tensor; a copy to a GPU is asynchronous."""
-    import torch
-
-    source = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
-    if target.device.type == "cuda" and source.device.type == "cpu":
-        # torch caches page-locked memory and does not reuse it before this copy is done.
-        source = source.pin_memory()
-    target.copy_(source, non_blocking=True)
+    return transfer.to_device(array, device)

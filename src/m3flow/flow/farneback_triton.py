@@ -20,6 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from m3flow.flow.transfer import constant
+
 if TYPE_CHECKING:
     from m3flow.flow.farneback_iteration import Level
 
@@ -40,7 +42,7 @@ def refine(
     if iterations == 0:
         return flow
     batch, _, height, width = flow.shape
-    weights = torch.tensor(taps or [1.0] * (2 * (window // 2) + 1), device=flow.device)
+    weights = constant(tuple(taps or [1.0] * (2 * (window // 2) + 1)), flow.device)
     one, two, trust = one.contiguous(), two.contiguous(), level.trust.contiguous()
     flow, has_prior = flow.contiguous().clone(), prior is not None
     prior = flow if prior is None else prior.contiguous()  # without a prior the kernel does not read it

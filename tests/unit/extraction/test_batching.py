@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from m3flow.errors import Interrupted
-from m3flow.extraction import batching, frame_buffer
+from m3flow.extraction import batching
 from m3flow.extraction.batching import Batches, TooLarge, batch_size
 from m3flow.extraction.frame_buffer import FrameBuffer
+from m3flow.flow import transfer
 from support.limited_memory import LimitedMemory
 
 FRAMES = np.arange(23, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(3, 2)
@@ -252,7 +253,7 @@ def test_frames_go_to_the_device_once_and_lie_there_side_by_side(monkeypatch):
         copied.append(len(array))
         target.copy_(torch.from_numpy(array))
 
-    monkeypatch.setattr(frame_buffer, "upload", upload)
+    monkeypatch.setattr(transfer, "upload", upload)
     pairs = Pairs(2)
 
     def call(frames):

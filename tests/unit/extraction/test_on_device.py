@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from m3flow import load_flow, load_trajectories
-from m3flow.extraction import downloads, extractor, tasks
+from m3flow.extraction import extractor, tasks
 from m3flow.extraction.downloads import CudaDownloads, Downloads
 from m3flow.extraction.extractor import Extractor, Queue
 from m3flow.extraction.work import Work
+from m3flow.flow import transfer
 from m3flow.layout import Outputs
 from m3flow.results.quantisation import Piece, quantise, table
 from m3flow.results.records import Record
@@ -243,7 +244,7 @@ def test_the_order_of_calls_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "stream", Within)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: log.append("keep for the copy"))
-    monkeypatch.setattr(downloads, "page_locked", page_locked)
+    monkeypatch.setattr(transfer, "page_locked", page_locked)
     levels = torch.arange(48, dtype=torch.uint8).reshape(2, 2, 3, 4)
     fetch = CudaDownloads("cuda:0").start(Piece(levels=levels))
     assert log == [

@@ -1,0 +1,60 @@
+"""Copies between the host and a device that the host does not wait for, or as late as possible.
+
+Waiting drains the queue of launched work: the device then idles until the host has launched more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_device(array: np.ndarray, device: torch.device | str) -> Tensor:
+    """A NumPy array as a tensor on a torch device; a copy to a GPU is asynchronous."""
+    source = torch.from_numpy(array)
+    if torch.device(device).type == "cpu":
+        return source
+    target = torch.empty(source.shape, dtype=source.dtype, device=device)
+    upload(source, target)
+    return target
+
+
+def upload(array: np.ndarray | Tensor, target: Tensor) -> None:
+    """Copy an array into a tensor; a copy to a GPU is asynchronous."""
+    source = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+    if target.device.type == "cuda" and source.device.type == "cpu":
+        # torch caches page-locked memory and does not reuse it before this copy is done.
+        source = source.pin_memory()
+    target.copy_(source, non_blocking=True)
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A small constant, nested tuples of numbers, copied to the device at its first use."""
+    return torch.tensor(values, dtype=dtype).to(device)
+
+
+class Readback:
+    """Copies of tensors to the host, started when it is made and waited for when they are needed."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._copies, self._copied = list(tensors), None
+        if tensors and tensors[0].device.type == "cuda":
+            self._copies = [page_locked(tensor).copy_(tensor, non_blocking=True) for tensor in tensors]
+            self._copied = torch.cuda.current_stream(tensors[0].device).record_event()
+
+    def arrays(self) -> list[np.ndarray]:
+        """The copies; waits for the work that was launched before they were started, and for no later work."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return [copy.cpu().numpy() for copy in self._copies]
+
+
+def page_locked(like: Tensor) -> Tensor:
+    """Page-locked host memory for a tensor, which the GPU accesses directly."""
+    return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)

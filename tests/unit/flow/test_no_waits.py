@@ -1,0 +1,143 @@
+"""On a GPU a batch is launched without waiting: on a pretended device no operation asks for a value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from m3flow.camera import candidates_torch
+from m3flow.camera.compensation import MotionEstimator
+from m3flow.camera.selection import Selection
+from m3flow.flow import estimator, transfer
+from m3flow.results.quantisation import quantise
+from m3flow.trajectories.tracking import Tracker
+from support.pretended_device import DEVICE, pretended_device
+
+PAIRS, HEIGHT, WIDTH = 4, 64, 80
+
+
+@pytest.fixture
+def early_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tensors were read at a time; reading is pretended, as are uploads."""
+    read: list[int] = []
+
+    class Readback:
+        def __init__(self, tensors: Any) -> None:
+            self._tensors = tensors
+
+        def arrays(self) -> list[np.ndarray]:
+            read.append(len(self._tensors))
+            return [
+                np.zeros(tuple(one.shape), str(one.dtype).removeprefix("torch.")) for one in self._tensors
+            ]
+
+    def uploaded(array: Any, device: Any) -> torch.Tensor:
+        return torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=device)
+
+    monkeypatch.setattr(candidates_torch, "Readback", Readback)
+    monkeypatch.setattr(transfer, "to_device", uploaded)
+    monkeypatch.setattr("m3flow.camera.compensation_torch.to_device", uploaded)
+    monkeypatch.setattr("m3flow.camera.candidates_torch.to_device", uploaded)
+    return read
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Callable[[torch.Tensor], Any]]) -> list[str]:
+    """The waits of a second call; at the first one constants are copied to the device."""
+    with pretended_device(monkeypatch) as waits:
+        frames = torch.empty(PAIRS + 1, HEIGHT, WIDTH, dtype=torch.uint8, device=DEVICE)
+        call = make()
+        call(frames)
+        waits.found.clear()
+        call(frames)
+    return waits.found
+
+
+FEW = {"dis": {}, "farneback": {}, "brox": {"outer": 3, "inner": 2, "solver": 2}}
+
+
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.slow
+def test_an_estimator_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def make() -> Callable[[torch.Tensor], Any]:
+        return estimator(name, backend="torch", device=DEVICE, **FEW[name]).sequence  # type: ignore[return-value]
+
+    assert launched(monkeypatch, make) == []
+
+
+def test_tvl1_waits_only_to_know_which_pairs_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each warp takes 26 iterations of at most 300: not to ask would cost more than to wait."""
+    few = {"scales": 1, "warps": 1, "outer": 1, "inner": 2}
+
+    def make() -> Callable[[torch.Tensor], Any]:
+        return estimator("tvl1", backend="torch", device=DEVICE, **few).sequence  # type: ignore[return-value]
+
+    waits = launched(monkeypatch, make)
+    assert waits and all("flow/tvl1.py" in wait for wait in waits)
+
+
+def moving_camera() -> Selection:
+    homographies = np.tile(np.eye(3), (PAIRS, 1, 1))
+    homographies[1:, 0, 2] = 2.5
+    return Selection(
+        homographies=homographies,
+        accepted=np.ones(PAIRS, bool),
+        confidence=np.ones(PAIRS, np.float32),
+        cut=np.array([False, False, True, False]),
+        bars=np.array([[4, 0, 0, 3]] * PAIRS, np.int32),
+    )
+
+
+@pytest.mark.parametrize("how", [{"scheme": "one-pass"}, {"scheme": "two-pass"}, {"camera": "none"}], ids=str)
+@pytest.mark.slow
+def test_compensation_quantising_and_tracking_wait_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, early_reads: list[int], how: dict[str, str]
+) -> None:
+    def make() -> Callable[[torch.Tensor], Any]:
+        chosen = estimator("farneback", backend="torch", device=DEVICE, levels=1, iterations=1)
+        motion = MotionEstimator(chosen, **how)  # type: ignore[arg-type]
+        tracker = Tracker(length=3, job="trajs_dense", tracking="subpixel")
+
+        def call(frames: torch.Tensor) -> Any:
+            flow = motion(frames, 1, moving_camera()).flow
+            return tracker.push(quantise(flow, 20))
+
+        return call
+
+    assert launched(monkeypatch, make) == []
+    assert early_reads == []
+
+
+@pytest.mark.slow
+def test_the_camera_search_waits_for_its_results(
+    monkeypatch: pytest.MonkeyPatch, early_reads: list[int]
+) -> None:
+    """And, while the device tracks, for which pairs differ in brightness."""
+
+    def make() -> Callable[[torch.Tensor], Any]:
+        return lambda frames: candidates_torch.find_candidates(frames, 1)
+
+    assert launched(monkeypatch, make) == []
+    assert early_reads == [1, 9] * 2
+
+
+def test_a_wait_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make() -> Callable[[torch.Tensor], Any]:
+        def call(frames: torch.Tensor) -> None:
+            if frames.sum() > 0:
+                frames[frames > 3] = 0
+            frames.cpu()
+            torch.zeros(2).to(DEVICE)
+
+        return call
+
+    found = launched(monkeypatch, make)
+    assert [wait.partition(" at")[0] for wait in found] == [
+        "bool()",
+        "boolean index",
+        "cpu()",
+        "copy between host and device",
+    ]
