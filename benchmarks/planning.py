@@ -117,31 +117,27 @@ def append(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def status(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """`m3flow status` with half of the list done, one in a hundred rejected, the rest not begun."""
+    from m3flow.experiment.config import Experiment, read_config
+    from m3flow.results.provenance import limits_digest, settings_digest
     from m3flow.results.records import Record, RecordFile
+    from m3flow.videos.identity import stamp, stamp_text
 
-    names = data_set(folder, arguments.videos, files=False)
-    half = len(names) // 2
-    for number in range(CLASSES):
-        for tree in ("flows", "trajs"):
-            (folder / "results" / tree / f"train/class_{number:03d}").mkdir(parents=True)
-    for start in range(0, half, 256):
-        for kind in ("flow", "trajectories"):
-            with RecordFile(folder / f"results/records/list.csv/{kind}-{start // 256:05d}.csv") as records:
-                for i, name in enumerate(names[start : start + 256]):
-                    rejected = i % 100 == 0
-                    records.append(
-                        Record(
-                            video=name,
-                            status="rejected" if rejected else "done",
-                            reason="no such file" if rejected else "",
-                            frames=0 if rejected else 300,
-                        )
-                    )
-        for i, name in enumerate(names[start : start + 256]):
-            if i % 100:
-                (folder / "results/flows" / name).mkdir()
-                (folder / f"results/trajs/{name}_6.gz").touch()
-    return {"videos": arguments.videos, **measured((*M3FLOW, "status"), folder)}
+    names = data_set(folder, arguments.videos, granularity="shard")
+    with chdir(folder):
+        experiment = Experiment.of(read_config(Path("config.yaml")))
+        half = names[: len(names) // 2]
+        same = {
+            "flow_settings": settings_digest(experiment.flow.identity()),
+            "limits": limits_digest(experiment.limits),
+        }
+        finish(experiment, [name for number, name in enumerate(half) if number % 100])
+        with RecordFile(experiment.outputs.shard_records("list.csv", "flow", "rejected")) as records:
+            for name in half[::100]:
+                source = {"modified": stamp_text(stamp(f"k400/{name}")), "source": f"0:{'0' * 64}"}
+                records.append(Record(video=name, status="rejected", reason="no frames", **same, **source))
+        seconds = measured((*M3FLOW, "status", "--json", "status.json"), folder)
+    counts = json.loads((folder / "status.json").read_text())["counts"]
+    return {"videos": arguments.videos, "counts": counts, **seconds}
 
 
 def check(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from m3flow.videos.videolist import Video
 # A job's time limit relative to its expected time: videos differ, and a busy file system is slower.
 TIME_LIMIT_FACTOR, TIME_LIMIT_MINUTES = 1.5, 10.0
 
-# Seconds from the start of a single-video job to its first frame, on a current machine; more with a GPU.
-START_SECONDS = 2.0
+# Startup of a single-video job in core-seconds: 0.33 measured on a quiet CPU machine (benchmarks/planning.py starts);
+# loading CUDA or a network file system takes longer.
+START_SECONDS = 0.33
 
 
 def jobs_of(experiment: Experiment) -> tuple[str, ...]:
