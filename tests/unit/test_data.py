@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from m3flow.data import FlowClips, TrajectoryClips
 from m3flow.data.labelled_videos import classes_of, labels_of
-from m3flow.data.sampling import Window, cut, read_frames
+from m3flow.data.sampling import Window, cut, read_clip
 from m3flow.data.trajectory_clips import confidence_of, windows_of
 from m3flow.errors import BadInput, UsageError
 from m3flow.layout import Outputs
@@ -142,7 +142,7 @@ def test_with_an_estimator_an_item_is_the_trajectories_of_the_cut_video(scene: S
     whole = Trajectories(*estimated(scene.frames), LENGTH)
     window = Window(0, 16, 16, 96, 64, flip=True)
     displacements, types = windows_of(whole, list(range(26)), window)
-    pictures = cut(np.repeat(scene.frames[..., None], 3, axis=3), window)
+    pictures = cut_all(np.repeat(scene.frames[..., None], 3, axis=3), window)
     features, inside = estimated(pictures[:, 0])
     ends = displacements.reshape(26, LENGTH, 8, 12, 2).sum(axis=1)
     expected = features.reshape(2, LENGTH, 26, 8, 12).sum(axis=1).transpose(1, 2, 3, 0)
@@ -153,9 +153,27 @@ def test_with_an_estimator_an_item_is_the_trajectories_of_the_cut_video(scene: S
     assert np.linalg.norm(wrong_sign - expected, axis=-1).mean() > 3 * apart.mean()
 
 
+def cut_all(pictures: np.ndarray, window: Window) -> np.ndarray:
+    clip = np.empty((len(pictures), 3, window.height, window.width), np.uint8)
+    for picture, planes in zip(pictures, clip, strict=True):
+        cut(picture, window, planes)
+    return clip
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("turns", [0, 1, 2])
+def test_a_window_has_the_pixels_that_indexing_gives(turns: int, flip: bool) -> None:
+    # A picture as the decoder leaves it: padded rows, turned upright.
+    padded = np.random.default_rng(0).integers(0, 256, (40, 3 * 48 + 7), np.uint8)
+    picture = np.rot90(padded[:, : 3 * 48].reshape(40, 48, 3), turns)
+    (found,) = cut_all(picture[None], Window(0, 8, 16, 24, 16, flip=flip))
+    expected = picture[16:32, 9:33][:, ::-1] if flip else picture[16:32, 8:32]
+    np.testing.assert_array_equal(found, expected.transpose(2, 0, 1))
+
+
 def test_a_flip_of_the_whole_width_lands_on_the_grid() -> None:
     pictures = np.broadcast_to(np.arange(16, dtype=np.uint8)[:, None], (1, 8, 16, 3))
-    flipped = cut(pictures, Window(0, 0, 0, 16, 8, flip=True))
+    flipped = cut_all(pictures, Window(0, 0, 0, 16, 8, flip=True))
     # Points at 4 and 12 of the video come to lie at 12 and 4.
     assert flipped[0, 0, 0].tolist() == [15, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1]
 
@@ -209,9 +227,10 @@ def test_short_videos_repeat_their_end(folder: Path, scene: Scene) -> None:
     np.testing.assert_array_equal(item["frames"][14, 0].numpy(), scene.frames[28, 16:80, 16:112])
     last = item["trajectories"].reshape(12, LENGTH, 8, 12, 2)
     np.testing.assert_array_equal(last[-1], last[7])
-    assert read_frames(str(folder / "data/a/clip.avi"), [29, 31], (50, 66)).shape == (2, 50, 66, 3)
+    source, window = str(folder / "data/a/clip.avi"), Window(0, 0, 0, 64, 48, flip=False)
+    assert read_clip(source, [29, 31], (50, 66), window).shape == (2, 3, 48, 64)
     with pytest.raises(BadInput, match="frame 40 cannot be decoded"):
-        read_frames(str(folder / "data/a/clip.avi"), [40], (50, 66))
+        read_clip(source, [40], (50, 66), window)
 
 
 def test_files_without_the_frame_size(folder: Path, exact: Trajectories, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from m3flow.data.labelled_videos import LabelledVideos
-from m3flow.data.sampling import Sampling, Window, cut, read_frames
+from m3flow.data.sampling import Sampling, Window, read_clip
 from m3flow.errors import BadInput
 from m3flow.layout import FLOW_FILES, Outputs
 from m3flow.results.forms import form_in, quantisation_of
@@ -121,8 +121,7 @@ class FlowClips(LabelledVideos):
         if self.pictures:
             existing = [min(number, count - 1) for number in numbers]
             key_frames = KeyFrames.from_stored(made.get("source", {}).get("key_frames"))
-            pictures = read_frames(video.source, existing, size, key_frames)
-            item["frames"] = torch.from_numpy(cut(pictures, window))
+            item["frames"] = torch.from_numpy(read_clip(video.source, existing, size, window, key_frames))
         return item
 
 

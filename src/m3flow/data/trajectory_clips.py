@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from m3flow.data.labelled_videos import LabelledVideos
-from m3flow.data.sampling import Sampling, Window, cut, read_frames
+from m3flow.data.sampling import Sampling, Window, read_clip
 from m3flow.errors import BadInput, UsageError
 from m3flow.layout import PACKED_TRAJECTORIES, Outputs
 from m3flow.results.stored_trajectories import StoredTrajectories
@@ -140,9 +140,8 @@ class TrajectoryClips(LabelledVideos):
         every = list(range(len(chosen.traj_type)))
         displacements, types = windows_of(chosen, every, window)
         key_frames = KeyFrames.from_stored(stored.made.get("source", {}).get("key_frames"))
-        pictures = read_frames(video.source, numbers, size, key_frames)
         item = {
-            "frames": torch.from_numpy(cut(pictures, window)),
+            "frames": torch.from_numpy(read_clip(video.source, numbers, size, window, key_frames)),
             "trajectories": torch.from_numpy(displacements),
             "types": torch.from_numpy(types),
         }

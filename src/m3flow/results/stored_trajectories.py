@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -98,29 +98,33 @@ class StoredTrajectories:
     def _read(self, file: IO[bytes], numbers: np.ndarray) -> dict[str, np.ndarray]:
         arrays = {}
         blocks = -(-self.windows // self._block)
-        chosen = sorted({int(number) // self._block for number in numbers})
+        # Of each block that is read: its number, the places of its windows in the result, and in the block.
+        of_block, in_block = np.divmod(numbers, self._block)
+        chosen = [
+            (int(block), places := np.flatnonzero(of_block == block), in_block[places])
+            for block in np.unique(of_block)
+        ]
         member = 1
         for name, kind, planes in self._arrays:
             part = np.empty((planes, len(numbers), *self.grid), kind)
             for plane in range(planes):
-                for block, windows in self._blocks(file, member + plane * blocks, chosen, kind):
-                    of_block = numbers // self._block == block
-                    part[plane, of_block] = windows[numbers[of_block] - block * self._block]
+                first = member + plane * blocks
+                contents = self._blocks(file, [first + block for block, *_ in chosen])
+                for content, (_, places, windows) in zip(contents, chosen, strict=True):
+                    part[plane, places] = np.frombuffer(content, kind).reshape(-1, *self.grid)[windows]
             arrays[name] = part
             member += planes * blocks + 1
         return arrays
 
-    def _blocks(
-        self, file: IO[bytes], first: int, chosen: list[int], kind: np.dtype[Any]
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, [windows, rows, columns]) of the chosen blocks of a plane that starts at member `first`."""
-        places = [(self._starts[first + block], self._starts[first + block + 1]) for block in chosen]
-        begin = int(places[0][0])
+    def _blocks(self, file: IO[bytes], members: list[int]) -> list[bytes]:
+        """The content of members of the file, in ascending order, read at once."""
+        begin, end = int(self._starts[members[0]]), int(self._starts[members[-1] + 1])
         file.seek(begin)
-        data = memoryview(file.read(int(places[-1][1]) - begin))
-        for block, (start, stop) in zip(chosen, places, strict=True):
-            content = decompress_member(data[int(start) - begin : int(stop) - begin])
-            yield block, np.frombuffer(content, kind).reshape(-1, *self.grid)
+        data = memoryview(file.read(end - begin))
+        return [
+            decompress_member(data[int(self._starts[member]) - begin : int(self._starts[member + 1]) - begin])
+            for member in members
+        ]
 
 
 class _Part:

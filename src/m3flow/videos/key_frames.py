@@ -19,6 +19,8 @@ from m3flow.videos.frames import colour_frames
 FRAMES_WORTH_A_SEEK = 8
 # FFmpeg's decoders that can skip unreferenced pictures without changing the others.
 SKIP_UNREFERENCED = frozenset({"h264", "mpeg4"})
+# Pixel formats that FFmpeg converts to RGB and to BGR with the same rounding.
+SAME_IN_RGB = frozenset({"yuv420p"})
 MOST_RUNS = 10_000
 MILLISECONDS = 1000
 
@@ -157,9 +159,11 @@ def _decoded(container: Any, times: set[int]) -> Iterator[tuple[int, np.ndarray]
         context.thread_count = 1
     convert = VideoReformatter()
     waiting, skips = set(times), context.name in SKIP_UNREFERENCED
+    skipping = False
     for packet in container.demux(stream):
-        chosen = packet.pts in waiting
-        context.skip_frame = "NONREF" if skips and not chosen else "DEFAULT"
+        if skips and skipping != (packet.pts not in waiting):
+            skipping = not skipping
+            context.skip_frame = "NONREF" if skipping else "DEFAULT"
         for frame in packet.decode():
             if frame.pts in times and not frame.is_corrupt:
                 yield frame.pts, _picture(convert, frame)
@@ -171,6 +175,7 @@ def _decoded(container: Any, times: set[int]) -> Iterator[tuple[int, np.ndarray]
         if frame.pts in times and not frame.is_corrupt:
             yield frame.pts, _picture(convert, frame)
     context.flush_buffers()
+    context.skip_frame = "DEFAULT"
 
 
 def _picture(convert: Any, frame: Any) -> np.ndarray:
@@ -178,9 +183,12 @@ def _picture(convert: Any, frame: Any) -> np.ndarray:
     from av.video.reformatter import Interpolation
 
     # OpenCV converts to BGR; for more than 8 bits FFmpeg rounds differently in RGB.
-    plane = convert.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC).planes[0]
+    code = "rgb24" if frame.format.name in SAME_IN_RGB else "bgr24"
+    bicubic = Interpolation.BICUBIC
+    # More threads cost more than they gain on small frames, and would not be there in a forked worker.
+    plane = convert.reformat(frame, format=code, interpolation=bicubic, threads=1).planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
-    picture = cv2.cvtColor(
-        rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), cv2.COLOR_BGR2RGB
-    )
+    picture = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+    if code == "bgr24":
+        picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     return np.rot90(picture, int(frame.rotation) // 90) if frame.rotation else picture
