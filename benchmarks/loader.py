@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from importlib.metadata import version
 from itertools import chain, cycle, islice
 from pathlib import Path
 from statistics import median
@@ -34,6 +35,7 @@ import torch
 from m3flow.data import TrajectoryClips
 from m3flow.data.sampling import Window
 from m3flow.data.trajectory_clips import windows_of
+from m3flow.errors import UsageError
 from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
@@ -42,7 +44,7 @@ from m3flow.results import safe_pickle
 from m3flow.results.trajectoryfile import Trajectories
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.frames import Frames, colour_frames
-from m3flow.videos.key_frames import KeyFrames, chosen_frames
+from m3flow.videos.key_frames import KeyFrames, Reader, chosen_frames
 from m3flow.videos.resize import Resize
 from m3flow.videos.videolist import Video, VideoList
 from machine import describe
@@ -51,9 +53,10 @@ from real_clips import add_clips, chosen_clips
 RESULTS = Path(__file__).parent / "results" / "loader.json"
 SECONDS, RATE, SHORT_SIDE = 10, 30, 256
 KEY_FRAMES = (12, 48, 250)
-OURS, PACKED, OUR_FRAMES, BEFORE = (
+OURS, PACKED, OURS_TORCHCODEC, OUR_FRAMES, BEFORE = (
     "m3flow",
     "m3flow, from packs",
+    "m3flow, by torchcodec",
     "m3flow, frames alone",
     "m3flow before the index of key frames",
 )
@@ -64,15 +67,16 @@ Sample = tuple[Video, Window, list[int]]
 
 @dataclass(frozen=True)
 class DataSets:
-    """The same videos and results, in single files and in packs."""
+    """The same videos and results, in single files and in packs, and read by torchcodec if there is one."""
 
     single: TrajectoryClips
     packed: TrajectoryClips
+    by_torchcodec: TrajectoryClips | None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=24, help="of each video in a round")
+    parser.add_argument("--samples", type=int, default=16, help="of each video in a round")
     parser.add_argument("--rounds", type=int, default=3)
     add_clips(parser)
     options = parser.parse_args()
@@ -85,7 +89,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             data = prepare(Path(folder), clips, interval)
             measured[f"every {interval} frames"] = measure(data, loaders, options.samples, options.rounds)
-    result = {"machine": describe(), "clips": len(clips), "not_measured": missing, "key_frames": measured}
+    result = {
+        "machine": describe(),
+        "others": {name: version(name) for name in ("decord", "torchcodec") if name not in missing},
+        "not_measured": missing,
+        "clips": len(clips),
+        "key_frames": measured,
+    }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({"not_measured": missing, **measured}, indent=1))
 
@@ -109,10 +119,14 @@ def prepare(folder: Path, clips: list[Path], interval: int) -> DataSets:
     videos = VideoList(listed, folder, 1).read()
     shutil.copytree(folder / "out", folder / "packed")
     pack_shard(Outputs(folder / "packed"), "list", "00000", videos, LENGTH, remove=True)
-    return DataSets(*(data_set(folder, folder / output) for output in ("out", "packed")))
+    try:
+        by_torchcodec = data_set(folder, folder / "out", "torchcodec")
+    except UsageError:
+        by_torchcodec = None
+    return DataSets(data_set(folder, folder / "out"), data_set(folder, folder / "packed"), by_torchcodec)
 
 
-def data_set(folder: Path, output: Path) -> TrajectoryClips:
+def data_set(folder: Path, output: Path, reader: Reader = "pyav") -> TrajectoryClips:
     return TrajectoryClips(
         folder / "list.txt",
         output,
@@ -122,6 +136,7 @@ def data_set(folder: Path, output: Path) -> TrajectoryClips:
         frames=FRAMES,
         stride=STRIDE,
         crop=CROP,
+        reader=reader,
     )
 
 
@@ -144,6 +159,8 @@ def measure(
 ) -> dict[str, Any]:
     """Clips per second of CPU time of each loader, and the ratios that matter."""
     loaders = {OURS: ours, PACKED: packed, BEFORE: before, OUR_FRAMES: our_frames, **others}
+    if data.by_torchcodec is not None:
+        loaders[OURS_TORCHCODEC] = ours_by_torchcodec
     seeds = [(index, 1000 * index + number) for number in range(samples) for index in range(len(data.single))]
     drawn = [
         (data, index, seed, sample_of(data.single, data.single.videos[index], seed)) for index, seed in seeds
@@ -184,6 +201,11 @@ def ours(data: DataSets, index: int, seed: int, _: Sample) -> None:
 
 def packed(data: DataSets, index: int, seed: int, _: Sample) -> None:
     data.packed.draw(index, generator(seed))
+
+
+def ours_by_torchcodec(data: DataSets, index: int, seed: int, _: Sample) -> None:
+    assert data.by_torchcodec is not None
+    data.by_torchcodec.draw(index, generator(seed))
 
 
 def our_frames(data: DataSets, index: int, __: int, sample: Sample) -> None:

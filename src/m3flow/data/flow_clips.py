@@ -16,7 +16,7 @@ from m3flow.errors import BadInput
 from m3flow.layout import FLOW_FILES, Outputs
 from m3flow.results.forms import form_in, quantisation_of
 from m3flow.results.quantisation import Quantisation
-from m3flow.videos.key_frames import KeyFrames
+from m3flow.videos.key_frames import KeyFrames, Reader
 from m3flow.videos.videolist import Video, VideoList
 
 
@@ -52,7 +52,7 @@ class FlowClips(LabelledVideos):
     random: draw start, crop and flip at random (from torch's generator, which a DataLoader seeds in
         each worker); otherwise the middle of the video, the middle of the frame, no flip.
     pictures: whether items have frames; without them the videos are not needed.
-    classes, transform: as in `TrajectoryClips`.
+    classes, transform, reader: as in `TrajectoryClips`.
 
     Attributes
     ----------
@@ -84,9 +84,10 @@ class FlowClips(LabelledVideos):
         pictures: bool = True,
         classes: Sequence[str] | None = None,
         transform: Callable[[dict[str, Any]], Any] | None = None,
+        reader: Reader = "pyav",
     ) -> None:
         self.frames, self.stride, self.crop, self.pictures = frames, stride, crop, pictures
-        self._sampling = Sampling(frames, stride, crop, flip, random)
+        self._sampling = Sampling(frames, stride, crop, flip, random, reader=reader)
         listed, outputs = VideoList(Path(list_file), Path(root), parts), Outputs(Path(output))
         super().__init__(listed, outputs, classes, transform, needs_videos=pictures)
 
@@ -121,7 +122,9 @@ class FlowClips(LabelledVideos):
         if self.pictures:
             existing = [min(number, count - 1) for number in numbers]
             key_frames = KeyFrames.from_stored(made.get("source", {}).get("key_frames"))
-            item["frames"] = torch.from_numpy(read_clip(video.source, existing, size, window, key_frames))
+            item["frames"] = torch.from_numpy(
+                read_clip(video.source, existing, size, window, key_frames, self._sampling.reader)
+            )
         return item
 
 

@@ -11,7 +11,7 @@ import torch
 from m3flow.errors import BadInput, UsageError
 from m3flow.trajectories.tracking import GRID
 from m3flow.videos.frames import resized
-from m3flow.videos.key_frames import KeyFrames, chosen_frames
+from m3flow.videos.key_frames import KeyFrames, Reader, chosen_frames, require_reader
 from m3flow.videos.videolist import Video
 
 
@@ -54,8 +54,10 @@ class Sampling:
     flip: float
     random: bool
     grid: int = 1
+    reader: Reader = "pyav"
 
     def __post_init__(self) -> None:
+        require_reader(self.reader)
         if self.frames < 1:
             raise UsageError(f"frames is {self.frames}; it must be 1 or more")
         if self.stride < 1:
@@ -107,6 +109,7 @@ def read_clip(
     size: tuple[int, int],
     window: Window,
     key_frames: KeyFrames | None = None,
+    reader: Reader = "pyav",
 ) -> np.ndarray:
     """The window of the frames `numbers` (ascending) of a video or a folder of images: uint8 [T, 3, h, w], RGB.
 
@@ -121,7 +124,7 @@ def read_clip(
     height, width = size
     clip = np.empty((len(numbers), 3, window.height, window.width), np.uint8)
     count = 0
-    for picture in chosen_frames(source, numbers, key_frames):
+    for picture in chosen_frames(source, numbers, key_frames, reader):
         cut(resized(picture, width, height), window, clip[count])
         count += 1
     if not count:

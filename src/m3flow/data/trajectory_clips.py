@@ -18,7 +18,7 @@ from m3flow.results.stored_trajectories import StoredTrajectories
 from m3flow.results.trajectoryfile import Trajectories
 from m3flow.trajectories.tracking import GRID
 from m3flow.videos.frames import colour_frames
-from m3flow.videos.key_frames import KeyFrames
+from m3flow.videos.key_frames import KeyFrames, Reader
 from m3flow.videos.videolist import Video, VideoList
 
 LARGEST_EMPTY = 8192  # bytes; files without windows are smaller
@@ -70,6 +70,7 @@ class TrajectoryClips(LabelledVideos):
         sorted order. Give the validation set `classes=training_set.classes`.
     transform: applied to every item, a dict, for example to change the colours of its frames. Geometric transforms
         are not allowed: the trajectories would not follow.
+    reader: the library that decodes: "pyav", or "torchcodec" where it is installed; the frames are the same.
 
     Attributes
     ----------
@@ -102,11 +103,12 @@ class TrajectoryClips(LabelledVideos):
         random: bool = True,
         classes: Sequence[str] | None = None,
         transform: Callable[[dict[str, Any]], Any] | None = None,
+        reader: Reader = "pyav",
     ) -> None:
         if frames < TUBE or frames % TUBE:
             raise UsageError(f"frames is {frames}; it must be even and 2 or more")
         self.length, self.frames, self.stride, self.crop = length, frames, stride, crop
-        self._sampling = Sampling(frames, stride, crop, flip, random, GRID)
+        self._sampling = Sampling(frames, stride, crop, flip, random, GRID, reader)
         super().__init__(
             VideoList(Path(list_file), Path(root), parts), Outputs(Path(output)), classes, transform
         )
@@ -141,7 +143,9 @@ class TrajectoryClips(LabelledVideos):
         displacements, types = windows_of(chosen, every, window)
         key_frames = KeyFrames.from_stored(stored.made.get("source", {}).get("key_frames"))
         item = {
-            "frames": torch.from_numpy(read_clip(video.source, numbers, size, window, key_frames)),
+            "frames": torch.from_numpy(
+                read_clip(video.source, numbers, size, window, key_frames, self._sampling.reader)
+            ),
             "trajectories": torch.from_numpy(displacements),
             "types": torch.from_numpy(types),
         }

@@ -32,8 +32,10 @@ def write_film(path: Path, clip: Clip, *, start: float = 0.0, seconds: float = 1
     With the suffix `.gif` it is an animated GIF of at most `GIF_FRAMES` frames, at half size; otherwise an
     H.264 mp4.
 
-    Raises UsageError if no trajectory starts in this part.
+    Raises UsageError if no trajectory starts in this part, or in the clip at all.
     """
+    if not clip.starts:
+        raise UsageError(f"{clip.video.name}: no trajectory starts in it")
     first, last = (float(clip.rate) * second for second in (start, start + seconds))
     numbers = [number for number in clip.starts if first <= number < last]
     if not numbers:

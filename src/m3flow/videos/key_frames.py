@@ -8,12 +8,16 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
 
+from m3flow.errors import UsageError
 from m3flow.videos.frames import colour_frames
+from m3flow.videos.torchcodec_frames import frames_by_torchcodec, video_decoder
+
+Reader = Literal["pyav", "torchcodec"]
 
 # Beyond this distance from one chosen frame to the key frame of the next, seeking costs less than decoding.
 FRAMES_WORTH_A_SEEK = 8
@@ -115,17 +119,37 @@ def index_key_frames(path: str, milliseconds: Sequence[float]) -> dict[str, Any]
     return index if len(index["spacings"]) + len(index["keys"]) <= MOST_RUNS else None
 
 
-def chosen_frames(path: str, numbers: Collection[int], key_frames: KeyFrames | None) -> list[np.ndarray]:
+def require_reader(name: str) -> None:
+    """Raises UsageError for an unknown reader, and for torchcodec where it cannot be loaded."""
+    if name not in get_args(Reader):
+        raise UsageError(f"unknown reader {name!r}; choose from {', '.join(get_args(Reader))}")
+    if name == "torchcodec":
+        video_decoder()
+
+
+def chosen_frames(
+    path: str, numbers: Collection[int], key_frames: KeyFrames | None, reader: Reader = "pyav"
+) -> list[np.ndarray]:
     """Selected frames of a video in colour, in ascending order: uint8 [H, W, 3], RGB; none beyond the end.
 
     Identical to those of `m3flow.videos.frames.colour_frames`. With an index, decoding starts at the key frame before
     the first of them; without one, or if the video does not match its index, at the start.
 
+    Parameters
+    ----------
+    reader: the library that decodes with an index; PyAV takes over videos that torchcodec reads otherwise.
+
     Raises
     ------
     BadInput: the file is missing or is no video, or an image cannot be read.
     """
-    pictures = None if key_frames is None else _sought(path, sorted(set(numbers)), key_frames)
+    pictures = None
+    if key_frames is not None:
+        sought = [number for number in sorted(set(numbers)) if number < len(key_frames.times)]
+        if reader == "torchcodec":
+            pictures = frames_by_torchcodec(path, sought, key_frames)
+        if pictures is None:
+            pictures = _sought(path, sought, key_frames)
     return list(colour_frames(path, numbers)) if pictures is None else pictures
 
 
@@ -135,7 +159,6 @@ def _sought(path: str, numbers: list[int], key_frames: KeyFrames) -> list[np.nda
         import av
     except ImportError:
         return None
-    numbers = [number for number in numbers if number < len(key_frames.times)]
     pictures: dict[int, np.ndarray] = {}
     try:
         with av.open(os.path.abspath(path), metadata_errors="replace") as container:  # noqa: PTH100

@@ -233,6 +233,15 @@ def test_a_film_has_a_frame_for_every_start(made: tuple[Video, Outputs], tmp_pat
     assert not (tmp_path / "none.mp4").exists()
 
 
+def test_a_clip_without_trajectories_makes_no_film(made: tuple[Video, Outputs], tmp_path: Path) -> None:
+    outputs = Outputs(tmp_path / "out")
+    with TrajectoryWriter(outputs.trajectories(NAME, 6), length=6, rows=8, columns=12) as writer:
+        writer.close({})
+    with pytest.raises(UsageError, match="clip.mkv: no trajectory starts in it"):
+        write_film(tmp_path / "film.mp4", TrajectoriesAlone(made[0], outputs, 6))
+    assert not (tmp_path / "film.mp4").exists()
+
+
 def test_the_command_shows_stored_and_computed_motion(
     made: tuple[Video, Outputs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

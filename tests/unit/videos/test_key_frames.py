@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 
-from m3flow.errors import BadInput
+from m3flow.errors import BadInput, UsageError
 from m3flow.videos import key_frames as module
+from m3flow.videos import torchcodec_frames
 from m3flow.videos.decoder import Decoder
 from m3flow.videos.frames import Frames, colour_frames
 from m3flow.videos.key_frames import KeyFrames, chosen_frames, index_key_frames
@@ -139,3 +142,68 @@ def test_a_decoder_makes_the_index_where_it_is_asked_to(film: Path) -> None:
             for _ in decoded.blocks:
                 pass
         assert KeyFrames.from_stored(decoded.key_frames) == (index_of(film) if indexed else None)
+
+
+@pytest.fixture
+def torchcodec() -> None:
+    """Skips where torchcodec cannot be loaded, with the reason."""
+    try:
+        module.require_reader("torchcodec")
+    except UsageError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.skipif(not CLIPS, reason="../shared/data is not there")
+@pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.name)
+@pytest.mark.usefixtures("torchcodec")
+def test_torchcodec_gives_the_same_frames(path: Path) -> None:
+    try:
+        index = index_of(path)
+    except BadInput:
+        pytest.skip("no frame decodes")
+    count = len(index.times) if index else 9
+    for clip in draws(count)[2:6]:
+        found = chosen_frames(str(path), clip, index, "torchcodec")
+        expected = list(colour_frames(path, clip))
+        assert len(found) == len(expected) and all(map(np.array_equal, found, expected)), clip
+
+
+@pytest.mark.usefixtures("torchcodec")
+def test_torchcodec_decodes_where_it_is_asked_to(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, clip = index_of(film), [23, 27, 31, 130]
+    expected = list(colour_frames(film, clip))
+    monkeypatch.setattr(module, "_sought", lambda *_: pytest.fail("decoded by PyAV"))
+    found = chosen_frames(str(film), [*clip, 300], index, "torchcodec")
+    assert len(found) == len(expected) and all(map(np.array_equal, found, expected))
+
+
+class OtherFrames:
+    """Stands for a decoder of torchcodec that takes another stream, or makes other colours."""
+
+    def __init__(self, count: int, pixel_format: str, codec: str) -> None:
+        self.count, self.metadata = count, SimpleNamespace(pixel_format=pixel_format, codec=codec)
+
+    def __call__(self, *_: object, **__: object) -> OtherFrames:
+        return self
+
+    def __len__(self) -> int:
+        return self.count
+
+
+@pytest.mark.parametrize(
+    "about", [(239, "yuv420p", "h264"), (240, "yuv420p10le", "h264"), (240, "yuv420p", "mpeg4")]
+)
+def test_pyav_takes_over_what_torchcodec_reads_otherwise(
+    about: tuple[int, str, str], film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torchcodec_frames, "video_decoder", lambda: OtherFrames(*about))
+    found = chosen_frames(str(film), [7, 9], index_of(film), "torchcodec")
+    assert all(map(np.array_equal, found, colour_frames(film, [7, 9]))) and len(found) == 2
+
+
+def test_an_unusable_reader_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"unknown reader 'decord'; choose from pyav, torchcodec"):
+        module.require_reader("decord")
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(UsageError, match=r"torchcodec cannot be loaded .*; install it for your torch, or"):
+        module.require_reader("torchcodec")
