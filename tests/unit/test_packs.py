@@ -147,6 +147,38 @@ def test_new_and_changed_files_go_in_and_nothing_is_lost(made: Path, out: Output
     assert len(list((out.packs / "list").iterdir())) == 2
 
 
+def test_results_made_again_take_only_their_own_place(made: Path, out: Outputs) -> None:
+    every, before = videos(made), content(out.folder)
+    pack(out, every, remove=True)
+    name, other = "set/a.mkv", before[f"trajs/set/d.mkv_{LENGTH}.gz"]
+    single = out.trajectories(name, LENGTH)
+    single.parent.mkdir(parents=True, exist_ok=True)
+    single.write_bytes(other)
+    row = next(row for row in read_table(pack(out, every, remove=True).table).videos if row.video == name)
+    assert unpacked(out) == before | {f"trajs/{name}_{LENGTH}.gz": other}
+    assert row.motion["speed"] > 0 and row.length == LENGTH and not single.exists()
+    # Flow in another form takes the place of the flow alone.
+    arrays = FlowSettings(estimator="dis", camera="none", store="npz")
+    with Extractor(Work(outputs=out, flow=arrays)) as extractor:
+        assert extractor(every[0]).status == "done"
+    pack(out, every, remove=True)
+    assert sorted(path for path in unpacked(out) if name in path) == [
+        f"flows/{name}/flow.npz",
+        f"trajs/{name}_{LENGTH}.gz",
+    ]
+
+
+def test_trajectories_of_two_lengths_do_not_replace_each_other(made: Path, out: Outputs) -> None:
+    every, before = videos(made), content(out.folder)
+    pack(out, every, remove=True)
+    with Extractor(Work(outputs=out, trajectories=TrajectorySettings(length=2))) as extractor:
+        assert [extractor(video).status for video in every] == ["done"] * 4
+    single = content(out.folder)
+    report = pack_shard(out, "list", "00000", every, 2, remove=True)
+    assert not report.written and report.removed == 0
+    assert content(out.folder) == single and len(single) == 4 and unpacked(out) == before
+
+
 def test_videos_without_results_are_named(made: Path, out: Outputs) -> None:
     report = pack(out, [*videos(made), Video("/gone.mkv", "set/gone.mkv")])
     assert report.missing == ["set/gone.mkv"] and len(report.videos) == 4

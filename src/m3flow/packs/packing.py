@@ -61,8 +61,9 @@ def pack_shard(
 ) -> PackReport:
     """Put the results of some videos into one pack.
 
-    The content of an existing pack stays; single files that are new or differ are added; a complete pack is left as it
-    is. So after a kill at any moment, call it again.
+    The content of an existing pack stays; single files that are new or differ are added, or take the place of packed
+    ones; a complete pack is left as it is. So after a kill at any moment, call it again. A video whose trajectories of
+    another length are packed keeps these; those of `length` stay single files.
 
     Parameters
     ----------
@@ -79,14 +80,15 @@ def pack_shard(
     samples: list[tuple[Packed, Content]] = []
     changed = False
     for video in videos:
-        single, packed = outputs.packable(video.name, length), old.get(video.name)
+        packed = old.get(video.name)
+        single = to_pack(outputs, video.name, length, packed)
         if not single and packed is None:
             report.missing.append(video.name)
             continue
         if packed is None or _differs(single, packed):
             try:
                 described = _described(video, outputs.flow(video.name), single, length)
-                samples.append((described, dict(single)))
+                samples.append(_merged(tar, packed, described, single))
             except BadInput as error:
                 report.damaged.append(str(error))
                 continue
@@ -102,8 +104,34 @@ def pack_shard(
     elif table.is_file():
         remove_unnamed(table)
     if remove:
-        report.removed = _remove_singles(outputs, report.videos, length)
+        report.removed = _remove_singles(outputs, {name: old.get(name) for name in report.videos}, length)
     return report
+
+
+def to_pack(outputs: Outputs, name: str, length: int, packed: Packed | None) -> dict[str, Path]:
+    """The single files of a video that go into the pack where `packed` is, by their names there."""
+    single = outputs.packable(name, length)
+    if packed is not None and packed.member(PACKED_TRAJECTORIES) and packed.length != length:
+        single.pop(PACKED_TRAJECTORIES, None)
+    return single
+
+
+def _merged(
+    tar: Path, packed: Packed | None, described: Packed, single: dict[str, Path]
+) -> tuple[Packed, Content]:
+    """A sample of the single files and of what is packed already. Flow comes as a whole, in one form."""
+    if packed is None:
+        return described, dict(single)
+    has_flow = bool(single.keys() - {PACKED_TRAJECTORIES})
+    _, content = _kept(tar, packed)
+    kept = {
+        name: source for name, source in content.items() if name == PACKED_TRAJECTORIES or not has_flow
+    }
+    if PACKED_TRAJECTORIES in kept:
+        described.length = packed.length
+    # Only flow has the statistics of the motion.
+    described.motion = described.motion or packed.motion
+    return described, {**kept, **single}
 
 
 def _existing(table: Path) -> tuple[Path, dict[str, Packed]]:
@@ -171,11 +199,11 @@ def _with_description(sample: tuple[Packed, Content]) -> tuple[Packed, Content]:
     return packed, {**content, ABOUT: Bytes(json.dumps(about, ensure_ascii=False).encode())}
 
 
-def _remove_singles(outputs: Outputs, names: Sequence[str], length: int) -> int:
-    """Remove the single files of packed videos, and folders left empty."""
+def _remove_singles(outputs: Outputs, videos: dict[str, Packed | None], length: int) -> int:
+    """Remove the single files of packed videos, given with their rows before, and folders left empty."""
     count = 0
-    for name in names:
-        for path in outputs.packable(name, length).values():
+    for name, packed in videos.items():
+        for path in to_pack(outputs, name, length, packed).values():
             path.unlink()
             count += 1
         for folder in (outputs.flow(name), outputs.trajectories(name, length).parent):
