@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from m3flow.layout import Outputs
+from m3flow.packs.store import Packs
 from m3flow.results.records import read_records
 from support.clips import clip
 from support.paths import REPOSITORY
@@ -60,6 +63,18 @@ class Shards:
         """Every final file with its inode: a file made again has another one."""
         found = [*self.output.glob("flows/**/*.mp4"), *self.output.glob("trajs/**/*.gz")]
         return {str(path.relative_to(self.output)): path.stat().st_ino for path in found}
+
+    def command(self, *arguments: str, status: int = 0, read: str = "") -> str:
+        """The output of a command of m3flow, or the content of a file that it writes."""
+        command = [sys.executable, "-c", "from m3flow.cli import main; main()", *arguments]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stdout + done.stderr
+        return (self.folder / read).read_text() if read else done.stdout + done.stderr
+
+    def packed(self) -> dict[str, set[str]]:
+        """The names of the files in the packs, by video."""
+        videos = Packs(Outputs(self.output)).videos
+        return {name: {member.name for member in row.results} for name, (_, row) in videos.items()}
 
     def statuses(self, kind: str, shard: str) -> list[str]:
         """The statuses in the records of a shard, line by line."""
@@ -113,6 +128,72 @@ def test_one_pass_without_keeping_the_flow(shards: Shards) -> None:
     shards.run()
     assert sorted(shards.files()) == sorted(f"trajs/{name}_6.gz" for name in shards.names)
     assert shards.jobs() == {}
+
+
+@pytest.mark.slow
+def test_results_go_into_packs(shards: Shards) -> None:
+    pytest.importorskip("pyarrow")
+    shards.config["shard"] = {"videos": 3, "pack": True}
+    assert shards.jobs() == {"flow": 3, "trajectories": 3, "pack": 3}
+    shards.run()
+    packs = shards.output / "packs/list.txt"
+    assert not shards.files()
+    assert sorted(path.name for path in packs.iterdir()) == [
+        f"0000{number}.{suffix}" for number in range(3) for suffix in ("parquet", "tar")
+    ]
+    assert shards.packed() == {name: {"x.mp4", "y.mp4", "traj.gz"} for name in shards.names}
+    assert shards.jobs() == {}
+    stamps = {path: path.stat().st_mtime_ns for path in packs.iterdir()}
+    shards.run()
+    assert {path: path.stat().st_mtime_ns for path in packs.iterdir()} == stamps
+
+    # Every command reads the packs.
+    assert (
+        json.loads(shards.command("status", "--json", "status.json", read="status.json"))["counts"]["done"]
+        == 7
+    )
+    assert json.loads(shards.command("plan", "--json", "plan.json", read="plan.json"))["videos"]["done"] == 7
+    shards.command("verify", "--config", "config.yaml")
+    shards.command("show", f"data/{shards.names[4]}", "--output", "out", "--to", "sheet.png")
+    assert (shards.folder / "sheet.png").read_bytes()[:4] == b"\x89PNG"
+    shards.command("report", "--output", "out", "--to", "page.html")
+    assert shards.names[4] in (shards.folder / "page.html").read_text()
+
+    # Another video in the last shard, and trajectories made again: both from the packs, into the packs.
+    clip(shards.folder / "data/set/a/v7.mkv", seed=7)
+    shards.write_list([*shards.names, "set/a/v7.mkv"])
+    shards.config["trajectories"] = {"tracking": "integer"}
+    assert shards.jobs() == {"flow": 1, "trajectories": 3, "pack": 3}
+    shards.run()
+    assert not shards.files() and shards.statuses("flow", "00002") == ["done", "kept", "done"]
+    assert shards.packed() == {
+        name: {"x.mp4", "y.mp4", "traj.gz"} for name in [*shards.names, "set/a/v7.mkv"]
+    }
+    assert shards.jobs() == {}
+
+    # A truncated pack is found, and its videos are made again.
+    (tar,) = packs.glob("00001*.tar")
+    os.truncate(tar, tar.stat().st_size // 2)
+    said = shards.command("verify", "--config", "config.yaml", status=3)
+    assert tar.name in said
+    shards.command("verify", "--config", "config.yaml", "--repair", status=3)
+    jobs = shards.jobs()
+    assert jobs["flow"] == jobs["pack"] == 1
+    shards.run()
+    assert not shards.files() and len(shards.packed()) == 8 and shards.jobs() == {}
+    shards.command("verify", "--config", "config.yaml")
+
+
+@pytest.mark.slow
+def test_packs_of_another_division_are_refused(shards: Shards) -> None:
+    pytest.importorskip("pyarrow")
+    shards.config["shard"] = {"videos": 3}
+    shards.run()
+    shards.command("pack", "--config", "config.yaml", "--size", "5")
+    shards.config["shard"] = {"videos": 3, "pack": True}
+    said = shards.run("--dry-run", status=1)
+    assert "set/a/v3.mkv is in out/packs/list.txt/00000.tar, not in the pack of its shard" in said
+    assert len(shards.files()) == 3 * 7
 
 
 def test_a_failure_of_ours_fails_its_job_after_the_rest(shards: Shards) -> None:

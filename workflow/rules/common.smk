@@ -127,13 +127,16 @@ def targets(wildcards):
     """The outcomes of the jobs that are due; the list itself if there are none."""
     suffix = "_shard" if granularity() == "shard" else ""
     units = due().units
-    # The flow jobs on which trajectories depend are in the graph through them.
-    waited_for = set(units.get("trajectories", ()))
+    # The jobs on which others depend are in the graph through them.
+    waited_for = {
+        "flow": {*units.get("trajectories", ()), *units.get("pack", ())},
+        "pack": set(),
+    }
     wanted = [
         outcome(kind + suffix, unit)
         for kind in units
         for unit in units[kind]
-        if kind != "flow" or unit not in waited_for
+        if unit not in waited_for.get(kind, units.get("pack", ()))
     ]
     return wanted or str(experiment.videos.location)
 
@@ -152,6 +155,18 @@ def flow_before(rule, unit):
     return (
         outcome(rule, unit) if workflow.is_main_process and unit in flow_units() else []
     )
+
+
+def jobs_before_pack(shard):
+    """The outcomes of the jobs of this run that make the results of a shard."""
+    if not workflow.is_main_process:
+        return []
+    kinds = ("flow", "trajectories", "motion")
+    return [
+        outcome(f"{kind}_shard", shard)
+        for kind in kinds
+        if shard in due().units.get(kind, ())
+    ]
 
 
 def source_of(wildcards):

@@ -59,3 +59,19 @@ rule motion_shard:
         kind="motion",
     script:
         "../scripts/shard.py"
+
+
+# With `shard.pack`: the results into one tar file, and the single files away.
+rule pack_shard:
+    input:
+        lambda wildcards: jobs_before_pack(wildcards.shard),
+    output:
+        outcome("pack_shard", "{shard}"),
+    log:
+        shard_log("pack"),
+    conda:
+        "../envs/m3flow.yaml"
+    resources:
+        runtime=run_minutes("pack"),
+    script:
+        "../scripts/pack.py"

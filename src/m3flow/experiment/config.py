@@ -72,12 +72,14 @@ class ShardSettings:
     videos: videos per shard, or "auto": as many as take `minutes`, according to the calibration.
     minutes: the target time of a shard.
     one_pass: make flow and trajectories in one job, without reading the flow back.
+    pack: put the results of a shard into a pack when they are made, and remove the single files.
     calibration: the file written by `m3flow calibrate`; required only with `videos: auto`.
     """
 
     videos: int | Literal["auto"] = number(256, least=1)
     minutes: float = number(60.0, above=0)
     one_pass: bool = False
+    pack: bool = False
     calibration: str = "calibration.json"
 
     def __post_init__(self) -> None:

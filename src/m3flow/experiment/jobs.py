@@ -17,6 +17,7 @@ from m3flow.experiment.calibration import calibration_of
 from m3flow.experiment.config import Experiment
 from m3flow.experiment.cost import jobs_of
 from m3flow.experiment.gpus import free_gpu
+from m3flow.experiment.packs import shards_to_pack
 from m3flow.experiment.remaining import Remaining
 from m3flow.experiment.shards import cut_list, plan_of, shard_name, shard_videos
 from m3flow.experiment.status import nothing_made, status_of, summary, tried
@@ -56,19 +57,25 @@ def due(experiment: Experiment, granularity: str) -> Due:
     if plan is not None and nothing_made(experiment.outputs):
         # A long list need not be read again.
         text = f"m3flow: {plan.videos:,} missing of {plan.videos:,} videos"
-        return Due([text], dict.fromkeys(jobs_of(experiment), plan.names), plan.videos)
+        kinds = (*jobs_of(experiment), *(("pack",) if experiment.shard.pack else ()))
+        return Due([text], dict.fromkeys(kinds, plan.names), plan.videos)
     starts = [shard.line for shard in plan.shards] if plan is not None else []
     videos = (cut_list(experiment) if starts else experiment.videos).read()
     status = status_of(experiment, videos, every_file=granularity == "video")
     left = [video for video in videos if video.name in status.remaining]
     units: dict[str, list[str]] = {}
+
+    def shard_of(video: Video) -> str:
+        return shard_name(bisect_right(starts, video.line) - 1)
+
     for kind in jobs_of(experiment):
         mine = [video for video in left if _is_due(kind, status.remaining[video.name])]
         if granularity == "video":
             units[kind] = [video.name for video in mine]
         else:
-            numbers = {bisect_right(starts, video.line) - 1 for video in mine}
-            units[kind] = [shard_name(number) for number in sorted(numbers)]
+            units[kind] = sorted({shard_of(video) for video in mine})
+    if experiment.shard.pack and granularity == "shard":
+        units["pack"] = shards_to_pack(experiment, videos, status.remaining, shard_of)
     return Due(summary(experiment, status), units, len(left))
 
 

@@ -81,7 +81,8 @@ class Status:
 
 def nothing_made(outputs: Outputs) -> bool:
     """Whether an output folder has no results and no records yet."""
-    return not any(folder.exists() for folder in (outputs.flows, outputs.trajs, outputs.records))
+    made = (outputs.flows, outputs.trajs, outputs.packs, outputs.records)
+    return not any(folder.exists() for folder in made)
 
 
 def wanted_by(experiment: Experiment) -> Wanted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -124,9 +125,7 @@ def _merged(
         return described, dict(single)
     has_flow = bool(single.keys() - {PACKED_TRAJECTORIES})
     _, content = _kept(tar, packed)
-    kept = {
-        name: source for name, source in content.items() if name == PACKED_TRAJECTORIES or not has_flow
-    }
+    kept = {name: source for name, source in content.items() if name == PACKED_TRAJECTORIES or not has_flow}
     if PACKED_TRAJECTORIES in kept:
         described.length = packed.length
     # Only flow has the statistics of the motion.
@@ -200,21 +199,27 @@ def _with_description(sample: tuple[Packed, Content]) -> tuple[Packed, Content]:
 
 
 def _remove_singles(outputs: Outputs, videos: dict[str, Packed | None], length: int) -> int:
-    """Remove the single files of packed videos, given with their rows before, and folders left empty."""
+    """Remove the single files of packed videos, given with their rows before, and their empty folders."""
     count = 0
     for name, packed in videos.items():
         for path in to_pack(outputs, name, length, packed).values():
             path.unlink()
             count += 1
-        for folder in (outputs.flow(name), outputs.trajectories(name, length).parent):
-            _remove_empty(folder, (outputs.flows, outputs.trajs))
+        _remove_empty(outputs.flow(name))
     return count
 
 
-def _remove_empty(folder: Path, tops: tuple[Path, ...]) -> None:
-    while folder not in tops and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder without files. Those above it stay: other jobs may be about to write below them."""
+    if folder.is_dir():
+        for path in sorted(folder.rglob("*/"), reverse=True):
+            _remove_folder(path)
+        _remove_folder(folder)
+
+
+def _remove_folder(path: Path) -> None:
+    with suppress(OSError):
+        path.rmdir()
 
 
 @dataclass

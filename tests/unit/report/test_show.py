@@ -237,7 +237,7 @@ def test_a_clip_without_trajectories_makes_no_film(made: tuple[Video, Outputs], 
     outputs = Outputs(tmp_path / "out")
     with TrajectoryWriter(outputs.trajectories(NAME, 6), length=6, rows=8, columns=12) as writer:
         writer.close({})
-    with pytest.raises(UsageError, match="clip.mkv: no trajectory starts in it"):
+    with pytest.raises(UsageError, match=r"clip\.mkv: no trajectory starts in it"):
         write_film(tmp_path / "film.mp4", TrajectoriesAlone(made[0], outputs, 6))
     assert not (tmp_path / "film.mp4").exists()
 
