@@ -73,6 +73,7 @@ benchmarks: $(READY) demo ## measure this machine; results in benchmarks/results
 	$(BIN)/python benchmarks/extract.py
 	$(BIN)/python benchmarks/grey.py
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/large_motion.py
 	$(BIN)/python benchmarks/leaderboard.py
 	$(BIN)/python benchmarks/datasets.py
 	$(BIN)/python benchmarks/tables.py

@@ -85,6 +85,20 @@ def accuracy() -> str:
     return _table(["", *ESTIMATORS], rows)
 
 
+def large_motion() -> str:
+    """The end-point error of DIS by motion and size, OpenCV's and torch's."""
+    stored = _read("large_motion.json")
+    rows = stored["end_point_error_px"]
+    motions = sorted({row["motion_px"] for row in rows})
+    lines = [
+        [f"{size}, {backend}", *(f"{row[backend]:.2f}" for row in rows if row["size"] == size)]
+        for size in dict.fromkeys(row["size"] for row in rows)
+        for backend in ("opencv", "torch")
+    ]
+    head = ["motion, px", *map(str, motions)]
+    return _table(head, lines) + f"\n\nMeans of {stored['pairs']} frame pairs, preset {stored['preset']}."
+
+
 def estimators() -> str:
     """Milliseconds per pair: OpenCV on one core; torch on the CPU if OpenCV lacks the estimator."""
     stored = _read("flow-cpu.json")
@@ -237,7 +251,12 @@ PAGES = {
     "docs/datasets.md": {"data_sets": data_sets},
     "docs/formats.md": {"storage": codecs, "codecs": candidates, "forms": forms, "packing": packing},
     "docs/training.md": {"loaders": loaders},
-    "docs/estimators.md": {"accuracy": accuracy, "estimators": estimators, "schemes": schemes},
+    "docs/estimators.md": {
+        "accuracy": accuracy,
+        "large-motion": large_motion,
+        "estimators": estimators,
+        "schemes": schemes,
+    },
 }
 
 
