@@ -22,12 +22,14 @@ FLOW_FILES: dict[str, tuple[str, ...]] = {
     "npz": ("flow.npz",),
     "h5": ("flow.h5",),
 }
+# Frames stored next to the flow, and the file that is written last.
+FRAMES, FRAMES_MADE = "frames", "made.json"
 PACKED_TRAJECTORIES = "traj.gz"
 # Nearly all file systems limit a name to 255 bytes; our longest suffix is "_<length>.gz".
 LONGEST_NAME = 255 - len("_999.gz")
 SHORT_NAME = LONGEST_NAME // 4
 # Parts of a name that look like one of our output files.
-IN_A_FLOW_FOLDER = {names.partition("/")[0] for form in FLOW_FILES.values() for names in form}
+IN_A_FLOW_FOLDER = {names.partition("/")[0] for form in FLOW_FILES.values() for names in form} | {FRAMES}
 LIKE_AN_OUTPUT = re.compile(
     rf"(?:^|/)(?:{'|'.join(map(re.escape, IN_A_FLOW_FOLDER))})(?:/|$)|_\d{{1,3}}\.gz/"
 )
@@ -58,6 +60,10 @@ class Outputs:
     def flow_files(self, name: str, form: str = "mp4") -> tuple[Path, ...]:
         """The files that stand for a video's flow: x.mp4 and y.mp4, or those of another form."""
         return flow_files(self.flow(name), form)
+
+    def frames(self, name: str) -> Path:
+        """The folder of a video's frames, if they are stored."""
+        return frames_folder(self.flow(name))
 
     def trajectories(self, name: str, length: int) -> Path:
         return self.trajs / f"{name}{trajectory_suffix(length)}"
@@ -148,6 +154,11 @@ def pack_tars(table: Path) -> dict[int, Path]:
 def flow_files(folder: Path | str, form: str = "mp4") -> tuple[Path, ...]:
     """The files that stand for the flow in a video's flow folder: x.mp4 and y.mp4, or those of another form."""
     return tuple(Path(folder, name) for name in FLOW_FILES[form])
+
+
+def frames_folder(flow: Path) -> Path:
+    """The folder of the frames stored next to the flow in a video's flow folder."""
+    return flow / FRAMES
 
 
 def flow_form(settings: Mapping[str, Any]) -> str:

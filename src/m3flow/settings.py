@@ -19,6 +19,7 @@ Camera = Literal["warp", "none"]
 Scheme = Literal["auto", "one-pass", "two-pass"]
 Store = Literal["mp4", "jpg", "png", "npz", "h5", "flo"]
 Values = Literal["float16", "uint8"]
+FrameStore = Literal["none", "jpg"]
 Codec = Literal["mpeg4", "fine", "h264", "h264-lossless"]
 Job = Literal["trajs_dense", "trajs", "mvs"]
 Tracking = Literal["subpixel", "integer"]
@@ -53,11 +54,36 @@ FLOW_BACK_NOT_STORED = (
     "confidence forward-backward needs backward flow, which is not stored: make flow and trajectories in one "
     "pass (shard.one_pass), or use photometric"
 )
+BACKWARD = "flow.step is {}: trajectories follow forward flow, with a step of 1 or more"
 
 
 def resize_of(identity: dict[str, Any]) -> Resize:
     """The resize of flow with these settings (`FlowSettings.identity`)."""
     return Resize(**{key: identity[key] for key in ("short_side", "long_side", "size") if key in identity})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSettings:
+    """Settings of the frames that flow is computed from.
+
+    Attributes
+    ----------
+    rate: sample the video at this many frames per second (see `m3flow.videos.frame_rate`); 0 takes every frame.
+    store: "jpg" stores the frames as images next to the flow.
+    quality: of these images, from 1 to 100.
+    """
+
+    rate: float = number(0.0, above=0, zero=True)
+    store: FrameStore = "none"
+    quality: int = number(95, least=1, most=100)
+
+    def __post_init__(self) -> None:
+        refuse(problems_of(self))
+
+    def identity(self) -> dict[str, Any]:
+        """Their part of `FlowSettings.identity`: only what has an effect."""
+        stored = {"frames": {"store": self.store, "quality": self.quality}} if self.store != "none" else {}
+        return ({"rate": float(self.rate)} if self.rate else {}) | stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +98,7 @@ class FlowSettings:
     camera_confidence: a camera less probable than this, from 0 to 1, is not removed.
     cuts: whether to detect cuts; no flow crosses one.
     bound: the largest displacement stored, in pixels; larger ones saturate.
-    step: the flow goes from frame t to frame t + step.
+    step: the flow goes from frame t to frame t + step; backward if it is negative.
     codec: "mpeg4" (small, quickly written), "fine" (levels that are closer together where motion is slow), "h264"
         (read alike by every program) or "h264-lossless" (levels are restored exactly).
     store: the form in which flow is stored (see `m3flow.results.forms`); `codec` applies to mp4 alone.
@@ -82,6 +108,7 @@ class FlowSettings:
         trajectory (see `m3flow.results.quantisation`).
     short_side, long_side: the side, in pixels, to which frames are resized before flow; 0 keeps their size.
     size: the width and height to which they are resized, as "340x256"; "" keeps their size.
+    frames: see `FrameSettings`.
     """
 
     estimator: str = "dis"
@@ -91,7 +118,7 @@ class FlowSettings:
     camera_confidence: float = number(0.4, least=0, most=1)
     cuts: bool = True
     bound: float = number(20.0, above=0)
-    step: int = number(1, least=1)
+    step: int = 1
     store: Store = "mp4"
     codec: Codec = "mpeg4"
     zip: bool = False
@@ -100,6 +127,7 @@ class FlowSettings:
     short_side: int = number(0, least=16, zero=True)
     long_side: int = number(0, least=16, zero=True)
     size: str = ""
+    frames: FrameSettings = field(default_factory=FrameSettings, metadata={"section": "frames"})
 
     def __post_init__(self) -> None:
         from m3flow.flow import ESTIMATORS
@@ -114,6 +142,8 @@ class FlowSettings:
                     ESTIMATORS[self.estimator].parameters.of(self.estimator, self.parameters)
                 except UsageError as error:
                     problems += [("parameters", f": {line}") for line in str(error).splitlines()]
+        if self.step == 0:
+            problems.append(("step", " is 0; it must be 1 or more, or -1 or less for backward flow"))
         if self.size and not SIZE.fullmatch(str(self.size)):
             problems.append(("size", f" is {shown(self.size)}; it must be like 340x256, 16 pixels or more"))
         if sum(map(bool, (self.short_side, self.long_side, self.size))) > 1:
@@ -128,6 +158,11 @@ class FlowSettings:
     def resize(self) -> Resize:
         """The size to which frames are resized."""
         return Resize(self.short_side, self.long_side, self.size)
+
+    @property
+    def distance(self) -> int:
+        """The number of frames from one frame of a pair to the other."""
+        return abs(self.step)
 
     @property
     def _linear_levels(self) -> bool:
@@ -158,7 +193,8 @@ class FlowSettings:
             del values["values"]
         if not self.dither or not self._linear_levels:
             del values["dither"]
-        return {**values, "version": FLOW_VERSION}
+        del values["frames"]
+        return {**values, **self.frames.identity(), "version": FLOW_VERSION}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,6 +91,6 @@ def test_raft(tmp_path: Path) -> None:
     parameters = {"weights": str(tmp_path / "weights.pth"), "updates": 1}
     written = f"{{weights: {parameters['weights']}, updates: 1}}"
     snakemake(tmp_path, f"{{estimator: raft_small, parameters: {written}, camera: none, store: flo}}")
-    frames = np.stack(list(Frames(tmp_path / "data/a/clip.mp4", colour=True)))
+    frames = np.stack(list(Frames(tmp_path / "data/a/clip.mp4", picture="colour")))
     expected = estimator("raft_small", device="cpu", **parameters).sequence(frames)
     assert np.abs(load_flow(flow) - expected).max() < 1e-3

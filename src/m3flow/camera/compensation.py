@@ -69,6 +69,22 @@ class Motion:
             of(self.bars),
         )
 
+    def reversed(self) -> Motion:
+        """The pairs in reversed order."""
+
+        def of(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[::-1].copy()
+
+        return Motion(
+            _reversed(self.flow),
+            of(self.homographies),
+            of(self.accepted),
+            self.schemes[::-1],
+            of(self.confidence),
+            of(self.cut),
+            of(self.bars),
+        )
+
 
 class MotionEstimator:
     """An estimator with its camera compensation.
@@ -83,6 +99,7 @@ class MotionEstimator:
         from tracked corners the result is that of one-pass, at twice the price.
     cuts: whether to detect cuts; no flow crosses one.
     confidence: a homography less probable than this is rejected.
+    backward: the motion goes from the later frame of each pair to the earlier one, whose view is resampled.
     seed: of the random choices in the homography search on torch (OpenCV's seed is fixed).
 
     Raises
@@ -98,6 +115,7 @@ class MotionEstimator:
         scheme: str = "auto",
         cuts: bool = True,
         confidence: float = thresholds.CONFIDENCE,
+        backward: bool = False,
         seed: int = 0,
     ) -> None:
         if camera not in CAMERAS:
@@ -108,6 +126,7 @@ class MotionEstimator:
         self.camera = camera
         self.cuts = cuts
         self.confidence = confidence
+        self.backward = backward
         self.seed = seed
         self.scheme = "" if camera == "none" else "one-pass" if scheme == "auto" else scheme
 
@@ -121,6 +140,8 @@ class MotionEstimator:
 
         Or [F, H, W, 3], RGB, which are looked at in grey.
         """
+        if self.backward:
+            return self._forward().candidates(_reversed(frames), step)[::-1]
         camera = self.camera != "none"
         if self.estimator.backend == "opencv":
             from m3flow.camera.candidates_opencv import find_candidates
@@ -148,6 +169,11 @@ class MotionEstimator:
 
         selection: the camera of each pair; None: the frames are a whole video, and it is selected here.
         """
+        if self.backward:
+            if selection is None and self.looks_ahead:
+                selection = self.select(frames, step)
+            turned = None if selection is None else selection.reversed()
+            return self._forward()(_reversed(frames), step, turned).reversed()
         if self.estimator.colour:
             frames = in_colour(frames)
         if frames.ndim != 3 + self.estimator.colour or not 1 <= step < len(frames):
@@ -166,6 +192,17 @@ class MotionEstimator:
 
         flow = compensation_torch.compensated(self.estimator, self.scheme, frames, step, selection)
         return self._motion(flow, selection)
+
+    def _forward(self) -> MotionEstimator:
+        """The same for the frames in reversed order, in which backward motion is forward motion."""
+        return MotionEstimator(
+            self.estimator,
+            camera=self.camera,
+            scheme=self.scheme or "auto",
+            cuts=self.cuts,
+            confidence=self.confidence,
+            seed=self.seed,
+        )
 
     def _whole(self, frames: Array, step: int, selection: Selection | None) -> Motion:
         """The flow of the estimator, but exactly 0 between identical frames and across cuts."""
@@ -237,6 +274,13 @@ class MotionEstimator:
             "still_cost": thresholds.STILL_COST,
             "seed": self.seed,
         }
+
+
+def _reversed(array: Array) -> Array:
+    """The array with its first axis reversed."""
+    if is_tensor(array):
+        return array.flip(0)  # type: ignore[union-attr]
+    return np.ascontiguousarray(np.asarray(array)[::-1])
 
 
 def _as_numpy(frames: Array) -> np.ndarray:

@@ -11,7 +11,7 @@ over a bounded number of following pairs, so that memory and latency are bounded
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -130,6 +130,10 @@ class Selection:
 
     def __len__(self) -> int:
         return len(self.cut)
+
+    def reversed(self) -> Selection:
+        """The pairs in reversed order."""
+        return Selection(*(getattr(self, item.name)[::-1].copy() for item in fields(self)))
 
     @staticmethod
     def of(decisions: Sequence[Decision]) -> Selection:

@@ -75,7 +75,9 @@ def flow(
     ] = 0.4,
     cuts: Annotated[bool, typer.Option(help="Detect cuts; no flow crosses one.")] = True,
     bound: Annotated[float, typer.Option(help="The largest displacement stored, in pixels.")] = 20.0,
-    step: Annotated[int, typer.Option(help="Flow from frame t to frame t + step.")] = 1,
+    step: Annotated[
+        int, typer.Option(help="Flow from frame t to frame t + step; backward if it is negative.")
+    ] = 1,
     store: Annotated[
         str,
         typer.Option(help="Store flow as mp4, jpg, png, npz, h5 or flo."),
@@ -102,6 +104,13 @@ def flow(
         int, typer.Option(help="Resize frames to this long side in pixels first; 0 keeps their size.")
     ] = 0,
     size: Annotated[str, typer.Option(help="Resize frames to this size first, such as 340x256.")] = "",
+    rate: Annotated[
+        float, typer.Option(help="Sample the frames at this many per second first; 0 takes all.")
+    ] = 0.0,
+    frames: Annotated[
+        str, typer.Option(help="jpg stores the frames next to the flow, none does not.")
+    ] = "none",
+    quality: Annotated[int, typer.Option(help="Quality of these images, from 1 to 100.")] = 95,
     parts: Parts = 3,
     exclude: Exclude = None,
     limit: LimitPairs = None,
@@ -137,6 +146,9 @@ def flow(
         "flow.short_side": short_side,
         "flow.long_side": long_side,
         "flow.size": size,
+        "frames.rate": rate,
+        "frames.store": frames,
+        "frames.quality": quality,
         "run.backend": backend,
         "run.device": device,
         "run.batch": batch,

@@ -16,6 +16,7 @@ from m3flow.errors import BadInput
 from m3flow.layout import FLOW_FILES, Outputs
 from m3flow.results.forms import form_in, quantisation_of
 from m3flow.results.quantisation import Quantisation
+from m3flow.videos.frame_rate import numbers_in_video
 from m3flow.videos.key_frames import KeyFrames, Reader
 from m3flow.videos.videolist import Video, VideoList
 
@@ -120,8 +121,11 @@ class FlowClips(LabelledVideos):
         levels = _levels(folder, numbers, count)
         item = {"flow": torch.from_numpy(cut_flow(levels, window, quantisation_of(made.get("settings", {}))))}
         if self.pictures:
-            existing = [min(number, count - 1) for number in numbers]
+            # Backward flow starts at the later frame of each pair.
+            later = max(0, -int(made.get("settings", {}).get("step", 1)))
+            existing = [min(number, count - 1) + later for number in numbers]
             key_frames = KeyFrames.from_stored(made.get("source", {}).get("key_frames"))
+            existing = numbers_in_video(existing, made.get("settings", {}), made.get("source", {}))
             item["frames"] = torch.from_numpy(
                 read_clip(video.source, existing, size, window, key_frames, self._sampling.reader)
             )

@@ -17,6 +17,7 @@ from m3flow.layout import PACKED_TRAJECTORIES, Outputs
 from m3flow.results.stored_trajectories import StoredTrajectories
 from m3flow.results.trajectoryfile import Trajectories
 from m3flow.trajectories.tracking import GRID
+from m3flow.videos.frame_rate import numbers_in_video
 from m3flow.videos.frames import colour_frames
 from m3flow.videos.key_frames import KeyFrames, Reader
 from m3flow.videos.videolist import Video, VideoList
@@ -142,9 +143,10 @@ class TrajectoryClips(LabelledVideos):
         every = list(range(len(chosen.traj_type)))
         displacements, types = windows_of(chosen, every, window)
         key_frames = KeyFrames.from_stored(stored.made.get("source", {}).get("key_frames"))
+        shown = numbers_in_video(numbers, stored.made.get("flow", {}), stored.made.get("source", {}))
         item = {
             "frames": torch.from_numpy(
-                read_clip(video.source, numbers, size, window, key_frames, self._sampling.reader)
+                read_clip(video.source, shown, size, window, key_frames, self._sampling.reader)
             ),
             "trajectories": torch.from_numpy(displacements),
             "types": torch.from_numpy(types),

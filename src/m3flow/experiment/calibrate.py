@@ -51,7 +51,7 @@ def calibrate(experiment: Experiment, cluster: str = "local", on_step: OnStep = 
         steps = StepCounter(on_step)
         steps.begin("choosing videos")
         sources = _sources(experiment, folder)
-        seen = of_headers(headers(sources), experiment.flow.resize)
+        seen = of_headers(headers(sources, experiment.flow.frames.rate), experiment.flow.resize)
         kind = "flow" if experiment.wants_flow else "trajectories"
         work = work_of(experiment, kind)
         config = dispatch.worker_config(work, 2**20, experiment.run.workers, experiment.run.gpus)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,14 @@ import yaml
 from m3flow.errors import UsageError
 from m3flow.layout import Outputs
 from m3flow.results.stored_flow import ExistingFlow
-from m3flow.settings import FLOW_BACK_NOT_STORED, PRESETS, FlowSettings, Preset, TrajectorySettings
+from m3flow.settings import (
+    FLOW_BACK_NOT_STORED,
+    PRESETS,
+    FlowSettings,
+    FrameSettings,
+    Preset,
+    TrajectorySettings,
+)
 from m3flow.validation import SettingsError, number, problems_of, refuse, shown
 from m3flow.videos.limits import Limits
 from m3flow.videos.videolist import VideoList
@@ -164,6 +171,7 @@ class Existing:
 SECTIONS: dict[str, tuple[type, ...]] = {
     "": (General,),
     "layout": (Layout,),
+    "frames": (FrameSettings,),
     "flow": (FlowSettings, Keep, Existing),
     "trajectories": (TrajectorySettings,),
     "shard": (ShardSettings,),
@@ -174,7 +182,12 @@ SECTIONS: dict[str, tuple[type, ...]] = {
 
 def keys_of(section: str) -> list[str]:
     """The keys of a section of config.yaml."""
-    return [item.name for kind in SECTIONS[section] for item in fields(kind)]
+    return [name for kind in SECTIONS[section] for name in _names(kind)]
+
+
+def _names(kind: type) -> list[str]:
+    """The fields of a settings class, but those that are a section of their own."""
+    return [item.name for item in fields(kind) if "section" not in item.metadata]
 
 
 def every_key() -> list[str]:
@@ -206,6 +219,8 @@ class Experiment:
         one_pass = self.shard.one_pass or not self.keep_flow
         if self.trajectories.confidence == "forward-backward" and not one_pass:
             raise UsageError(FLOW_BACK_NOT_STORED)
+        if self.flow.frames.store != "none" and not self.keep_flow:
+            raise UsageError("frames.store is jpg, which needs flow.keep: frames are stored next to the flow")
 
     @classmethod
     def of(cls, config: Mapping[str, Any], kept: Collection[str] = ()) -> Experiment:
@@ -234,7 +249,7 @@ class Experiment:
             skip_rejected=general.exclude == REJECTED,
             output=Path(general.output),
             granularity=general.granularity,
-            flow=sections[FlowSettings],
+            flow=replace(sections[FlowSettings], frames=sections[FrameSettings]),
             keep_flow=sections[Keep].keep,
             existing=_existing(sections[Existing], sections[FlowSettings]),
             trajectories=sections[TrajectorySettings],
@@ -300,7 +315,7 @@ class _Reader:
                 self.problems.append((f"{before}{key}", unknown_key(f"{before}{key}", section)))
         found: dict[type, Any] = {}
         for kind in kinds:
-            names = [item.name for item in fields(kind)]
+            names = _names(kind)
             try:
                 found[kind] = kind(**{key: value for key, value in values.items() if key in names})
             except SettingsError as error:

@@ -25,6 +25,7 @@ from m3flow.extraction.dispatch import CORES_PER_GPU_WORKER, devices_of
 from m3flow.extraction.run import ALL_DONE, FAILED, SOME_REJECTED, execute, execute_one
 from m3flow.extraction.work import Work
 from m3flow.results.records import STATUSES, Record, read_records
+from m3flow.settings import BACKWARD
 from m3flow.system import available_cores
 from m3flow.videos.videolist import Video
 
@@ -53,6 +54,8 @@ def due(experiment: Experiment, granularity: str) -> Due:
 
     Raises UsageError for an unusable list.
     """
+    if experiment.wants_flow and experiment.flow.step < 0:
+        raise UsageError(f"{BACKWARD.format(experiment.flow.step)}; `m3flow flow` alone makes backward flow")
     plan = plan_of(experiment) if granularity == "shard" else None
     if plan is not None and nothing_made(experiment.outputs):
         # A long list need not be read again.

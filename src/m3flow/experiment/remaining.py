@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from m3flow.errors import BadInput
 from m3flow.experiment.history import Attempt, History
-from m3flow.layout import Outputs, flow_form, trajectory_suffix
+from m3flow.layout import FRAMES_MADE, Outputs, flow_form, trajectory_suffix
 from m3flow.packs.store import Packs, with_packs
 from m3flow.results.forms import form_in
 from m3flow.results.provenance import limits_digest, settings_digest, source_text, trajectory_digest
@@ -107,6 +107,7 @@ class _Check:
         self._sources: dict[str, os.stat_result] = {}
         self._limits = limits_digest(wanted.limits)
         self._flow = settings_digest(wanted.flow.identity()) if wanted.flow else ""
+        self._frames = wanted.flow is not None and wanted.flow.frames.store != "none"
         self._form = flow_form(wanted.flow.identity()) if wanted.flow else ""
         if wanted.trajectories is not None:
             tracked = wanted.tracked.identity() if wanted.tracked else {}
@@ -141,6 +142,8 @@ class _Check:
             if video.name not in self._flows:
                 return MISSING
             paths = self._wanted.outputs.flow_files(video.name, self._form) if self._every_file else ()
+            if paths and self._frames:
+                paths += (self._wanted.outputs.frames(video.name) / FRAMES_MADE,)
             if not all(path.is_file() for path in paths):
                 folder = self._wanted.outputs.flow(video.name)
                 in_another_form = form_in(folder).name != self._form

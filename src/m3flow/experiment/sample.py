@@ -34,11 +34,14 @@ class Sample:
 
 def sample(experiment: Experiment, count: int = SAMPLE) -> Sample:
     """Sample the headers of a few videos, spread over the list."""
-    return of_headers(headers(experiment.videos.sample(count)), experiment.flow.resize)
+    flow = experiment.flow
+    return of_headers(headers(experiment.videos.sample(count), flow.frames.rate), flow.resize)
 
 
-def headers(sources: Sequence[str]) -> list[tuple[int, int, int] | None]:
+def headers(sources: Sequence[str], rate: float = 0) -> list[tuple[int, int, int] | None]:
     """(frames, width, height) of each video from its header, None if it cannot be opened.
+
+    The frames are those kept at a `rate` of frames per second; 0: all.
 
     In a separate process: a damaged file may crash the library.
     """
@@ -49,7 +52,7 @@ def headers(sources: Sequence[str]) -> list[tuple[int, int, int] | None]:
 
     found: list[tuple[int, int, int] | None] = []
     with ProcessPool(max_workers=1, context=multiprocessing.get_context("spawn")) as pool:
-        for future in [pool.schedule(_header, [source], timeout=HEADER_SECONDS) for source in sources]:
+        for future in [pool.schedule(_header, [source, rate], timeout=HEADER_SECONDS) for source in sources]:
             try:
                 found.append(future.result())
             except (ProcessExpired, TimedOut):
@@ -57,11 +60,11 @@ def headers(sources: Sequence[str]) -> list[tuple[int, int, int] | None]:
     return found
 
 
-def _header(source: str) -> tuple[int, int, int] | None:
+def _header(source: str, rate: float) -> tuple[int, int, int] | None:
     from m3flow.videos.frames import Frames
 
     try:
-        info = Frames(source).info
+        info = Frames(source, rate=rate).info
     except BadInput:
         return None
     return info.claimed, info.width, info.height

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from m3flow.camera.selection import Decision, Selection
 from m3flow.extraction.background import Background
 from m3flow.extraction.batching import Batches, Part, batch_size
@@ -70,7 +72,6 @@ class Extractor:
         if work.flow is not None:
             keep_freed_memory()
             self._motion = motion_estimator(work)
-        self._colour = self._motion is not None and self._motion.estimator.colour
         self.device = self._motion.estimator.device if self._motion else tracking_device(work)
         self._downloads = downloads_from(self.device)
         self._confidence = work.trajectories.confidence if work.trajectories else "none"
@@ -126,7 +127,7 @@ class Extractor:
         # A short video alone leaves most of a GPU idle.
         on_torch = motion.estimator.backend == "torch"
         how: dict[str, Any] = {
-            "step": flow.step,
+            "step": flow.distance,
             "shared": on_torch,
             "device": self.device if on_torch else None,
             "fitting": self._fitting,
@@ -139,9 +140,9 @@ class Extractor:
     ) -> _Computed:
         """The motion of frame pairs, on the device; on a GPU it is launched, perhaps not finished."""
         with detecting_lost_device(self.device), self._downloads.timed() as time_taken:
-            selection = Selection.of(decisions[: -flow.step]) if decisions else None
-            found = motion(frames, flow.step, selection)
-            evidence = evidence_of(self._confidence, motion, frames, flow.step, found)
+            selection = Selection.of(decisions[: -flow.distance]) if decisions else None
+            found = motion(frames, flow.distance, selection)
+            evidence = evidence_of(self._confidence, motion, frames, flow.distance, found)
         piece = Piece(
             flow=found.flow,
             homographies=found.homographies,
@@ -165,7 +166,9 @@ class Extractor:
             return None
         task = self._planner.task(video)
         if isinstance(task, FrameTask):
-            self._decoder.expect(video.source, task.flow.resize, colour=self._colour)
+            self._decoder.expect(
+                video.source, task.flow.resize, picture=task.picture, rate=task.flow.frames.rate
+            )
         return task
 
     def _do(self, task: VideoTask, batches: VideoBatches, completion: _Completion) -> None:
@@ -187,20 +190,26 @@ class Extractor:
         if self._confidence == "none":
             yield from task.flow.pieces()
             return
-        decoded = self._decoder.open(task.video.source, task.flow.resize)
+        decoded = self._decoder.open(task.video.source, task.flow.resize, rate=task.flow.rate)
         with closing(decoded.blocks) as blocks:
             yield from with_frames(task.flow.pieces(), blocks, task.flow.step)
 
     def _compute(self, task: FrameTask, batches: VideoBatches, completion: _Completion) -> None:
         """Compute the motion of a video; the last pairs of a short one may be computed with the next video."""
         with task.attributed():
-            decoded = self._decoder.open(task.video.source, task.flow.resize, colour=self._colour)
+            flow = task.flow
+            decoded = self._decoder.open(
+                task.video.source, flow.resize, picture=task.picture, rate=flow.frames.rate
+            )
             task.open(decoded)
             info = decoded.info
             batch = self._batch_size(info.height, info.width)
             with closing(decoded.blocks) as blocks:
                 for block in _timed(blocks, task.record, "wait"):
-                    self._store_parts(batches.add(task, block, batch), completion)
+                    if task.stores_frames:
+                        completion.background(partial(task.store_frames, block[..., :3]))
+                    frames = np.ascontiguousarray(block[..., 3]) if task.picture == "both" else block
+                    self._store_parts(batches.add(task, frames, batch), completion)
                     if task.error is not None:
                         break
         if task.error is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from m3flow.errors import BadInput
 from m3flow.extraction.tasks import CodecTask, FrameTask, StoredFlowTask, VideoTask
 from m3flow.extraction.work import Work
+from m3flow.layout import frames_folder
 from m3flow.packs.store import with_packs
 from m3flow.results.forms import form_of
 from m3flow.results.provenance import (
@@ -18,8 +19,9 @@ from m3flow.results.provenance import (
     trajectory_digest,
 )
 from m3flow.results.stored_flow import stored_flow
+from m3flow.results.stored_frames import frames_made
 from m3flow.results.trajectoryfile import read_made
-from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.settings import BACKWARD, FlowSettings, TrajectorySettings
 from m3flow.videos.identity import identity, stamp, stamp_text
 from m3flow.videos.videolist import Video
 
@@ -103,6 +105,8 @@ class Planner:
         """Trajectories from the flow files."""
         existing = self._work.existing
         flow = existing.of(video.name) if existing else stored_flow(self._stored.flow(video.name))
+        if flow.step < 0:
+            raise BadInput(BACKWARD.format(flow.step))
         task: VideoTask
         stored = self._stored.trajectories(video.name, settings.length)
         if trajectories_are_current(stored, settings, flow.settings, flow.source):
@@ -161,7 +165,16 @@ def flow_is_current(folder: Path, settings: FlowSettings, source: dict[str, Any]
             return False
         if made.get("settings") != wanted or not same_source(made, source):
             return False
-    return True
+    return "frames" not in wanted or frames_are_whole(folder, wanted, source)
+
+
+def frames_are_whole(folder: Path, settings: dict[str, Any], source: dict[str, Any]) -> bool:
+    """Whether the frames next to the flow are there, made with these settings (`FlowSettings.identity`)."""
+    try:
+        made = frames_made(frames_folder(folder))
+    except BadInput:
+        return False
+    return made.get("settings") == settings and same_source(made, source)
 
 
 def trajectories_are_current(

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from m3flow.layout import frames_folder
 from m3flow.results.forms import Stream, form_of
 from m3flow.results.quantisation import Piece, Quantisation
 from m3flow.results.records import Record
+from m3flow.results.stored_frames import FrameWriter
 from m3flow.results.trajectoryfile import TrajectoryWriter
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectories.confidence import RELIABLE
@@ -58,6 +60,26 @@ class FlowSink(Sink):
     def write(self, piece: Piece) -> None:
         with clock(self._record, "encode"):
             self._writer.write(np.asarray(piece.levels))
+
+    def close(self, made: dict[str, Any]) -> None:
+        with clock(self._record, "encode"):
+            self._writer.close(made)
+
+
+class FrameSink(Sink):
+    """The frames of a video, stored next to its flow."""
+
+    def __init__(self, flow_folder: Path, quality: int, record: Record) -> None:
+        self._record = record
+        self._writer = FrameWriter(frames_folder(flow_folder), quality)
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.__exit__()
+
+    def write_frames(self, frames: np.ndarray) -> None:
+        """Append frames: uint8 [n, H, W, 3], RGB."""
+        with clock(self._record, "encode"):
+            self._writer.write(frames)
 
     def close(self, made: dict[str, Any]) -> None:
         with clock(self._record, "encode"):

@@ -16,7 +16,7 @@ import numpy as np
 
 from m3flow.errors import BadInput, Interrupted
 from m3flow.extraction.frame_buffer import to_device
-from m3flow.extraction.sinks import FlowSink, Sink, TrajectoryOutput, TrajectorySink, clock
+from m3flow.extraction.sinks import FlowSink, FrameSink, Sink, TrajectoryOutput, TrajectorySink, clock
 from m3flow.extraction.statistics import MotionStatistics
 from m3flow.flow.base import is_tensor
 from m3flow.results.forms import quantisation_of
@@ -29,6 +29,7 @@ from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.text import one_line
 from m3flow.version import __version__
 from m3flow.videos.decoder import Decoded, shortfall
+from m3flow.videos.frames import Picture
 from m3flow.videos.identity import stamp
 from m3flow.videos.videolist import Video
 
@@ -161,10 +162,29 @@ class FrameTask(VideoTask):
         self._source, self._before = source, before
         self._decoded: Decoded | None = None
         self._trajectory_sink: TrajectorySink | None = None
+        self._frame_sink: FrameSink | None = None
         self._quantisation = quantisation_of(flow.identity())
         self._statistics = MotionStatistics(self._quantisation)
         self._derived = 0  # pairs quantised so far
         self.camera = Camera()
+
+    @property
+    def stores_frames(self) -> bool:
+        """Whether the frames are stored next to the flow."""
+        return self._flow_to is not None and self.flow.frames.store != "none"
+
+    @property
+    def picture(self) -> Picture:
+        """The frames to decode, see `m3flow.videos.frames.Frames`."""
+        if self._motion.estimator.colour:
+            return "colour"
+        return "both" if self.stores_frames else "grey"
+
+    def store_frames(self, frames: np.ndarray) -> None:
+        """Write frames next to the flow: uint8 [n, H, W, 3], RGB."""
+        if self.error is None and self._frame_sink is not None:
+            with self.attributed():
+                self._frame_sink.write_frames(frames)
 
     def open(self, decoded: Decoded) -> None:
         """Open the output files, once the video's size and frame rate are known."""
@@ -174,10 +194,14 @@ class FrameTask(VideoTask):
         # Trajectories first: if the flow files are final, so are the trajectories of the same pass.
         if self._trajectories is not None and self._trajectories_to is not None:
             self._trajectory_sink = TrajectorySink(
-                self._trajectories_to, self._trajectories, self._quantisation, flow.step, record
+                self._trajectories_to, self._trajectories, self._quantisation, flow.distance, record
             )
             self._enter(self._trajectory_sink)
         if self._flow_to is not None:
+            # The frames before the flow, for the same reason.
+            if self.stores_frames:
+                self._frame_sink = FrameSink(self._flow_to, flow.frames.quality, record)
+                self._enter(self._frame_sink)
             self._enter(FlowSink(self._flow_to, flow, decoded, record))
 
     def derive(self, piece: Piece) -> Piece:
@@ -206,8 +230,8 @@ class FrameTask(VideoTask):
         decoded, record = self._decoded, self.record
         assert decoded is not None
         record.frames, record.decode = decoded.frames, decoded.seconds
-        if decoded.frames <= self.flow.step:
-            needed = f"flow over {self.flow.step} needs {self.flow.step + 1}"
+        if decoded.frames <= self.flow.distance:
+            needed = f"flow over {self.flow.distance} needs {self.flow.distance + 1}"
             raise BadInput(f"only {decoded.frames} frame(s) decode; {needed}")
         self._refuse_changed(self._before)
         record.reason = shortfall(record.frames, record.claimed)

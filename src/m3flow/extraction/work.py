@@ -11,7 +11,7 @@ import cv2
 from m3flow.errors import UsageError
 from m3flow.layout import Outputs
 from m3flow.results.stored_flow import ExistingFlow
-from m3flow.settings import FLOW_BACK_NOT_STORED, FlowSettings, TrajectorySettings
+from m3flow.settings import BACKWARD, FLOW_BACK_NOT_STORED, FlowSettings, TrajectorySettings
 from m3flow.videos.limits import Limits
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Work:
         both_ways = self.trajectories is not None and self.trajectories.confidence == "forward-backward"
         if both_ways and self.flow is None:
             raise UsageError(FLOW_BACK_NOT_STORED)
+        if self.flow is not None and self.flow.step < 0 and self.trajectories is not None:
+            raise UsageError(BACKWARD.format(self.flow.step))
 
     @property
     def reads_codec(self) -> bool:
@@ -81,6 +83,7 @@ def compensated(chosen: Estimator, flow: FlowSettings) -> MotionEstimator:
         scheme=flow.scheme,
         cuts=flow.cuts,
         confidence=flow.camera_confidence,
+        backward=flow.step < 0,
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from m3flow.results.trajectoryfile import Trajectories, load_trajectories
 from m3flow.settings import FlowSettings, resize_of
 from m3flow.trajectories.confidence import RELIABLE
 from m3flow.trajectories.tracking import GRID, track, window_starts
-from m3flow.videos.frames import DEFAULT_RATE, Frames, colour_frames
+from m3flow.videos.frame_rate import numbers_in_video
+from m3flow.videos.frames import DEFAULT_RATE, Frames, Picture, colour_frames
 from m3flow.videos.videolist import Video
 
 if TYPE_CHECKING:
@@ -83,12 +85,14 @@ class Clip(ABC):
     video: the video; its source is "" if only the results are available.
     settings: of the flow, as returned by `FlowSettings.identity`; {} for files without settings.
     length: steps of the trajectories.
+    source: the provenance of the flow's source, as far as it is stored.
     rate: frames per second. starts: the frames at which trajectories start.
     computed: whether the motion was computed for the picture instead of read from stored results.
     with_camera: whether the trajectories include the camera motion although the flow does not.
     """
 
     computed = False
+    source: Mapping[str, Any] = MappingProxyType({})
     with_camera = False
     rate: Fraction = DEFAULT_RATE
     starts: Sequence[int] = ()
@@ -96,8 +100,11 @@ class Clip(ABC):
     def __init__(self, video: Video, settings: dict[str, Any], length: int) -> None:
         self.video = video
         self.settings = settings
-        self.length = length
-        self.step = int(settings.get("step", 1))
+        step = int(settings.get("step", 1))
+        self.step = abs(step)
+        # Backward flow starts at the later frame of each pair; there are no trajectories through it.
+        self._later = max(0, -step)
+        self.length = 1 if self._later else length
 
     @abstractmethod
     def pairs(self, numbers: Collection[int]) -> Iterator[Pair]:
@@ -145,7 +152,9 @@ class Clip(ABC):
         """These frames in colour; none if the video is not available."""
         if not self.video.source:
             return
-        yield from colour_frames(self.video.source, numbers, resize_of(self.settings))
+        kept = [number + self._later for number in numbers]
+        shown = numbers_in_video(kept, self.settings, self.source)
+        yield from colour_frames(self.video.source, shown, resize_of(self.settings))
 
 
 class StoredClip(Clip):
@@ -158,8 +167,8 @@ class StoredClip(Clip):
         self._folder = outputs.flow(video.name)
         self._flow = stored_flow(self._folder)
         super().__init__(video, self._flow.settings, length)
-        source = self._flow.source
-        self.rate = Fraction(source.get("rate", DEFAULT_RATE))
+        self.source = self._flow.source
+        self.rate = Fraction(self.source.get("rate", DEFAULT_RATE))
         path = outputs.trajectories(video.name, length)
         self._stored = load_trajectories(path) if path.is_file() else None
         count = _flow_frames(self._flow)
@@ -203,7 +212,8 @@ class TrajectoriesAlone(Clip):
         self._stored = load_trajectories(outputs.trajectories(video.name, length))
         made = self._stored.made
         super().__init__(video, made.get("flow", {}), length)
-        self.rate = Fraction(made.get("source", {}).get("rate", DEFAULT_RATE))
+        self.source = made.get("source", {})
+        self.rate = Fraction(self.source.get("rate", DEFAULT_RATE))
         settings = made.get("settings", {})
         self.with_camera = settings.get("track") == "pixels"
         apart = length * self.step if settings.get("job") == "trajs" else 1
@@ -225,10 +235,11 @@ class ComputedClip(Clip):
     def __init__(self, video: Video, motion: MotionEstimator, flow: FlowSettings, length: int) -> None:
         super().__init__(video, flow.identity(), length)
         self._motion, self._flow_settings = motion, flow
-        frames = Frames(video.source, flow.resize, colour=motion.estimator.colour)
+        frames = _frames_of(video, motion, flow)
         self.rate = frames.info.rate
+        self.source = {"video_rate": str(frames.info.video_rate)} if flow.frames.rate else {}
         # The header's frame count is often wrong.
-        decoded, self._decisions = _decisions(motion, frames, flow.step)
+        decoded, self._decisions = _decisions(motion, frames, flow.distance)
         count = decoded - self.step
         if count < 1:
             raise BadInput(f"{video.source}: only {decoded} frame(s) decode; flow needs more")
@@ -236,12 +247,10 @@ class ComputedClip(Clip):
 
     def pairs(self, numbers: Collection[int]) -> Iterator[Pair]:
         flow = self._flow_settings
-        earlier: deque[np.ndarray] = deque(maxlen=flow.step + 1)
-        for last, frame in enumerate(
-            Frames(self.video.source, flow.resize, colour=self._motion.estimator.colour)
-        ):
+        earlier: deque[np.ndarray] = deque(maxlen=flow.distance + 1)
+        for last, frame in enumerate(_frames_of(self.video, self._motion, flow)):
             earlier.append(frame)
-            number = last - flow.step
+            number = last - flow.distance
             if number not in numbers:
                 continue
             selection = Selection.of([self._decisions[number]])
@@ -254,6 +263,11 @@ class ComputedClip(Clip):
                 yield Pair(number, pixels)
             else:
                 yield Pair(number, pixels, motion.homographies[0], bool(motion.accepted[0]))
+
+
+def _frames_of(video: Video, motion: MotionEstimator, flow: FlowSettings) -> Frames:
+    picture: Picture = "colour" if motion.estimator.colour else "grey"
+    return Frames(video.source, flow.resize, picture=picture, rate=flow.frames.rate)
 
 
 def _decisions(
@@ -293,5 +307,5 @@ def _of_size(window: Trajectories, height: int, width: int) -> Trajectories:
 
 def _flow_frames(flow: StoredFlow) -> int:
     if "frames" in flow.source:
-        return int(flow.source["frames"]) - flow.step
+        return int(flow.source["frames"]) - abs(flow.step)
     return sum(len(piece) for piece in flow.values())

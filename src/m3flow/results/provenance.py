@@ -38,6 +38,7 @@ def made_by(
             "width": info.width,
             "height": info.height,
             "rate": str(info.rate),
+            **({"video_rate": str(info.video_rate)} if info.video_rate != info.rate else {}),
             "codec": info.codec,
             "rotation": info.rotation,
             **({"key_frames": decoded.key_frames} if decoded.key_frames else {}),

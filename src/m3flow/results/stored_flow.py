@@ -49,6 +49,11 @@ class StoredFlow:
         return int(self._stated("step", 1))
 
     @property
+    def rate(self) -> float:
+        """The rate at which the video's frames were sampled; 0: all."""
+        return float(self.settings.get("rate", 0))
+
+    @property
     def resize(self) -> Resize:
         return resize_of(self.settings)
 

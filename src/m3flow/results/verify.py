@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from m3flow.errors import BadInput
-from m3flow.layout import Outputs
+from m3flow.layout import Outputs, frames_folder
 from m3flow.results.forms import Form, form_in, form_of
 from m3flow.results.provenance import same_source
 from m3flow.results.records import read_records, record_files
+from m3flow.results.stored_frames import check_frames
 from m3flow.results.trajectoryfile import Trajectories, load_trajectories
 from m3flow.text import one_line
 from m3flow.trajectories.tracking import GRID, LARGEST, window_starts
@@ -176,6 +177,11 @@ def _verify_flow(decoder: Decoder, wanted: Wanted, source: dict[str, Any], found
             found.wrong(f"{folder}: x.mp4 and y.mp4 were not made together", *there)
     for problem in _differences(first, wanted.flow_settings, source):
         found.wrong(f"{folder}: {problem}", *there)
+    if "frames" in first.get("settings", {}):
+        try:
+            check_frames(frames_folder(folder), first)
+        except BadInput as error:
+            found.wrong(str(error), frames_folder(folder))
     return first
 
 
@@ -186,7 +192,7 @@ def _readable_flow(decoder: Decoder, form: Form, path: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: has no provenance")
     about, settings = made.get("source", {}), made.get("settings", {})
     contents = form.check(path, made, decoder)
-    expected = about.get("frames", 0) - settings.get("step", 1)
+    expected = about.get("frames", 0) - abs(settings.get("step", 1))
     if contents.frames != expected:
         raise BadInput(f"{path}: damaged ({contents.frames} of {expected} frames decode)")
     size, stated = (contents.width, contents.height), (about.get("width"), about.get("height"))

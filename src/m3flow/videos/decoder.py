@@ -21,7 +21,7 @@ import numpy as np
 
 from m3flow.errors import BadInput
 from m3flow.videos.decoder_process import COUNT, INDEXED
-from m3flow.videos.frames import VideoInfo
+from m3flow.videos.frames import CHANNELS, Picture, VideoInfo
 from m3flow.videos.limits import Limits
 from m3flow.videos.resize import KEPT, Resize
 
@@ -30,8 +30,9 @@ PIPE_BYTES = 2**20
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 
 
-def _request(path: str, resize: Resize, colour: bool) -> bytes:
-    return json.dumps({"path": path, "resize": asdict(resize), "colour": colour}).encode() + b"\n"
+def _request(path: str, resize: Resize, picture: str, rate: float) -> bytes:
+    wanted = {"path": path, "resize": asdict(resize), "picture": picture, "rate": rate}
+    return json.dumps(wanted).encode() + b"\n"
 
 
 def shortfall(frames: int, claimed: int) -> str:
@@ -51,16 +52,16 @@ class Decoded:
     Attributes
     ----------
     info: see `m3flow.videos.frames.VideoInfo`.
-    colour: whether the frames are RGB.
-    blocks: uint8 [n, H, W] or [n, H, W, 3], in order; raises BadInput if the video exceeds a limit or crashes the
-        decoder.
+    picture: "grey", "colour" or "both", see `m3flow.videos.frames.Frames`.
+    blocks: uint8 [n, H, W], [n, H, W, 3] or [n, H, W, 4], in order; raises BadInput if the video exceeds a
+        limit or crashes the decoder.
     frames, seconds: the number of frames and the time spent decoding them; complete after the last block.
     key_frames: the stored index of the video (`m3flow.videos.key_frames`), from a decoder with `indexed`; set after
         the last block, None for a video without one.
     """
 
     info: VideoInfo
-    colour: bool = False
+    picture: Picture = "grey"
     blocks: Generator[np.ndarray] = field(init=False)
     frames: int = 0
     seconds: float = 0.0
@@ -131,18 +132,20 @@ class Decoder:
             # A larger pipe lets the decoder run ahead; if the system refuses it, the default size works too.
             fcntl.fcntl(self._pipe(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
-    def expect(self, path: str, resize: Resize = KEPT, *, colour: bool = False) -> None:
+    def expect(self, path: str, resize: Resize = KEPT, *, picture: Picture = "grey", rate: float = 0) -> None:
         """Prefetch a video: the process decodes it after the ones before; `open` it next."""
         self.start()
         with suppress(BrokenPipeError):  # `open` reports it
-            self._send_request(_request(path, resize, colour))
+            self._send_request(_request(path, resize, picture, rate))
 
-    def open(self, path: str, resize: Resize = KEPT, *, colour: bool = False) -> Decoded:
+    def open(
+        self, path: str, resize: Resize = KEPT, *, picture: Picture = "grey", rate: float = 0
+    ) -> Decoded:
         """Start decoding a video; see `m3flow.videos.frames.Frames` for the frames and the errors.
 
         A previous video that was not read to its end is abandoned.
         """
-        request = _request(path, resize, colour)
+        request = _request(path, resize, picture, rate)
         if self._is_decoding or (self._requested and self._requested[0] != request):
             self.close()
         self.start()
@@ -155,7 +158,8 @@ class Decoder:
             self._died(0)
         if "rejected" in answer:
             raise BadInput(answer["rejected"])
-        info = VideoInfo(**{**answer["info"], "rate": Fraction(answer["info"]["rate"])})
+        rates = {key: Fraction(answer["info"][key]) for key in ("rate", "video_rate")}
+        info = VideoInfo(**{**answer["info"], **rates})
         if info.width * info.height > self.limits.megapixels * 1e6:
             self.close()
             raise BadInput(
@@ -163,7 +167,7 @@ class Decoder:
                 f"({self.limits.megapixels:g}) allows"
             )
         self._is_decoding = True
-        decoded = Decoded(info, colour)
+        decoded = Decoded(info, picture)
         decoded.blocks = self._blocks(decoded)
         return decoded
 
@@ -173,7 +177,7 @@ class Decoder:
         self._requested.append(request)
 
     def _blocks(self, decoded: Decoded) -> Generator[np.ndarray]:
-        shape = (decoded.info.height, decoded.info.width, *((3,) if decoded.colour else ()))
+        shape = (decoded.info.height, decoded.info.width, *CHANNELS[decoded.picture])
         child = self._child
         ended = False
         try:

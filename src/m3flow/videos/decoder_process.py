@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def answer(request: dict[str, Any], out: int, *, indexed: bool = False) -> None:
-    """Decode the video of a request (`path`, `resize`, `colour`) into the open file `out`, with its index."""
+    """Decode the video of a request (`path`, `resize`, `picture`, `rate`) into the open file `out`, with its index."""
     import cv2
 
     from m3flow.videos.frames import Frames
@@ -79,10 +79,17 @@ def answer(request: dict[str, Any], out: int, *, indexed: bool = False) -> None:
     unusable = (BadInput, cv2.error, MemoryError, OSError)
     began = time.perf_counter()
     try:
-        frames = Frames(request["path"], Resize(**request["resize"]), colour=request["colour"])
+        resize, picture = Resize(**request["resize"]), request["picture"]
+        frames = Frames(request["path"], resize, picture=picture, rate=request["rate"])
     except unusable as error:
         return _send_message(out, {"rejected": _reason(error)})
-    _send_message(out, {"info": asdict(frames.info) | {"rate": str(frames.info.rate)}})
+    _send_message(
+        out,
+        {
+            "info": asdict(frames.info)
+            | {key: str(getattr(frames.info, key)) for key in ("rate", "video_rate")}
+        },
+    )
     seconds = time.perf_counter() - began
     count = 0
     try:
@@ -104,7 +111,7 @@ def answer(request: dict[str, Any], out: int, *, indexed: bool = False) -> None:
 
 
 def _blocks(frames: Frames) -> Iterator[tuple[np.ndarray, float]]:
-    """(uint8 [up to BLOCK_FRAMES, H, W] or [..., 3], seconds spent decoding them)."""
+    """(uint8 [up to BLOCK_FRAMES, H, W] or [..., 3 or 4], seconds spent decoding them)."""
     iterator = iter(frames)
     # The first block is a single frame, so that the timeout covers one frame and not a whole block.
     size = 1

@@ -7,15 +7,20 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 
 from m3flow.errors import BadInput
+from m3flow.videos.frame_rate import as_fraction, drops_frames, number_kept, sampled
 from m3flow.videos.identity import image_names
 from m3flow.videos.resize import KEPT, Resize
 
+Picture = Literal["grey", "colour", "both"]
+CHANNELS: dict[Picture, tuple[int, ...]] = {"grey": (), "colour": (3,), "both": (4,)}
 DEFAULT_RATE = Fraction(25)
 # The MPEG-4 time base has 16 bits.
 LARGEST_RATE_TERM = 65535
@@ -28,7 +33,7 @@ class VideoInfo:
     Attributes
     ----------
     width, height: frame size after rotation and resizing, in pixels.
-    rate: frames per second.
+    rate: frames per second, of the frames that are kept; video_rate: of the video.
     claimed: the number of frames according to the header; 0 if it gives none.
     codec: the codec's four-character code, "images" for a folder.
     rotation: the rotation in the file's metadata in degrees, already applied to the frames.
@@ -37,15 +42,18 @@ class VideoInfo:
     width: int
     height: int
     rate: Fraction
+    video_rate: Fraction
     claimed: int
     codec: str
     rotation: int
 
 
 class Frames:
-    """The frames of a video, in order: iterate for uint8 [H, W], or [H, W, 3] RGB with `colour`.
+    """The frames of a video, in order: iterate for uint8 [H, W], grey.
 
-    The number of frames is the number that decodes; the header's number is `info.claimed`.
+    With `picture` "colour" they are [H, W, 3], RGB; with "both" [H, W, 4], RGB and the grey frame. A `rate` samples
+    them (`m3flow.videos.frame_rate`). The number of frames is the number that decodes; the header's is
+    `info.claimed`.
 
     Attributes
     ----------
@@ -57,35 +65,40 @@ class Frames:
     BadInput: the file is missing, is not a video, or none of its frames decodes (when opened).
     """
 
-    def __init__(self, path: str | Path, resize: Resize = KEPT, *, colour: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, resize: Resize = KEPT, *, picture: Picture = "grey", rate: float = 0
+    ) -> None:
         path = os.fspath(path)
         _refuse_missing(path)
         self.milliseconds: list[float] = []
         if Path(path).is_dir():
-            frames, rate, claimed, codec, rotation = _image_folder(Path(path), colour)
+            frames, video_rate, claimed, codec, rotation = _image_folder(Path(path), picture)
         else:
-            frames, rate, claimed, codec, rotation = _video_file(path, colour, self.milliseconds)
-        self._first = next(frames, None)
-        if self._first is None:
+            frames, video_rate, claimed, codec, rotation = _video_file(path, picture, self.milliseconds)
+        first = next(frames, None)
+        if first is None:
             raise BadInput(
                 f"no frame of {path!r} decodes" + (f" (its header claims {claimed})" if claimed else "")
             )
-        self._rest = frames
-        height, width = self._first.shape[:2]
+        self._rest = sampled(chain([first], frames), video_rate, rate)
+        self._picture = picture
+        height, width = first.shape[:2]
         self._size = resize.of(width, height)
         self._same_size = (height, width)
-        self.info = VideoInfo(*self._size, rate, claimed, codec, rotation)
+        kept = as_fraction(rate) if drops_frames(video_rate, rate) else video_rate
+        claimed = number_kept(claimed, video_rate, rate)
+        self.info = VideoInfo(*self._size, kept, video_rate, claimed, codec, rotation)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        first, self._first = self._first, None
-        if first is not None:
-            yield self._resize(first)
         for frame in self._rest:
             yield self._resize(frame)
 
     def _resize(self, frame: np.ndarray) -> np.ndarray:
         # A stream may change its frame size; later frames are resized to the size of the first.
-        return resized(frame, *self._size)
+        if self._picture != "both":
+            return resized(frame, *self._size)
+        colour, grey = np.ascontiguousarray(frame[..., :3]), np.ascontiguousarray(frame[..., 3])
+        return np.dstack([resized(colour, *self._size), resized(grey, *self._size)])
 
 
 def colour_frames(path: str | Path, numbers: Collection[int], resize: Resize = KEPT) -> Iterator[np.ndarray]:
@@ -126,12 +139,12 @@ def _refuse_missing(path: str) -> None:
 
 
 def _video_file(
-    path: str, colour: bool, milliseconds: list[float]
+    path: str, picture: Picture, milliseconds: list[float]
 ) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
     capture = _opened(path)
     claimed = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     return (
-        _frames(capture, colour, milliseconds),
+        _frames(capture, picture, milliseconds),
         _rate(capture.get(cv2.CAP_PROP_FPS)),
         int(claimed) if math.isfinite(claimed) and claimed > 0 else 0,
         _fourcc(int(capture.get(cv2.CAP_PROP_FOURCC))),
@@ -155,17 +168,18 @@ def _opened(path: str, options: Sequence[int] = ()) -> cv2.VideoCapture:
     return capture
 
 
-def _frames(capture: cv2.VideoCapture, colour: bool, milliseconds: list[float]) -> Iterator[np.ndarray]:
+def _frames(capture: cv2.VideoCapture, picture: Picture, milliseconds: list[float]) -> Iterator[np.ndarray]:
     try:
         while True:
             ok, frame = capture.read()
             if not ok:
                 return
             milliseconds.append(capture.get(cv2.CAP_PROP_POS_MSEC))
-            if colour:
+            if picture == "colour":
                 yield _rgb(frame)
-            else:
-                yield frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+                continue
+            grey = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+            yield grey if picture == "grey" else np.dstack([_rgb(frame), grey])
     finally:
         capture.release()
 
@@ -191,13 +205,16 @@ def _rgb(frame: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB if frame.ndim == 2 else cv2.COLOR_BGR2RGB)
 
 
-def _image_folder(folder: Path, colour: bool) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
+def _image_folder(folder: Path, picture: Picture) -> tuple[Iterator[np.ndarray], Fraction, int, str, int]:
     names = _image_names(folder)
-    if colour:
-        images = (_rgb(_image(folder / name, cv2.IMREAD_COLOR)) for name in names)
-    else:
-        images = (_image(folder / name, cv2.IMREAD_GRAYSCALE) for name in names)
-    return images, DEFAULT_RATE, len(names), "images", 0
+    return (_read_image(folder / name, picture) for name in names), DEFAULT_RATE, len(names), "images", 0
+
+
+def _read_image(path: Path, picture: Picture) -> np.ndarray:
+    if picture == "grey":
+        return _image(path, cv2.IMREAD_GRAYSCALE)
+    colour = _rgb(_image(path, cv2.IMREAD_COLOR))
+    return colour if picture == "colour" else np.dstack([colour, _image(path, cv2.IMREAD_GRAYSCALE)])
 
 
 def _chosen_images(folder: Path, numbers: list[int]) -> Iterator[np.ndarray]:

@@ -266,8 +266,8 @@ def test_grey_is_opencvs() -> None:
 def test_colour_frames_are_decoded(tmp_path: Path, short_side: int) -> None:
     read = colour_clip(tmp_path / "clip.mp4", real_frames(12, 96, 128))
     with Decoder() as decoder:
-        decoder.expect(str(tmp_path / "clip.mp4"), Resize(short_side), colour=True)
-        decoded = decoder.open(str(tmp_path / "clip.mp4"), Resize(short_side), colour=True)
+        decoder.expect(str(tmp_path / "clip.mp4"), Resize(short_side), picture="colour")
+        decoded = decoder.open(str(tmp_path / "clip.mp4"), Resize(short_side), picture="colour")
         frames = np.concatenate(list(decoded.blocks))
         grey = np.concatenate(list(decoder.open(str(tmp_path / "clip.mp4"), Resize(short_side)).blocks))
     if short_side:

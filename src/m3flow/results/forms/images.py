@@ -1,7 +1,8 @@
 """Flow as one image or .flo file per frame, in a folder or in a zip archive.
 
 The names are those of denseflow (github.com/open-mmlab/denseflow): `flow_x_00000.jpg` and `flow_y_00000.jpg` hold the
-levels of the flow from frame 0 to frame 1; with a step of 2, `flow_x_p2_00000.jpg`. A .flo file (Middlebury's format,
+levels of the flow from frame 0 to frame 1; with a step of 2, `flow_x_p2_00000.jpg`; with one of -1,
+`flow_x_m1_00001.jpg` from frame 1 to frame 0. A .flo file (Middlebury's format,
 float32 pixels) holds both components: `flow_00000.flo`.
 
 `made.json` next to them has the provenance. It is written last.
@@ -45,7 +46,9 @@ FLO_MAGIC = b"PIEH"
 
 def names_of(suffix: str, number: int, step: int) -> list[str]:
     """The names of the files of flow frame `number`: of x and of y, or of both together."""
-    infix = "" if step == 1 else f"_p{step}"
+    infix = "" if step == 1 else f"_p{step}" if step > 1 else f"_m{-step}"
+    # The number is that of the frame at which the flow starts.
+    number += max(0, -step)
     components = ("",) if suffix == "flo" else ("_x", "_y")
     return [f"flow{component}{infix}_{number:05d}.{suffix}" for component in components]
 
