@@ -165,7 +165,7 @@ class Bench:
                 break
             pair_seconds = seconds / batch
             agreement = None
-            if reference is not None and batch == self.batches[0] and how != PRIOR:
+            if reference is not None and batch == self.batches[0]:
                 first = torch.from_numpy(frames[:5]).to(self.device)
                 agreement = compare(call(first).cpu().numpy(), reference)
             self.add(name, how, frames, batch, seconds, self.device, peak["mib"], agreement)
@@ -205,7 +205,7 @@ class Bench:
             "ms_per_pair": round(1e3 * seconds / batch, 4),
             "pairs_per_s": round(batch / seconds, 2),
         }
-        if how != PRIOR and not how.startswith("opencv") and name in FLOORS:
+        if not how.startswith("opencv") and name in FLOORS:
             row["floor_ms_per_pair"] = round(1e3 * FLOORS[name](height, width) / self.bandwidth, 4)
         if memory_mib is not None:
             row["peak_memory_mib"] = round(memory_mib, 1)
@@ -220,7 +220,6 @@ class Bench:
         )
 
 
-PRIOR = "one more iteration (prior)"
 COMPILED = "torch compiled"
 
 
@@ -229,10 +228,10 @@ def torch_versions(name: str, device: str) -> dict[str, Callable[[], Callable[[t
     if "torch" not in ESTIMATORS[name].backends:
         return {}
 
-    def eager() -> Callable[[torch.Tensor], torch.Tensor]:
+    def default() -> Callable[[torch.Tensor], torch.Tensor]:
         return sequence(estimator(name, backend="torch", device=device))
 
-    versions = {"torch eager": eager}
+    versions = {"torch": default}
     if name == "farneback":
         from m3flow.flow.farneback import Farneback
         from m3flow.flow.parameters import FarnebackParameters
@@ -240,20 +239,9 @@ def torch_versions(name: str, device: str) -> dict[str, Callable[[], Callable[[t
         def other(iteration: str) -> Callable[[], Callable[[torch.Tensor], torch.Tensor]]:
             return lambda: sequence(Farneback(FarnebackParameters(), device=device, iteration=iteration))
 
-        def prior() -> Callable[[torch.Tensor], torch.Tensor]:
-            farneback = Farneback(FarnebackParameters(), device=device)
-
-            def call(frames: torch.Tensor) -> torch.Tensor:
-                cameras = torch.eye(3, device=device).expand(len(frames) - 1, 3, 3)
-                flow = torch.zeros(len(frames) - 1, 2, *frames.shape[1:], device=device)
-                return farneback.sequence_with_prior(frames, cameras, initial=flow)
-
-            return call
-
-        versions[PRIOR] = prior
         versions[COMPILED] = other("compiled")
         if device.startswith("cuda"):
-            versions["torch triton"] = other("triton")
+            versions["torch eager"] = other("eager")
     return versions
 
 

@@ -67,7 +67,7 @@ def speed(options: Options, report: Report) -> None:
     sizes = {"80x64": (64, 80)} if options.smoke else flow_benchmark.SIZES
     batches = [2] if options.smoke else [32, 128]
     end = time.monotonic() + 0.9 * options.seconds
-    skip = (flow_benchmark.COMPILED, flow_benchmark.PRIOR)
+    skip = (flow_benchmark.COMPILED,)
     bench = flow_benchmark.Bench(options.device, batches, 0 if options.smoke else 0.4, end, skip)
     for size in sizes.values():
         frames = flow_benchmark.texture(*size)

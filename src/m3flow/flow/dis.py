@@ -33,6 +33,7 @@ from torch import Tensor
 
 from m3flow.errors import BadInput
 from m3flow.flow.dis_refinement import refine
+from m3flow.flow.fused import kernels
 from m3flow.flow.image_ops import correlate, pad, pixel_grid, resize, resize_area, sample
 from m3flow.flow.parameters import DISParameters
 from m3flow.flow.torch_base import TorchEstimator
@@ -89,14 +90,22 @@ class DIS(TorchEstimator):
             levels.append(_shrink(levels[-1], levels[-1].shape[-2] // 2, levels[-1].shape[-1] // 2))
         flow = torch.zeros_like(levels[-1][0])[:, None].repeat(1, 2, 1, 1)
         for level, (one, two) in reversed(list(enumerate(levels))):
-            order = make_order(*one.shape[-2:], preset.stride, one.device)
-            sparse = _search(_Patches(one, two, order), flow, order, preset.steps // SWEEPS)
+            sparse = self._search(one, two, flow)
             flow = _densify(one, two, sparse, preset.stride)
             if preset.refinements:
                 flow = refine(one, two, flow, preset.refinements, EPSILON)
             if level > 0:
                 flow = resize(flow, *levels[level - 1].shape[-2:]) * 2
         return resize(flow, height, width) * 2**finest
+
+    def _search(self, one: Tensor, two: Tensor, flow: Tensor) -> Tensor:
+        """The patches' displacements [B, 2, R, C], from the dense flow [B, 2, H, W] of the coarser level."""
+        stride, steps = self._preset.stride, self._preset.steps // SWEEPS
+        fused = kernels("dis_triton", self.device)
+        if fused is None:
+            return eager_search(one, two, flow, stride, steps)
+        found: Tensor = fused.search(one, two, sobel(one), flow, stride, steps)
+        return found
 
 
 def _scales(height: int, width: int, finest: int) -> tuple[int, int]:
@@ -189,6 +198,14 @@ def make_order(height: int, width: int, stride: int, device: torch.device) -> Or
     return Order(stride=stride, grid=(rows, columns), diagonals=diagonals, **tensors)
 
 
+def sobel(frames: Tensor) -> Tensor:
+    """8 times the derivatives in x and in y: [B, H, W] -> [B, 2, H, W]."""
+    smooth, difference = [1.0, 2.0, 1.0], [-1.0, 0.0, 1.0]
+    along_x = correlate(correlate(frames, smooth, -2, "reflect"), difference, -1, "reflect")
+    along_y = correlate(correlate(frames, smooth, -1, "reflect"), difference, -2, "reflect")
+    return torch.stack((along_x, along_y), dim=1)
+
+
 class _Patches:
     """The patches of the first frames on a regular grid, and the second frames that they are searched in.
 
@@ -206,16 +223,8 @@ class _Patches:
     """
 
     def __init__(self, one: Tensor, two: Tensor, order: Order) -> None:
-        smooth, difference = [1.0, 2.0, 1.0], [-1.0, 0.0, 1.0]
-        gradient = torch.stack(
-            (
-                correlate(correlate(one, smooth, -2, "reflect"), difference, -1, "reflect"),
-                correlate(correlate(one, smooth, -1, "reflect"), difference, -2, "reflect"),
-            ),
-            dim=1,
-        )
         self.grey = _cut(one, order)
-        gradient = _cut(gradient, order)
+        gradient = _cut(sobel(one), order)
         # As in OpenCV, the structure tensor is that of the gradient before its mean is taken off.
         xx, yy = gradient.square().sum(-1).unbind(1)
         xy = (gradient[:, 0] * gradient[:, 1]).sum(-1)
@@ -252,8 +261,14 @@ def _residual(difference: Tensor) -> Tensor:
     return torch.addcmul(difference.square().sum(-1), total, total, value=-1 / difference.shape[-1])
 
 
-def _search(patches: _Patches, flow: Tensor, order: Order, steps: int) -> Tensor:
-    """The patches' displacements [B, 2, R, C], from the dense flow [B, 2, H, W] of the coarser level."""
+def eager_search(one: Tensor, two: Tensor, flow: Tensor, stride: int, steps: int) -> Tensor:
+    """The patches' displacements [B, 2, R, C], from the dense flow [B, 2, H, W] of the coarser level.
+
+    one, two: float32 [B, H, W], whole grey values.
+    stride: the distance of neighbouring patches; steps: descent steps of a patch in each sweep.
+    """
+    order = make_order(*one.shape[-2:], stride, one.device)
+    patches = _Patches(one, two, order)
     found = flow.flatten(2).index_select(2, order.middles)
     for neighbours, diagonals in (
         ((order.left, order.above), order.diagonals),

@@ -15,7 +15,7 @@ where d is the displacement.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -25,7 +25,8 @@ from torch import Tensor
 
 from m3flow.errors import UsageError
 from m3flow.flow.base import check_frames
-from m3flow.flow.farneback_iteration import Level, iterate, make_level, refine
+from m3flow.flow.farneback_iteration import iterate, make_level, refine
+from m3flow.flow.fused import kernels
 from m3flow.flow.image_ops import correlate, filter_bank, resize
 from m3flow.flow.parameters import FarnebackParameters
 from m3flow.flow.torch_base import TorchEstimator
@@ -39,9 +40,9 @@ SMALLEST_SIDE = 32  # no pyramid level is smaller
 class Farneback(TorchEstimator):
     """`cv2.calcOpticalFlowFarneback` in torch: batched, on any device.
 
-    iteration: how the iterations run. "eager": one torch operation after another, on any device;
-        "compiled": fused by `torch.compile` (the first call of a size takes up to a minute); "triton":
-        two fused kernels, on GPUs that Triton supports. The results differ by rounding.
+    iteration: how the iterations run. "auto": "triton" on a GPU where it works, else "eager". "eager": one torch
+        operation after another, on any device; "compiled": fused by `torch.compile` (the first call of a size
+        takes up to a minute); "triton": two fused kernels. The results differ by rounding.
     """
 
     name = "farneback"
@@ -53,18 +54,25 @@ class Farneback(TorchEstimator):
         parameters: FarnebackParameters,
         *,
         device: str,
-        iteration: Literal["eager", "compiled", "triton"] = "eager",
+        iteration: Literal["auto", "eager", "compiled", "triton"] = "auto",
     ) -> None:
         super().__init__(parameters, device=device)
         if not 0 < parameters.scale < 1:
             raise UsageError(f"estimator 'farneback': scale is {parameters.scale}; it must be in (0, 1)")
         if parameters.window < 2:
             raise UsageError(f"estimator 'farneback': window is {parameters.window}; it must be at least 2")
-        self._refine: Callable[..., Tensor]
-        if iteration == "triton":
-            self._refine = import_module("m3flow.flow.farneback_triton").refine
-        else:
-            self._refine = partial(refine, torch.compile(iterate) if iteration == "compiled" else iterate)
+        self._iteration = iteration
+
+    @cached_property
+    def _refine(self) -> Callable[..., Tensor]:
+        """The function that runs the iterations of a level."""
+        if self._iteration == "triton":
+            return import_module("m3flow.flow.farneback_triton").refine
+        if self._iteration == "auto":
+            fused = kernels("farneback_triton", self.device)
+            if fused is not None:
+                return fused.refine
+        return partial(refine, torch.compile(iterate) if self._iteration == "compiled" else iterate)
 
     def flow(self, previous: Tensor, current: Tensor) -> Tensor:
         return self._pyramid(torch.cat([previous, current]), len(previous))
@@ -75,65 +83,20 @@ class Farneback(TorchEstimator):
         check_frames(frames)
         return self.give_back(self._pyramid(self.bring(frames), step), like=frames)
 
-    @torch.no_grad()
-    def sequence_with_prior(
-        self, frames: Tensor, homographies: Tensor, *, initial: Tensor | None = None, step: int = 1
-    ) -> Tensor:
-        """The flow of each pair, regularised towards the camera's motion instead of towards zero.
-
-        In regions without texture Farnebäck's flow tends to 0, the solution of the regularised equations.
-        With the prior p(x) = H x - x it is d = p + solve(G, h - G p), which tends to p.
-
-        Parameters
-        ----------
-        frames: uint8 [F, H, W].
-        homographies: float [F - step, 3, 3], one per pair; maps a pixel (x, y, 1) of the previous frame to
-            the current frame.
-        initial: float32 [F - step, 2, H, W]; a single iteration at the finest level starts from this flow.
-            None: the whole pyramid from zero.
-        step: as in `sequence`.
-
-        Returns
-        -------
-        float32 [F - step, 2, H, W] on the estimator's device, the camera's motion included.
-        """
-        check_frames(frames)
-        frames, homographies = self.bring(frames), homographies.to(self.device)
-        if initial is None:
-            return self._pyramid(frames, step, homographies)
-        images = frames.to(torch.float32)
-        return self._level(images, step, 1.0, initial.to(self.device), homographies, iterations=1)
-
-    @torch.no_grad()
-    def with_prior(
-        self, previous: Tensor, current: Tensor, homographies: Tensor, *, initial: Tensor | None = None
-    ) -> Tensor:
-        """`sequence_with_prior` for pairs: uint8 [B, H, W] twice, homographies [B, 3, 3]."""
-        frames = torch.cat([self.bring(previous), self.bring(current)])
-        return self.sequence_with_prior(frames, homographies, initial=initial, step=len(previous))
-
-    def _pyramid(self, frames: Tensor, step: int, homographies: Tensor | None = None) -> Tensor:
+    def _pyramid(self, frames: Tensor, step: int) -> Tensor:
         """The flow from frame t to frame t + step for all t, coarse to fine."""
         p = self.parameters
         height, width = frames.shape[1:]
         images = frames.to(torch.float32)
         coarsest, *finer = reversed(level_scales(height, width, p.levels, p.scale))
-        flow = self._level(images, step, coarsest, None, homographies, p.iterations)
+        flow = self._level(images, step, coarsest, None)
         for scale in finer:
             flow = resize(flow, round(height * scale), round(width * scale)).mul_(1 / p.scale)
-            flow = self._level(images, step, scale, flow, homographies, p.iterations)
+            flow = self._level(images, step, scale, flow)
         return flow
 
-    def _level(
-        self,
-        images: Tensor,
-        step: int,
-        scale: float,
-        flow: Tensor | None,
-        homographies: Tensor | None,
-        iterations: int,
-    ) -> Tensor:
-        """The flow after `iterations` at one level; memory holds the expansions of this level only."""
+    def _level(self, images: Tensor, step: int, scale: float, flow: Tensor | None) -> Tensor:
+        """The flow after the iterations at one level; memory holds the expansions of this level only."""
         p = self.parameters
         height, width = images.shape[1:]
         h, w = round(height * scale), round(width * scale)
@@ -141,12 +104,9 @@ class Farneback(TorchEstimator):
         one, two = expansion[:-step], expansion[step:]
         level = make_level(h, w, 1 if p.gaussian else p.window**2, images.device)
         taps = gaussian(p.window // 2, 0.3 * (p.window // 2)) if p.gaussian else None
-        prior = None
-        if homographies is not None:
-            prior = homography_flow(homographies, level, height, width, scale)
         if flow is None:
-            flow = images.new_zeros(len(one), 2, h, w) if prior is None else prior
-        return self._refine(one, two, flow, level, p.window, taps, prior, iterations)
+            flow = images.new_zeros(len(one), 2, h, w)
+        return self._refine(one, two, flow, level, p.window, taps, p.iterations)
 
 
 def level_scales(height: int, width: int, levels: int, scale: float) -> list[float]:
@@ -205,18 +165,3 @@ def expand(images: Tensor, n: int, sigma: float) -> Tensor:
     in_y, in_xy = filter_bank(slope, [kernels.smooth, kernels.slope], -1)
     in_yy = correlate(curvature, kernels.smooth, -1)
     return torch.stack([in_x, in_y, in_xx, in_yy, in_xy], 1)
-
-
-def homography_flow(homographies: Tensor, level: Level, height: int, width: int, scale: float) -> Tensor:
-    """p(x) = H x - x in the pixels of a level: [B, 2, h, w]; `height` and `width` are the frames'."""
-    rows, columns = len(level.y), len(level.x)
-    x = (level.x + 0.5) * (width / columns) - 0.5
-    y = (level.y + 0.5) * (height / rows) - 0.5
-    h = homographies[:, :, :, None, None]
-    # Differences before products: H x and x are large and nearly equal, so H x - x would lose digits.
-    bend = h[:, 2, 0] * x + h[:, 2, 1] * y
-    across = (h[:, 0, 0] - h[:, 2, 2]) * x + h[:, 0, 1] * y + h[:, 0, 2] - bend * x
-    down = h[:, 1, 0] * x + (h[:, 1, 1] - h[:, 2, 2]) * y + h[:, 1, 2] - bend * y
-    motion = torch.stack([across, down], 1) / (bend + h[:, 2, 2])[:, None]
-    # A pixel on the horizon of the homography has no defined motion.
-    return motion.nan_to_num(0, 0, 0).mul_(scale).to(torch.float32)

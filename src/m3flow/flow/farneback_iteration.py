@@ -59,7 +59,6 @@ def iterate(
     level: Level,
     window: int,
     taps: list[float] | None,
-    prior: Tensor | None,
 ) -> Tensor:
     """The flow [B, 2, H, W] after one more iteration, from the expansions [B, 5, H, W] of both frames.
 
@@ -70,7 +69,7 @@ def iterate(
         equations = box_sum(box_sum(equations, window // 2, 2), window // 2, 3)
     else:
         equations = correlate(correlate(equations, taps, 2), taps, 3)
-    return solve(equations, prior)
+    return solve(equations)
 
 
 def linear_equations(one: Tensor, two: Tensor, flow: Tensor, level: Level) -> Tensor:
@@ -116,14 +115,9 @@ def box_sum(values: Tensor, radius: int, dim: int) -> Tensor:
     return total
 
 
-def solve(equations: Tensor, prior: Tensor | None) -> Tensor:
-    """The solution d [B, 2, H, W] of G d = h, regularised towards 0 or towards the prior p."""
+def solve(equations: Tensor) -> Tensor:
+    """The solution d [B, 2, H, W] of G d = h, regularised towards 0."""
     xx, yy, xy, right_x, right_y = equations.unbind(1)
-    if prior is not None:
-        px, py = prior.unbind(1)
-        right_x = right_x - xx * px - xy * py
-        right_y = right_y - xy * px - yy * py
     inverse = (xx * yy - xy * xy).add_(REGULARISATION).reciprocal_()
     solution = torch.stack([yy * right_x - xy * right_y, xx * right_y - xy * right_x], 1)
-    solution.mul_(inverse[:, None])
-    return solution if prior is None else solution.add_(prior)
+    return solution.mul_(inverse[:, None])

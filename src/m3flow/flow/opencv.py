@@ -68,19 +68,6 @@ class Farneback(OpenCVEstimator):
             flags,
         )
 
-    def finest_iteration(self, previous: np.ndarray, current: np.ndarray, start: np.ndarray) -> np.ndarray:
-        """One more iteration at full resolution from the flow `start`.
-
-        uint8 [H, W] twice, float32 [2, H, W] -> float32 [2, H, W].
-        """
-        p, full_resolution_only = self.parameters, 0  # OpenCV counts the levels besides the full resolution
-        flags = cv2.OPTFLOW_USE_INITIAL_FLOW | (cv2.OPTFLOW_FARNEBACK_GAUSSIAN if p.gaussian else 0)
-        flow = np.ascontiguousarray(start.transpose(1, 2, 0))
-        flow = cv2.calcOpticalFlowFarneback(
-            previous, current, flow, p.scale, full_resolution_only, p.window, 1, p.poly_n, p.poly_sigma, flags
-        )
-        return flow.transpose(2, 0, 1)
-
 
 class TVL1(OpenCVEstimator):
     """`cv2.optflow.DualTVL1OpticalFlow`."""

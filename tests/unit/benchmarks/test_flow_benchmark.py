@@ -25,6 +25,6 @@ def test_one_command_writes_rows_with_the_machine(tmp_path):
     rows = {(row["how"], row["batch"]): row for row in result["rows"]}
     assert ("opencv, 1 core", 1) in rows
     for batch in (1, 2):
-        row = rows["torch eager", batch]
+        row = rows["torch", batch]
         assert row["pairs_per_s"] > 0 and row["peak_memory_mib"] > 0
-    assert rows["torch eager", 1]["against_opencv"]["median"] < 1
+    assert rows["torch", 1]["against_opencv"]["median"] < 1

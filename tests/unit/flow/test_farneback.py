@@ -13,8 +13,7 @@ from skimage import data as textures
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from m3flow.errors import UsageError
-from m3flow.flow.farneback import Farneback, homography_flow
-from m3flow.flow.farneback_iteration import make_level
+from m3flow.flow.farneback import Farneback
 from m3flow.flow.opencv import Farneback as OpenCVFarneback
 from m3flow.flow.parameters import FarnebackParameters
 from support.flow_cases import DEMO_CLIPS, SHARED_CLIPS, clip_frames
@@ -202,75 +201,6 @@ def test_nothing_can_run_in_tf32():
 def test_impossible_parameters_are_refused(parameters):
     with pytest.raises(UsageError, match=next(iter(parameters))):
         ours(**parameters)
-
-
-IDENTITY = torch.eye(3)[None]
-CAMERA = torch.tensor([[1.01, 0.012, 3.4], [-0.009, 0.994, -2.2], [2e-5, -1e-5, 1.0]])[None]
-
-
-def test_prior_flow_is_where_the_homography_takes_the_pixels():
-    y, x = np.mgrid[:60, :81].astype(np.float32)
-    pixels = np.stack([x, y], -1)
-    expected = cv2.perspectiveTransform(pixels, CAMERA[0].numpy().astype(np.float64)) - pixels
-    found = homography_flow(CAMERA, make_level(60, 81, 1, torch.device("cpu")), 60, 81, 1.0)
-    assert np.abs(found[0].numpy().transpose(1, 2, 0) - expected).max() < 1e-4
-    halved = homography_flow(CAMERA, make_level(30, 40, 1, torch.device("cpu")), 60, 80, 0.5)
-    between = cv2.resize(expected[:, :80], (40, 30), interpolation=cv2.INTER_AREA) / 2
-    assert np.abs(halved[0].numpy().transpose(1, 2, 0) - between).max() < 1e-3
-
-
-def test_a_camera_at_rest_changes_nothing():
-    pair = [torch.from_numpy(frame) for frame in textured_pair(120, 160)]
-    assert torch.equal(ours().with_prior(*pair, IDENTITY), ours()(*pair))
-
-
-def test_one_iteration_from_an_initial_flow_is_opencvs():
-    previous, current = textured_pair(120, 160)
-    initial = opencv(iterations=1)(previous, current)
-    expected = cv2.calcOpticalFlowFarneback(
-        previous[0],
-        current[0],
-        initial[0].transpose(1, 2, 0).copy(),
-        0.5,
-        0,
-        13,
-        1,
-        5,
-        1.1,
-        cv2.OPTFLOW_USE_INITIAL_FLOW,
-    )
-    found = ours().with_prior(
-        torch.from_numpy(previous), torch.from_numpy(current), IDENTITY, initial=torch.from_numpy(initial)
-    )
-    assert difference(initial, expected.transpose(2, 0, 1)[None]).max() > 0.01, "the iteration does nothing"
-    assert_agrees(difference(found, expected.transpose(2, 0, 1)[None]))
-
-
-def test_the_prior_finds_the_camera_where_there_is_no_texture():
-    camera = CAMERA[0].numpy().astype(np.float64)
-    texture = cv2.GaussianBlur(textures.gravel(), (0, 0), 1)
-    texture[200:320, 150:300] = 128
-    moved = cv2.warpPerspective(texture, camera, texture.shape[::-1], flags=cv2.INTER_CUBIC)
-    window = np.s_[None, :360, :400]  # from the first pixel, so that the matrix holds as it is
-    pair = [torch.from_numpy(frame[window].copy()) for frame in (texture, moved)]
-    truth = homography_flow(CAMERA, make_level(360, 400, 1, torch.device("cpu")), 360, 400, 1.0)
-
-    def error(flow):
-        return difference(flow, truth)[:, 20:-20, 20:-20].mean()
-
-    plain = ours()(*pair)
-    assert error(plain) > 0.5
-    assert error(ours().with_prior(*pair, CAMERA, initial=plain)) < 0.1
-    assert error(ours().with_prior(*pair, CAMERA)) < 0.1
-
-
-def test_a_sequence_with_prior_is_the_pairs():
-    frames = torch.from_numpy(crops(4)[0])
-    cameras = torch.cat([CAMERA, IDENTITY, CAMERA.inverse()])
-    for initial in (None, ours().sequence(frames)):
-        together = ours().sequence_with_prior(frames, cameras, initial=initial)
-        pairs = ours().with_prior(frames[:-1], frames[1:], cameras, initial=initial)
-        assert torch.allclose(together, pairs, atol=1e-4)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")

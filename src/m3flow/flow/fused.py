@@ -1,0 +1,46 @@
+"""Fused Triton kernels where they work, found out by trying them."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import torch
+
+log = logging.getLogger("m3flow")
+
+
+@cache
+def kernels(module: str, device: str) -> Any | None:
+    """The module `m3flow.flow.<module>` of Triton kernels if they work on the device; None for torch operations.
+
+    Tried at the first call: the module's `try_out` compiles and runs them on a small example and compares the result
+    with that of torch operations. Where that fails (no Triton, an unsupported GPU, no compiler), the log says why.
+    """
+    if torch.device(device).type != "cuda":
+        return None
+    try:
+        found = import_module(f"m3flow.flow.{module}")
+        found.try_out(device)
+    except torch.OutOfMemoryError:
+        raise  # for a smaller batch; tried again with the next one
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        log.warning(
+            "%s: no fused kernels, torch operations take several times longer: %s: %s",
+            device,
+            type(error).__name__,
+            first_line,
+        )
+        return None
+    log.info("%s: fused kernels of %s", device, module)
+    return found
+
+
+def compare(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    """Raises RuntimeError if results differ by more than rounding."""
+    worst = float((found - expected).abs().max())
+    if not worst <= tolerance:
+        raise RuntimeError(f"the results differ from those of torch operations by {worst:.2g} px")

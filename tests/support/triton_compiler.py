@@ -1,0 +1,52 @@
+"""Triton kernels compiled for GPUs that are not here, as a GPU would have them: with aligned pointers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+INTEGERS = ("height", "width", "rows", "columns", "stride", "steps", "in_stripe")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """binary: whether there is one; registers: of a thread; spilled: bytes of its stack; vector_loads: of 4 values."""
+
+    binary: bool
+    registers: int
+    spilled: int
+    vector_loads: int
+
+
+def compiled(
+    kernel: Any, target: tuple[str, Any, int], folder: Path, warps: int = 4, **constants: Any
+) -> Compiled:
+    """The kernel compiled for a target such as ("cuda", 90, 32): compute capability 9.0, warps of 32 threads."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature = {name: "constexpr" if name in constants else "*fp32" for name in kernel.arg_names}
+    signature.update({name: "i32" for name in kernel.arg_names if name in INTEGERS})
+    # torch allocates at multiples of 16 bytes and more, and Triton specialises for sizes that are multiples of 16:
+    # 320 and 240 are.
+    aligned = [
+        (position,)
+        for position, name in enumerate(kernel.arg_names)
+        if signature[name].startswith("*") or name in ("height", "width")
+    ]
+    attributes = {place: [["tt.divisibility", 16]] for place in aligned}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    result = triton.compile(source, target=GPUTarget(*target), options={"num_warps": warps})
+    if target[0] != "cuda":
+        return Compiled(bool(result.asm["hsaco"]), 0, 0, 0)
+    file = folder / "kernel.cubin"
+    file.write_bytes(result.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    usage = subprocess.run([tool, "--dump-resource-usage", file], capture_output=True, text=True, check=True)
+    registers, stack = map(int, re.findall(r"REG:(\d+) STACK:(\d+)", usage.stdout)[0])
+    vectors = len(re.findall(r"ld\.global[.\w:]*\.v4", result.asm["ptx"]))
+    return Compiled(bool(result.asm["cubin"]), registers, stack, vectors)
