@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from m3flow.camera.backward import backward_flow
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.camera.selection import Selection
+from m3flow.camera.selection_of_clips import select_clips
 from m3flow.errors import UsageError
 from m3flow.flow import ESTIMATORS
 from m3flow.flow import estimator as make_estimator
@@ -176,12 +177,14 @@ class MotionTargets(nn.Module):
     def _selection(self, estimator: MotionEstimator, grey: Tensor, clips: int) -> Selection:
         """The camera of every pair, each clip a video of its own."""
         candidates = estimator.candidates(grey, clips * self.flow.step)
-        size = (grey.shape[1], grey.shape[2])
-        decisions = []
-        for clip in range(clips):
-            selector = estimator.selector(size, self.flow.step)
-            decisions.append(selector.push(candidates[clip::clips]) + selector.finish())
-        return Selection.of([one for pair in zip(*decisions, strict=True) for one in pair])
+        return select_clips(
+            candidates,
+            clips,
+            (grey.shape[1], grey.shape[2]),
+            step=self.flow.step,
+            find_cuts=estimator.cuts,
+            threshold=estimator.confidence,
+        )
 
     def _track(
         self, grey: Tensor, levels: Tensor, homographies: Tensor | None, trips: Tensor | None, clips: int

@@ -51,7 +51,7 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.change)
 
-    def __getitem__(self, pairs: slice) -> Candidates:
+    def __getitem__(self, pairs: slice | np.ndarray) -> Candidates:
         return Candidates(*(getattr(self, field.name)[pairs] for field in fields(self)))
 
     @staticmethod

@@ -33,3 +33,12 @@ def is_cut(changes: Sequence[float], pair: int, step: int) -> bool:
     """
     around = [changes[t] for t in (pair - step, pair + step) if 0 <= t < len(changes)]
     return bool(around) and changes[pair] > max(SMALLEST_CHANGE, RATIO * max(around))
+
+
+def are_cuts(changes: np.ndarray, step: int) -> np.ndarray:
+    """`is_cut` for every pair of several videos: float32 [B, T] -> bool [B, T]."""
+    around = np.full((2, *changes.shape), -np.inf, changes.dtype)
+    around[0, :, step:] = changes[:, :-step]
+    around[1, :, :-step] = changes[:, step:]
+    largest = around.max(axis=0)
+    return (changes > np.maximum(SMALLEST_CHANGE, RATIO * largest)) & np.isfinite(largest)

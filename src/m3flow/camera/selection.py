@@ -66,10 +66,10 @@ def log_probabilities(candidates: Candidates) -> np.ndarray:
     score[:, 0] += STANDING_STILL_RIM * np.sqrt(still[:, UPPER_RIM] + still[:, LOWER_SIDES])
     score[:, 0] += STANDING_STILL_BOTTOM * np.sqrt(still[:, BOTTOM])
     score[:, :-1][~candidates.valid] = -np.inf
-    return _normalised(score)
+    return normalised(score)
 
 
-def _normalised(scores: np.ndarray) -> np.ndarray:
+def normalised(scores: np.ndarray) -> np.ndarray:
     """Log-probabilities that sum to 1 over the last axis."""
     return scores - np.logaddexp.reduce(scores, axis=-1, keepdims=True)
 
@@ -83,7 +83,7 @@ def transitions(candidates: Candidates) -> np.ndarray:
     scores[:, :-1, :-1] = np.where(candidates.valid[1:, None], SWITCHING * (overlap - 1), -np.inf)
     scores[:, -1, -1] = 0
     scores[:, -1, :-1][~candidates.valid[1:]] = -np.inf
-    scores = _normalised(scores)
+    scores = normalised(scores)
     scores[:, 0, 0] += STANDING * standing
     return scores
 
@@ -130,6 +130,9 @@ class Selection:
 
     def __len__(self) -> int:
         return len(self.cut)
+
+    def __getitem__(self, pairs: slice | np.ndarray) -> Selection:
+        return Selection(*(getattr(self, item.name)[pairs] for item in fields(self)))
 
     def reversed(self) -> Selection:
         """The pairs in reversed order."""
@@ -231,8 +234,8 @@ class Selector:
         forward = pair.log_probabilities
         if self._forward is not None:
             forward = forward + np.logaddexp.reduce(self._forward[:, None] + pair.transition, axis=0)
-        self._forward = _normalised(forward)
-        probabilities = np.exp(_normalised(self._forward + backward))[:-1]
+        self._forward = normalised(forward)
+        probabilities = np.exp(normalised(self._forward + backward))[:-1]
         slow = pair.motion <= SLOW
         probabilities[0] = probabilities[slow].sum()
         chosen = int(probabilities.argmax())

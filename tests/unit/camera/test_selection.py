@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from m3flow.camera import MotionEstimator, camera_flow
+from m3flow.camera.candidates import COUNT, Candidates
 from m3flow.camera.cuts import change, is_cut
+from m3flow.camera.selection import Selection, Selector
+from m3flow.camera.selection_of_clips import select_clips
 from m3flow.flow import estimator
 from m3flow.scoring.camera_pairs import camera_pair
 from m3flow.scoring.scenes import SCENES, make_scene
@@ -114,3 +117,47 @@ def test_below_the_confidence_that_is_asked_for_the_flow_is_whole(backend):
     assert not refused.accepted.any() and refused.confidence == pytest.approx(sure.confidence)
     whole = motion_estimator(backend, camera="none")(frames)
     np.testing.assert_array_equal(np.asarray(refused.flow), np.asarray(whole.flow))
+
+
+def random_candidates(pairs: int, seed: int) -> Candidates:
+    """Evidence in which candidates compete, of shots with cuts, bars, still frames and pairs without matches."""
+    random = np.random.default_rng(seed)
+    found = Candidates.empty(pairs)
+    moved = np.tile(np.eye(3), (pairs, COUNT, 1, 1))
+    moved[:, 1:, :2, 2] = random.normal(0, 2, (pairs, COUNT - 1, 2)) * random.choice([0.02, 1], (pairs, 1, 1))
+    valid = random.random((pairs, COUNT)) < 0.8
+    valid[:, 0] = True
+    matches = np.rint(random.uniform(0, 4, found.matches.shape) * random.choice([0.1, 1], (pairs, 1, 1)))
+    share = random.random(found.support.shape) * valid[..., None, None]
+    support = share * matches[:, None] * random.choice([0.3, 1], (pairs, COUNT, 1, 1))
+    bars = random.choice([0, 6, 60], 4) + random.choice([0, 3], (pairs, 4))
+    return Candidates(
+        np.where(valid[..., None, None], moved, np.eye(3)),
+        valid,
+        matches.astype(np.float32),
+        support.astype(np.float32),
+        (support[:, 0] * random.random((pairs, 1, 1))).astype(np.float32),
+        (random.random(found.photometric.shape) * valid[..., None, None]).astype(np.float32),
+        bars.astype(np.int32),
+        random.choice([0.01, 0.1, 0.9], pairs, p=[0.6, 0.3, 0.1]).astype(np.float32),
+        random.random(pairs) < 0.1,
+    )
+
+
+@pytest.mark.parametrize("find_cuts", [True, False])
+@pytest.mark.parametrize(("pairs", "step"), [(40, 1), (17, 3), (5, 1), (2, 2), (1, 1)])
+def test_clips_are_decided_together_as_each_alone(pairs: int, step: int, find_cuts: bool) -> None:
+    size, clips = (96, 128), 7
+    every = [random_candidates(pairs, seed) for seed in range(clips)]
+    expected = []
+    for candidates in every:
+        selector = Selector(size, step=step, find_cuts=find_cuts)
+        expected.append(Selection.of(selector.push(candidates) + selector.finish()))
+    in_turn = np.arange(clips * pairs).reshape(clips, pairs).T.ravel()
+    found = select_clips(Candidates.joined(every)[in_turn], clips, size, step=step, find_cuts=find_cuts)
+    for clip, alone in enumerate(expected):
+        for name in ("homographies", "accepted", "confidence", "cut", "bars"):
+            np.testing.assert_array_equal(getattr(found[clip::clips], name), getattr(alone, name), name)
+    if pairs == 40:
+        moves = (found.homographies != np.eye(3)).any(axis=(1, 2))
+        assert 0.1 < moves.mean() < 0.9 and found.cut.any() == find_cuts and (found.bars > 0).any()
