@@ -52,7 +52,7 @@ class MotionTargets(nn.Module):
     Of the same frames the results are those of the trajectory files that `m3flow` makes on this device with the same
     settings and lossless flow. Batched over clips: one clip's result does not depend on the others. With camera "none"
     and without cuts the host does not wait for a GPU, except with an estimator that stops pair by pair (tvl1). Cameras
-    and cuts are decided on the host, clip by clip, from a few numbers for each pair.
+    and cuts are decided on the host, for all clips together, from a few numbers for each pair.
 
     Convention
     ----------
@@ -137,7 +137,10 @@ class MotionTargets(nn.Module):
         clips = len(frames)
         with torch.autocast(frames.device.type, enabled=False):
             grey = self._grey(frames)
-            levels, homographies, trips = self._levels(grey, clips)
+            pictures = grey
+            if ESTIMATORS[self.flow.estimator].colour and frames.ndim == 5:
+                pictures = frames.permute(1, 0, 3, 4, 2).flatten(0, 1)
+            levels, homographies, trips = self._levels(pictures, clips)
             windows = self._track(grey, levels, homographies, trips, clips)
         return self._targets(windows, homographies, clips)
 
@@ -158,29 +161,29 @@ class MotionTargets(nn.Module):
             frames = ((weighted + (1 << GREY_SHIFT - 1)) >> GREY_SHIFT).to(torch.uint8)
         return frames.transpose(0, 1).flatten(0, 1)
 
-    def _levels(self, grey: Tensor, clips: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _levels(self, frames: Tensor, clips: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Levels uint8 [(T − step) · B, 2, H, W], homographies, round trips; pairs are `clips` · step frames apart."""
-        estimator, step = self._estimator(grey.device), clips * self.flow.step
-        selection = self._selection(estimator, grey, clips) if estimator.looks_ahead else None
-        motion = estimator(grey, step, selection)
+        estimator, step = self._estimator(frames.device), clips * self.flow.step
+        selection = self._selection(estimator, frames, clips) if estimator.looks_ahead else None
+        motion = estimator(frames, step, selection)
         flow: Any = motion.flow
         homographies = None
         if motion.homographies is not None:
-            homographies = torch.from_numpy(motion.homographies).to(grey.device)
+            homographies = torch.from_numpy(motion.homographies).to(frames.device)
         trips: Any = None
         if self.settings.confidence == "forward-backward":
-            back = backward_flow(estimator.estimator, grey, step, homographies)
+            back = backward_flow(estimator.estimator, frames, step, homographies)
             trips = round_trip(flow, back)
         quantisation = replace(self.quantisation, step=step)
         return quantisation.stored(flow), homographies, trips  # type: ignore[return-value]
 
-    def _selection(self, estimator: MotionEstimator, grey: Tensor, clips: int) -> Selection:
+    def _selection(self, estimator: MotionEstimator, frames: Tensor, clips: int) -> Selection:
         """The camera of every pair, each clip a video of its own."""
-        candidates = estimator.candidates(grey, clips * self.flow.step)
+        candidates = estimator.candidates(frames, clips * self.flow.step)
         return select_clips(
             candidates,
             clips,
-            (grey.shape[1], grey.shape[2]),
+            (frames.shape[1], frames.shape[2]),
             step=self.flow.step,
             find_cuts=estimator.cuts,
             threshold=estimator.confidence,
@@ -237,10 +240,6 @@ class MotionTargets(nn.Module):
     def _estimator(self, device: torch.device) -> MotionEstimator:
         """The estimator of a device: copies of this module (`DataParallel`) run on others."""
         name = str(device)
-        if ESTIMATORS[self.flow.estimator].colour:
-            raise UsageError(
-                f"estimator {self.flow.estimator} takes colour frames, and MotionTargets makes grey ones"
-            )
         if name not in self._estimators:
             made = make_estimator(self.flow.estimator, backend="torch", device=name, **self.flow.parameters)
             self._estimators[name] = MotionEstimator(made, camera=self.flow.camera, cuts=self.flow.cuts)
