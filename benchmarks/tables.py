@@ -226,6 +226,17 @@ LOADER_RATIOS = {
 }
 
 
+def live() -> str:
+    """Clips per second of `MotionTargets` on one core."""
+    stored = _read("live-cpu.json")
+    rates: dict[str, dict[int, str]] = {}
+    for row in stored["rows"]:
+        rates.setdefault(row["what"], {})[row["batch"]] = f"{1000 / row['ms_per_clip']:.2f}"
+    batches = list(next(iter(rates.values())))
+    head = ["clips per second and core", *(f"batches of {batch}" for batch in batches)]
+    return _table(head, [[name, *of.values()] for name, of in rates.items()]) + f"\n\n{_where(stored)}"
+
+
 def packing() -> str:
     """What packs do to the number of files, and what kills did to packs."""
     stored = _read("packs.json")
@@ -250,7 +261,7 @@ PAGES = {
     },
     "docs/datasets.md": {"data_sets": data_sets},
     "docs/formats.md": {"storage": codecs, "codecs": candidates, "forms": forms, "packing": packing},
-    "docs/training.md": {"loaders": loaders},
+    "docs/training.md": {"loaders": loaders, "live": live},
     "docs/estimators.md": {
         "accuracy": accuracy,
         "large-motion": large_motion,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from m3flow.errors import BadInput, UsageError
+from m3flow.experiment.config import Experiment
+from m3flow.experiment.jobs import due
 from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
@@ -194,6 +197,26 @@ def test_a_run_goes_on_from_packs(made: Path, out: Outputs) -> None:
     with Extractor(longer) as extractor:
         assert [extractor(video).status for video in every] == ["done"] * 4
     assert out.trajectories("set/a.mkv", 2).is_file()
+
+
+def test_packs_alone_tell_that_nothing_is_left(made: Path, out: Outputs) -> None:
+    """Without single files and without records, as after copying packs to another cluster."""
+    pack_shard(out, "list.csv", "00000", videos(made), LENGTH, remove=True)
+    shutil.rmtree(out.folder / "records", ignore_errors=True)
+    for folder in (out.flows, out.trajs):
+        shutil.rmtree(folder)
+    config = {"videos": str(made / "list.csv"), "root": str(made), "output": str(out.folder)}
+    config |= {
+        "layout": {"parts": 2},
+        "trajectories": {"length": LENGTH},
+        "shard": {"videos": 4, "pack": True},
+    }
+    for estimator, left in (("dis", []), ("farneback", ["00000"])):
+        flow = {"estimator": estimator, "camera": "none"}
+        found = due(Experiment.of({**config, "flow": flow}), "shard")
+        assert found.units["flow"] == left and found.videos == 4 * len(left)
+        if not left:
+            assert not any(found.units.values())
 
 
 def test_readers_see_packed_files(made: Path, out: Outputs) -> None:

@@ -192,8 +192,15 @@ def test_packs_of_another_division_are_refused(shards: Shards) -> None:
     shards.command("pack", "--config", "config.yaml", "--size", "5")
     shards.config["shard"] = {"videos": 3, "pack": True}
     said = shards.run("--dry-run", status=1)
-    assert "set/a/v3.mkv is in out/packs/list.txt/00000.tar, not in the pack of its shard" in said
+    told = (
+        "set/a/v3.mkv is in out/packs/list.txt/00000.tar, not in the pack out/packs/list.txt/00001: the list"
+    )
+    assert told in said
+    assert told in shards.command("pack", "--config", "config.yaml", "--size", "3", status=2)
     assert len(shards.files()) == 3 * 7
+    shards.command("pack", "--config", "config.yaml", "--size", "5", "--remove")
+    said = shards.command("pack", "--config", "config.yaml", "--size", "3")
+    assert "pack: 7 of 7 videos in packs" in said and shards.jobs() == {}
 
 
 def test_a_failure_of_ours_fails_its_job_after_the_rest(shards: Shards) -> None:

@@ -70,16 +70,22 @@ def pack(
 
 def _pack(experiment: Experiment, size: int, remove: bool) -> int:
     """Pack all videos of an experiment and report it; returns the exit status."""
-    from m3flow.packs.packing import pack_shard
+    from m3flow.experiment.shards import shard_name
+    from m3flow.packs.packing import pack_shard, to_pack
+    from m3flow.packs.store import Packs
 
     console = Console(stderr=True)
     listed, outputs = experiment.videos.read(), experiment.outputs
+    packs = Packs(outputs)
     packed, missing, damaged, removed = 0, list[str](), 0, 0
     for number, first in enumerate(range(0, len(listed), size)):
         videos = listed[first : first + size]
-        length = experiment.trajectories.length
+        name, length = experiment.videos.name, experiment.trajectories.length
+        for video in videos:
+            if video.name in packs and to_pack(outputs, video.name, length, packs.videos[video.name][1]):
+                packs.require_no_other(video.name, outputs.pack_table(name, shard_name(number)))
         try:
-            done = pack_shard(outputs, experiment.videos.name, f"{number:05d}", videos, length, remove=remove)
+            done = pack_shard(outputs, name, shard_name(number), videos, length, remove=remove)
         except BadInput as error:
             damaged += 1
             _say(console, f"wrong: {error}")
@@ -88,8 +94,9 @@ def _pack(experiment: Experiment, size: int, remove: bool) -> int:
             _say(console, f"wrong: {problem}")
         state = "written" if done.written else "complete"
         _say(console, f"{done.table.with_suffix('')}: {len(done.videos)} videos, {state}")
-        packed += len(done.videos)
-        missing += done.missing
+        elsewhere = [video for video in done.missing if video in packs]
+        packed += len(done.videos) + len(elsewhere)
+        missing += [video for video in done.missing if video not in packs]
         damaged += len(done.damaged)
         removed += done.removed
     text = f"pack: {packed} of {len(listed)} videos in packs"

@@ -13,7 +13,7 @@ from m3flow.experiment.config import Experiment
 from m3flow.experiment.remaining import Listing
 from m3flow.experiment.shards import plan_of, shard_videos
 from m3flow.extraction.run import log, log_to
-from m3flow.layout import pack_tars, trajectory_suffix
+from m3flow.layout import trajectory_suffix
 from m3flow.packs.archive import pyarrow
 from m3flow.packs.packing import pack_shard, to_pack
 from m3flow.packs.store import Packs
@@ -36,20 +36,13 @@ def shards_to_pack(
     ending = trajectory_suffix(length)
     found = set[str]()
     for video in videos:
-        shard, (tar, packed) = shard_of(video), packs.videos.get(video.name, (None, None))
+        shard, (_, packed) = shard_of(video), packs.videos.get(video.name, (None, None))
         made = video.name in flows or video.name + ending in trajs
         if video.name not in left and (
             shard in found or not made or not to_pack(outputs, video.name, length, packed)
         ):
             continue
-        if (
-            tar is not None
-            and tar not in pack_tars(outputs.pack_table(experiment.videos.name, shard)).values()
-        ):
-            raise UsageError(
-                f"{video.name} is in {tar}, not in the pack of its shard: the list was packed in another division; "
-                "go on with m3flow pack, or with the former shard.videos"
-            )
+        packs.require_no_other(video.name, outputs.pack_table(experiment.videos.name, shard))
         found.add(shard)
     return sorted(found)
 

@@ -8,8 +8,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
-from m3flow.errors import BadInput
-from m3flow.layout import FLOW_FILES, PACKED_TRAJECTORIES, Outputs
+from m3flow.errors import BadInput, UsageError
+from m3flow.layout import FLOW_FILES, PACKED_TRAJECTORIES, Outputs, pack_tars
 from m3flow.packs.archive import Packed, read_member, read_table
 
 UNPACKED_AT_ONCE = 64
@@ -52,6 +52,14 @@ class Packs:
 
     def has_trajectories(self, name: str, length: int) -> bool:
         return self.has(name, PACKED_TRAJECTORIES) and self.videos[name][1].length == length
+
+    def require_no_other(self, name: str, table: Path) -> None:
+        """Raises UsageError for a video that is in another pack than that of a table: its results would be twice."""
+        if name in self.videos and (tar := self.videos[name][0]) not in pack_tars(table).values():
+            raise UsageError(
+                f"{name} is in {tar}, not in the pack {table.with_suffix('')}: the list was packed in another "
+                "division; pack it in the former one (shard.videos, or --size of m3flow pack)"
+            )
 
     def content(self, name: str) -> Iterator[tuple[str, bytes]]:
         """(name after the key, bytes) of every file of a packed video; raises BadInput if one is damaged."""
