@@ -15,6 +15,7 @@ from m3flow.camera.selection_of_clips import select_clips
 from m3flow.errors import UsageError
 from m3flow.flow import ESTIMATORS
 from m3flow.flow import estimator as make_estimator
+from m3flow.flow.transfer import constant, to_device
 from m3flow.results.quantisation import Quantisation
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectories.confidence import Evidence, round_trip
@@ -109,9 +110,7 @@ class MotionTargets(nn.Module):
         )
         self.stride = stride
         levels = self.quantisation.table
-        self.register_buffer(
-            "_table", levels if levels is None else torch.from_numpy(levels), persistent=False
-        )
+        self._table = None if levels is None else tuple(levels.tolist())
         self._estimators: dict[str, MotionEstimator] = {}
         self._estimator(torch.device("cpu"))
 
@@ -169,7 +168,7 @@ class MotionTargets(nn.Module):
         flow: Any = motion.flow
         homographies = None
         if motion.homographies is not None:
-            homographies = torch.from_numpy(motion.homographies).to(frames.device)
+            homographies = to_device(motion.homographies, frames.device)
         trips: Any = None
         if self.settings.confidence == "forward-backward":
             back = backward_flow(estimator.estimator, frames, step, homographies)
@@ -197,13 +196,13 @@ class MotionTargets(nn.Module):
         length = settings.length
         starts = window_starts(len(levels) // clips, length, "trajs_dense", step)[:: self.stride]
         # Only the pairs read by the windows, by step: [L, windows, clips, …]; one step more for frames.
-        numbers = torch.tensor(starts)[None] + step * torch.arange(length + 1)[:, None]
+        numbers = tuple(tuple(start + step * ahead for start in starts) for ahead in range(length + 1))
 
         def read(array: Tensor, steps: int) -> Tensor:
             if self.stride == 1:
                 return array
             of_frames = array.unflatten(0, (-1, clips))
-            return of_frames[numbers[:steps].to(array.device)].flatten(0, 2)
+            return of_frames[constant(numbers[:steps], array.device, torch.int64)].flatten(0, 2)
 
         evidence = None
         spacing = clips * (step if self.stride == 1 else len(starts))
@@ -216,7 +215,7 @@ class MotionTargets(nn.Module):
             length=length,
             tracking=settings.tracking,
             step=spacing,
-            table=self._table,  # type: ignore[arg-type]
+            table=None if self._table is None else constant(self._table, levels.device),
             homographies=read_homographies if settings.track == "pixels" else None,
             evidence=evidence,
         )
