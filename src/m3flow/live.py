@@ -17,7 +17,7 @@ from m3flow.flow import ESTIMATORS
 from m3flow.flow import estimator as make_estimator
 from m3flow.flow.transfer import constant, to_device
 from m3flow.results.quantisation import Quantisation
-from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.settings import BACKWARD, FlowSettings, TrajectorySettings
 from m3flow.trajectories.confidence import Evidence, round_trip
 from m3flow.trajectories.tracking import Windows, follow, window_starts
 
@@ -97,6 +97,8 @@ class MotionTargets(nn.Module):
         super().__init__()
         if stride < 1:
             raise UsageError(f"stride is {stride}; it must be 1 or more")
+        if step < 1:
+            raise UsageError(BACKWARD.format(step))
         self.flow = FlowSettings(
             estimator=estimator,
             parameters=parameters or {},

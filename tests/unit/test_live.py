@@ -287,7 +287,7 @@ def test_wrong_clips_and_parameters_are_refused(clips: np.ndarray) -> None:
             module(frames)
     with pytest.raises(ValueError, match="4 frames or more"):
         module(torch.from_numpy(clips[:, :3]))
-    for wrong in ({"stride": 0}, {"length": 0}, {"estimator": "raft9"}, {"camera": "pan"}):
+    for wrong in ({"stride": 0}, {"length": 0}, {"step": -1}, {"estimator": "raft9"}, {"camera": "pan"}):
         with pytest.raises(UsageError):
             MotionTargets(**wrong)  # type: ignore[arg-type]
     assert "dis" in repr(module)

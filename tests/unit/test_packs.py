@@ -171,6 +171,18 @@ def test_results_made_again_take_only_their_own_place(made: Path, out: Outputs) 
     ]
 
 
+def test_frames_join_what_is_packed(made: Path, out: Outputs) -> None:
+    every, before = videos(made), content(out.folder)
+    pack(out, every, remove=True)
+    frame = out.frames("set/a.mkv") / "img_00000.jpg"
+    frame.parent.mkdir(parents=True)
+    frame.write_bytes(b"a picture")
+    rows = read_table(pack(out, every, remove=True).table).videos
+    row = next(row for row in rows if row.video == "set/a.mkv")
+    assert unpacked(out) == before | {str(frame.relative_to(out.folder)): b"a picture"}
+    assert (row.frames, row.width) == (9, 64) and row.motion
+
+
 def test_trajectories_of_two_lengths_do_not_replace_each_other(made: Path, out: Outputs) -> None:
     every, before = videos(made), content(out.folder)
     pack(out, every, remove=True)

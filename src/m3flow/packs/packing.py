@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from m3flow.errors import BadInput
-from m3flow.layout import PACKED_TRAJECTORIES, Outputs
+from m3flow.layout import FRAMES, PACKED_TRAJECTORIES, Outputs
 from m3flow.packs.archive import (
     ABOUT,
     COPY_BYTES,
@@ -120,17 +120,26 @@ def to_pack(outputs: Outputs, name: str, length: int, packed: Packed | None) -> 
 def _merged(
     tar: Path, packed: Packed | None, described: Packed, single: dict[str, Path]
 ) -> tuple[Packed, Content]:
-    """A sample of the single files and of what is packed already. Flow comes as a whole, in one form."""
+    """A sample of the single files and of what is packed already. A product comes as a whole, flow in one form."""
     if packed is None:
         return described, dict(single)
-    has_flow = bool(single.keys() - {PACKED_TRAJECTORIES})
+    made = set(map(_product, single))
     _, content = _kept(tar, packed)
-    kept = {name: source for name, source in content.items() if name == PACKED_TRAJECTORIES or not has_flow}
+    kept = {name: source for name, source in content.items() if _product(name) not in made}
     if PACKED_TRAJECTORIES in kept:
         described.length = packed.length
-    # Only flow has the statistics of the motion.
+    # Frames alone say nothing of the video.
     described.motion = described.motion or packed.motion
+    for name in ("frames", "width", "height"):
+        setattr(described, name, getattr(described, name) or getattr(packed, name))
     return described, {**kept, **single}
+
+
+def _product(member: str) -> str:
+    """What a file of a sample belongs to."""
+    if member == PACKED_TRAJECTORIES:
+        return "trajectories"
+    return "frames" if member.startswith(f"{FRAMES}/") else "flow"
 
 
 def _existing(table: Path) -> tuple[Path, dict[str, Packed]]:
@@ -165,7 +174,7 @@ def _described(video: Video, flow: Path, single: dict[str, Path], length: int) -
     made: dict[str, Any] = {}
     if PACKED_TRAJECTORIES in single:
         made = read_made(single[PACKED_TRAJECTORIES])
-    if single.keys() - {PACKED_TRAJECTORIES}:
+    if any(_product(name) == "flow" for name in single):
         made = read_provenance(flow)
     source, motion = made.get("source", {}), made.get("motion", {})
     return Packed(
