@@ -17,6 +17,7 @@ from m3flow.extraction.gpu_errors import DeviceLost
 from m3flow.extraction.process_pool import UNRESPONSIVE, Channel, Workers
 from m3flow.extraction.work import Work, limit_threads
 from m3flow.flow.device import gpu_count
+from m3flow.flow.speed import faster_on_gpu
 from m3flow.results.records import Record, timestamp
 from m3flow.system import available_cores, exit_with_parent
 from m3flow.videos.decoder import CRASHES
@@ -62,7 +63,7 @@ def worker_config(work: Work, videos: int, workers: int = 0, gpus: int = 0) -> W
 
 
 def devices_of(work: Work, gpus: int = 0) -> tuple[str, ...]:
-    """The devices of a run: GPUs if requested or, for flow, if available; 0 GPUs means all.
+    """The devices of a run: GPUs if requested or, for flow, if faster than the cores; 0 GPUs means all.
 
     Raises UsageError for more GPUs than available, or GPUs for a device that is not a GPU.
     """
@@ -86,7 +87,20 @@ def devices_of(work: Work, gpus: int = 0) -> tuple[str, ...]:
         raise UsageError(f"--gpus {gpus}: torch sees {count} GPU(s) here")
     if count == 0:
         return (work.device,)
+    if not gpus and _cores_are_faster(work, count):
+        return ("cpu",)
     return tuple(f"cuda:{index}" for index in range(gpus or count))
+
+
+def _cores_are_faster(work: Work, gpus: int) -> bool:
+    """Whether the choice is open and this job's cores with OpenCV are faster than its GPUs."""
+    if work.flow is None or (work.backend, work.device) != ("auto", "auto"):
+        return False
+    from m3flow.flow import ESTIMATORS
+
+    if not {"opencv", "torch"} <= ESTIMATORS[work.flow.estimator].backends.keys():
+        return False
+    return not faster_on_gpu(work.flow.estimator, work.flow.parameters, gpus=gpus, cores=available_cores())
 
 
 def run(

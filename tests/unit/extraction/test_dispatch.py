@@ -31,6 +31,7 @@ SLOW = FlowSettings(estimator="farneback", parameters={"iterations": 200}, camer
 def on_machine(monkeypatch: pytest.MonkeyPatch, cores: int, gpus: int) -> None:
     monkeypatch.setattr(dispatch, "available_cores", lambda: cores)
     monkeypatch.setattr(dispatch, "gpu_count", lambda: gpus)
+    monkeypatch.setattr(dispatch, "faster_on_gpu", lambda *_, **__: True)
 
 
 def job(flow: FlowSettings | None = FAST, **how: Any) -> Work:
