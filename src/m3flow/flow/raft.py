@@ -35,9 +35,7 @@ class RAFT(TorchEstimator):
         network = getattr(torchvision_flow(), self.name)()
         network.load_state_dict(_state(self.name, parameters.weights))
         self._network = network.to(device).eval()
-        self._bfloat16 = parameters.precision == "bfloat16" or (
-            parameters.precision == "auto" and device.startswith("cuda") and torch.cuda.is_bf16_supported()
-        )
+        self._bfloat16 = in_bfloat16(parameters.precision, device)
 
     def flow(self, previous: Tensor, current: Tensor) -> Tensor:
         height, width = previous.shape[1:3]
@@ -65,6 +63,16 @@ class RAFT(TorchEstimator):
                     f"the weights of {cls.name} cannot be fetched from {url}: {error}"
                 ) from error
         return path
+
+
+def in_bfloat16(precision: str, device: str) -> bool:
+    """Whether to compute in bfloat16; raises UsageError if it is asked for and the GPU does not have it."""
+    on_gpu = device.startswith("cuda")
+    # Older GPUs emulate it, which is slower than float32.
+    has_it = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bfloat16" and on_gpu and not has_it:
+        raise UsageError("precision is bfloat16, which this GPU does not have; use auto or float32")
+    return precision == "bfloat16" or (precision == "auto" and has_it)
 
 
 class RAFTLarge(RAFT):

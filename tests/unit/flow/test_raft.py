@@ -243,6 +243,24 @@ class TestWeights:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("has_it", [True, False])
+def test_bfloat16_only_where_the_gpu_has_it(monkeypatch: pytest.MonkeyPatch, has_it: bool) -> None:
+    """Emulation does not count."""
+    from m3flow.flow.raft import in_bfloat16
+
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_it or including_emulation
+    )
+    assert in_bfloat16("auto", "cuda:0") is has_it
+    assert not in_bfloat16("auto", "cpu") and not in_bfloat16("float32", "cuda:0")
+    assert in_bfloat16("bfloat16", "cpu")
+    if has_it:
+        assert in_bfloat16("bfloat16", "cuda:0")
+    else:
+        with pytest.raises(UsageError, match="bfloat16, which this GPU does not have"):
+            in_bfloat16("bfloat16", "cuda:0")
+
+
 def test_without_torchvision_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from m3flow.flow import raft
 
