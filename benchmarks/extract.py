@@ -1,13 +1,10 @@
 """The whole extraction: against a plain loop over OpenCV, against a lower bound, split by stage.
 
     python benchmarks/extract.py [CLIPS…] [--repeat N] [--output FILE]
-    python benchmarks/extract.py [CLIPS…] --node [--device cuda] [--videos N]
 
 Each case runs in a separate process, whose processor time (children included) is the figure that other
 work on the machine disturbs least; wall times are reported too. Without CLIPS the clips of `make demo` are
-used. `--node` measures a whole node instead, with the default number of workers: frames per second
-of each estimator on the device, against the limit set by decoding and encoding on all cores. On a node
-with a GPU and 16 cores it takes less than ten minutes.
+used. A whole node with a GPU is measured by benchmarks/gpu.py.
 """
 
 from __future__ import annotations
@@ -268,44 +265,6 @@ def repeated(clips: list[Path], folder: Path, times: int) -> list[Path]:
     return links
 
 
-def node(clips: list[Path], device: str, videos: int) -> dict[str, Any]:
-    """Frames per second of a whole node, and as a share of the rate at which its cores could decode and encode."""
-    import machine
-
-    cores = len(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        decode = in_process("decode_alone", clips)
-        encode = in_process("encode_alone", clips, folder=folder / "e")
-        floor = cores / (decode["cpu"] / decode["frames"] + encode["cpu"] / encode["frames"])
-        many = repeated(clips, folder / "clips", max(1, videos // len(clips)))
-        cases: dict[str, dict[str, Any]] = {"decode alone": decode, "encode alone": encode}
-        for name in ("farneback", "dis"):
-            for camera in ("none", "warp"):
-                title = f"{name} camera {camera}"
-                cases[title] = in_process(
-                    "ours",
-                    many,
-                    folder=folder / title,
-                    name=name,
-                    camera=camera,
-                    workers=0,
-                    backend="torch",
-                    device=device,
-                )
-                rate = cases[title]["frames"] / cases[title]["wall"]
-                cases[title] |= {"frames_a_second": rate, "share_of_floor": rate / floor}
-                print(f"{title}: {rate:.0f} frames/s, {rate / floor:.2f} of the floor", file=sys.stderr)
-    return {
-        "machine": machine.describe(),
-        "clips": len(clips),
-        "videos": len(many),
-        "device": device,
-        "floor_frames_a_second": floor,
-        "cases": cases,
-    }
-
-
 def benchmark(clips: list[Path], many: int, long: int, rounds: int) -> dict[str, Any]:
     import machine
 
@@ -464,12 +423,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_clips(parser)
-    parser.add_argument("--output", type=Path, help="by default extract-cpu.json or extract-node.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "extract-cpu.json")
     parser.add_argument("--repeat", type=int, default=1, help="number of times to repeat the clips")
     parser.add_argument("--rounds", type=int, default=2, help="number of rounds, of which the best counts")
-    parser.add_argument("--node", action="store_true", help="measure a whole node, as used by a shard job")
-    parser.add_argument("--device", default="cuda", help="with --node: torch device")
-    parser.add_argument("--videos", type=int, default=200, help="with --node: number of videos")
     parser.add_argument("--many", type=int, default=1000, help="small clips in the scaling case")
     parser.add_argument("--long", type=int, default=20_000, help="frames of the long clip")
     parser.add_argument("--case", help=argparse.SUPPRESS)
@@ -477,17 +433,12 @@ def main() -> None:
     if options.case:
         return run_case(options.case)
     clips = chosen_clips(parser, options)
-    output = options.output or RESULTS / f"extract-{'node' if options.node else 'cpu'}.json"
-    output.parent.mkdir(exist_ok=True)
+    options.output.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         if options.repeat > 1:
             clips = repeated(clips, Path(folder), options.repeat)
-        result = (
-            node(clips, options.device, options.videos)
-            if options.node
-            else benchmark(clips, options.many, options.long, options.rounds)
-        )
-    output.write_text(json.dumps(result, indent=1) + "\n")
+        result = benchmark(clips, options.many, options.long, options.rounds)
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
     for name, value in result.get("ratios", {}).items():
         print(f"{value:8.2f}  {name}")
     return None

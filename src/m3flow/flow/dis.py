@@ -239,7 +239,9 @@ class _Patches:
     def difference(self, flow: Tensor, some: slice) -> Tensor:
         """The difference between the second frame at some of the patches, moved by `flow` [B, 2, n], and the
         first: [B, n, 64]."""
-        place = torch.clamp(flow + self.corners[:, some], *self.limits)
+        low, high = self.limits
+        # Not `clamp`, which keeps what is not a number: it would be an index below.
+        place = torch.fmin(torch.fmax(flow + self.corners[:, some], low), high)
         first = place.floor()
         right, down = (place - first)[..., None, None].unbind(1)
         left, top = first.long().unbind(1)

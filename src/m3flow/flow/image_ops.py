@@ -149,14 +149,23 @@ def inside(x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
     return (x >= 0) & (x < width - 1) & (y >= 0) & (y < height - 1)
 
 
+def _pixels(coordinates: Tensor) -> Tensor:
+    """The whole pixels below coordinates; 0 where a coordinate is not a number.
+
+    As an index it would be anywhere: an error on a CPU, the end of the process's CUDA context on a GPU.
+    """
+    return coordinates.floor().nan_to_num_(0)
+
+
 def sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Bilinear samples of float32 [B, C, H, W] at x, y [B, h, w] -> [B, C, h, w]; replicated border.
 
     Gathers the four neighbours: the normalised coordinates of `grid_sample` displace points by up to
-    1e-4 px in a wide image.
+    1e-4 px in a wide image. Where a coordinate is not a number, so is the sample.
     """
     _, channels, height, width = images.shape
-    left, top = x.floor().clamp_(0, max(width - 2, 0)), y.floor().clamp_(0, max(height - 2, 0))
+    left = _pixels(x).clamp_(0, max(width - 2, 0))
+    top = _pixels(y).clamp_(0, max(height - 2, 0))
     along, down = (x - left).clamp_(0, 1)[:, None], (y - top).clamp_(0, 1)[:, None]
     index = (top.long() * width + left.long()).flatten(1)[:, None]
     right, below = min(width - 1, 1), min(height - 1, 1) * width
@@ -184,7 +193,7 @@ def sample_bicubic(images: Tensor, x: Tensor, y: Tensor, border: Literal["replic
     ).flatten(2)
     # Positions beyond `reach` read the same values as those at `reach`.
     x, y = x.clamp(-reach, width - 1 + reach), y.clamp(-reach, height - 1 + reach)
-    left, top = x.floor(), y.floor()
+    left, top = _pixels(x), _pixels(y)
     weights_x, weights_y = _cubic_weights(x - left), _cubic_weights(y - top)
     stride = width + 2 * CUBIC_MARGIN
     first = ((top.long() + CUBIC_MARGIN - 1) * stride + left.long() + CUBIC_MARGIN - 1).view(batch, 1, -1)

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from m3flow.flow.base import Array
 
 LARGEST = 20
-FINE = 16
-"""Units per pixel of the fine displacements."""
+FINE = 16  # units per pixel of the fine displacements
 TRACKINGS = ("subpixel", "integer")
 FLOW_JOBS = ("trajs_dense", "trajs")
 
@@ -287,6 +286,8 @@ class _Field:
         xp = self._xp
         frames = xp.arange(len(x), dtype=xp.int64, device=x.device) * self._spacing + first
         pixels = xp.asarray(y, dtype=xp.int64) * self._width + xp.asarray(x, dtype=xp.int64)
+        if self._table is None:  # flow in pixels may hold what is not a number
+            pixels = xp.clip(pixels, 0, self._plane - 1)
         return pixels + (frames * (2 * self._plane)).reshape(-1, 1, 1)
 
     def _take(self, index: Array, shift: int) -> Array:
@@ -327,8 +328,7 @@ class Tracker:
         }
         self._spacing = 1 if job == "trajs_dense" else length * step
         self._held: _Piece | None = None
-        # Number of upcoming frames between two windows (if windows are further apart than they are long).
-        self._skip = 0
+        self._skip = 0  # upcoming frames between two windows, if these are further apart than they are long
 
     def push(
         self,
