@@ -104,7 +104,7 @@ class Run:
         return self.cluster.command("squeue", "-h", "-j", job, "-o", "%N").strip()
 
 
-KINDS = ("flow", "trajectories", "motion")
+KINDS = ("flow", "trajectories", "motion", "pack")
 
 
 def wait_until(ready: Callable[[], bool], what: str) -> None:

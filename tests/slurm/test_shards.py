@@ -13,6 +13,8 @@ from m3flow import load_flow, load_trajectories
 from m3flow.experiment.config import Experiment
 from m3flow.experiment.jobs import work_of
 from m3flow.extraction.run import SOME_REJECTED, execute
+from m3flow.layout import Outputs
+from m3flow.packs.store import Packs
 from slurm.cluster import Cluster
 from slurm.runs import Run, wait_until
 from support.clips import clip
@@ -69,6 +71,20 @@ def test_many_videos_over_the_nodes(
     files = run.files()
     assert len(files) == 3 * 64
     assert run.jobs() == {}
+
+
+def test_shards_are_packed_by_jobs_of_their_own(cluster: Cluster, tmp_path: Path) -> None:
+    names = [f"set/c/v{number}.mkv" for number in range(6)]
+    for number, name in enumerate(names):
+        clip(tmp_path / "data" / name, frames=12, seed=number)
+    shard = {"videos": 3, "one_pass": True, "pack": True}
+    run = Run(tmp_path, cluster, names, flow=FLOW, shard=shard, run={"workers": 1})
+    assert run.jobs() == {"motion_shard": 2, "pack_shard": 2}
+    run.run(gpus=4)
+    assert not run.files() and run.jobs() == {}
+    packs = Packs(Outputs(run.output))
+    assert sorted(packs.videos) == names and not packs.damaged
+    assert all(packs.has_flow(name, "mp4") and packs.has_trajectories(name, 6) for name in names)
 
 
 def test_only_what_is_missing_after_deaths(
