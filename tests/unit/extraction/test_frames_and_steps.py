@@ -14,12 +14,14 @@ import pytest
 from m3flow.camera import put_camera_back
 from m3flow.errors import UsageError
 from m3flow.experiment.config import Experiment
-from m3flow.experiment.jobs import due
+from m3flow.experiment.jobs import due, work_of
 from m3flow.extraction.extractor import Extractor
+from m3flow.extraction.run import execute
 from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
 from m3flow.results.homographies import homographies_of
 from m3flow.results.stored_flow import load_flow, read_provenance
+from m3flow.results.trajectoryfile import load_trajectories
 from m3flow.results.verify import Wanted, verify
 from m3flow.scoring.scenes import make_scene
 from m3flow.settings import FlowSettings, FrameSettings, TrajectorySettings
@@ -130,6 +132,88 @@ class TestStoredFrames:
         config = {"videos": "list.csv", "frames": {"store": "jpg"}, "flow": {"keep": False}}
         with pytest.raises(UsageError, match=r"frames\.store is jpg, which needs flow\.keep"):
             Experiment.of(config)
+
+
+class TestRate:
+    RATE = FrameSettings(rate=12.5)
+
+    def test_flow_and_trajectories_are_those_of_every_second_frame(self, tmp_path: Path) -> None:
+        clip = moving_texture(23, 48, 64, dx=1, dy=1)
+        source = write_video(tmp_path / "a.mkv", clip)
+        thinned = write_video(tmp_path / "b.mkv", clip[::2].copy())
+        more = {"trajectories": TrajectorySettings(length=3)}
+        record = make(tmp_path / "rate", replace(FAST, frames=self.RATE), source, **more)
+        assert (record.frames, record.claimed) == (12, 12) and not record.reason
+        make(tmp_path / "thinned", FAST, thinned, **more)
+        assert np.array_equal(flow_of(tmp_path / "rate"), flow_of(tmp_path / "thinned"))
+        one, other = (
+            load_trajectories(Outputs(tmp_path / name).trajectories(NAME, 3)) for name in ("rate", "thinned")
+        )
+        assert np.array_equal(one.traj_feat, other.traj_feat)
+
+    def test_confidence_from_stored_flow_sees_the_same_frames(self, tmp_path: Path) -> None:
+        source = write_video(tmp_path / "a.mkv", moving_texture(23, 48, 64, dx=1, dy=1))
+        flow = replace(FAST, frames=self.RATE)
+        settings = TrajectorySettings(length=3, confidence="photometric")
+        make(tmp_path / "one", flow, source, trajectories=settings)
+        make(tmp_path / "two", flow, source)
+        with Extractor(Work(outputs=Outputs(tmp_path / "two"), trajectories=settings)) as extract:
+            record = extract(Video(str(source), NAME))
+        assert record.status == "done", record.traceback
+        one, two = (load_trajectories(Outputs(tmp_path / n).trajectories(NAME, 3)) for n in ("one", "two"))
+        assert one.traj_conf is not None and np.array_equal(one.traj_conf, two.traj_conf)
+
+    @pytest.mark.parametrize("step", [1, -1])
+    def test_the_data_sets_show_the_frames_of_the_flow(self, tmp_path: Path, step: int) -> None:
+        from m3flow.data import FlowClips, TrajectoryClips
+
+        clip = moving_texture(31, 64, 64, dx=1, dy=1)
+        source = write_video(tmp_path / "data" / NAME, clip)
+        (tmp_path / "list.txt").write_text(f"{NAME} 0\n")
+        flow = replace(FAST, step=step, frames=self.RATE)
+        made = TrajectorySettings(length=3) if step > 0 else None
+        make(tmp_path, flow, source, trajectories=made)
+        how = {"root": tmp_path / "data", "frames": 4, "stride": 2, "crop": None, "random": False}
+        kept = list(Frames(source, picture="colour"))[::2]
+        item = FlowClips(tmp_path / "list.txt", tmp_path, pictures=True, **how)[0]
+        whole = flow_of(tmp_path)
+        first = next(t for t in range(len(whole)) if np.allclose(whole[t], item["flow"][0], atol=1e-3))
+        later = 1 if step < 0 else 0
+        for number in range(4):
+            expected = kept[first + later + 2 * number].transpose(2, 0, 1)
+            assert np.array_equal(item["frames"][number].numpy(), expected)
+        if made is not None:
+            clips = TrajectoryClips(
+                tmp_path / "list.txt", tmp_path, length=3, **{**how, "frames": 8, "stride": 1}
+            )
+            frames = clips[0]["frames"].numpy()
+            start = next(t for t in range(len(kept)) if np.array_equal(kept[t].transpose(2, 0, 1), frames[0]))
+            for number in range(8):
+                assert np.array_equal(frames[number], kept[start + number].transpose(2, 0, 1))
+
+    def test_status_and_plan_know_of_frames(self, tmp_path: Path, source: Path) -> None:
+        (tmp_path / "list.txt").write_text(f"{source}\n")
+        config = {
+            "videos": str(tmp_path / "list.txt"),
+            "output": str(tmp_path / "out"),
+            "layout": {"parts": 1},
+            "frames": {"store": "jpg"},
+            "flow": {"camera": "none", "parameters": {"preset": "ultrafast"}},
+        }
+        experiment = Experiment.of(config)
+        videos = experiment.videos.read()
+        for kind in ("flow", "trajectories"):
+            execute(kind, videos, work_of(experiment, kind), records=tmp_path / f"out/records/{kind}-0001.csv",
+                    log_file=tmp_path / "log", workers=1, gpus=0)  # fmt: skip
+
+        def missing(**changed: Any) -> list[str]:
+            other = Experiment.of({**config, **changed})
+            return due(other, "video").units["flow"]
+
+        assert missing() == [] and missing(frames={"store": "jpg", "quality": 50}) == [NAME]
+        assert missing(frames={"store": "jpg", "rate": 5}) == [NAME]
+        (tmp_path / "out/flows" / NAME / "frames/made.json").unlink()
+        assert missing() == [NAME]
 
 
 class TestBackwardFlow:

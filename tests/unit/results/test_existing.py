@@ -227,6 +227,17 @@ class TestRejected:
         self.refused(tmp_path, "files of several steps")
 
 
+def test_backward_flow_is_not_tracked(tmp_path: Path) -> None:
+    """denseflow's names with a step of -1; the first number is 1."""
+    denseflow(tmp_path / "flow/clip", some_flow(), "_m1", first=1)
+    place = ExistingFlow(root=tmp_path / "flow", form="images", bound=BOUND)
+    assert place.of("clip.avi").step == -1
+    work = Work(outputs=Outputs(tmp_path), trajectories=TrajectorySettings(), existing=place)
+    with Extractor(work) as extract:
+        record = extract(Video("nowhere.avi", "clip.avi"))
+    assert record.status == "rejected" and record.reason.startswith("flow.step is -1: trajectories")
+
+
 @pytest.mark.parametrize("layout", ["denseflow", ".flo", "denseflow, h5"])
 def test_trajectories(tmp_path: Path, layout: str) -> None:
     form, write, _ = LAYOUTS[layout]
