@@ -99,6 +99,23 @@ def large_motion() -> str:
     return _table(head, lines) + f"\n\nMeans of {stored['pairs']} frame pairs, preset {stored['preset']}."
 
 
+def gpu_predictions() -> str:
+    """Launches and bytes of a batch on a GPU, and the time predicted from them."""
+    stored = _read("gpu_predictions.json")
+    gpus = list(stored["assumed"]["bandwidth_gb_s"])
+    rows = [
+        [
+            row["estimator"] + (", camera warp" if row["camera"] == "warp" else ""),
+            "fused" if row["fused"] else "torch operations",
+            f"{row['launches']:,}",
+            f"{row['mb_per_pair']:.0f}",
+            *(f"{row['us_per_pair'][gpu]:,}" for gpu in gpus),
+        ]
+        for row in stored["predicted"]
+    ]
+    return _table(["", "", "launches", "MB a pair", *(f"{gpu}, µs" for gpu in gpus)], rows)
+
+
 def estimators() -> str:
     """Milliseconds per pair: OpenCV on one core; torch on the CPU if OpenCV lacks the estimator."""
     stored = _read("flow-cpu.json")
@@ -265,6 +282,7 @@ PAGES = {
     "docs/estimators.md": {
         "accuracy": accuracy,
         "large-motion": large_motion,
+        "gpu-predictions": gpu_predictions,
         "estimators": estimators,
         "schemes": schemes,
     },

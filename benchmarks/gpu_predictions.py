@@ -1,0 +1,168 @@
+"""What a GPU would do, predicted on a machine without one: launches and bytes, and from these the time of a pair.
+
+    python benchmarks/gpu_predictions.py
+
+The torch operations of a batch are counted while they run on the CPU: each that is no view is one launch, which reads
+and writes its tensors once. Fused kernels do not run; their launches and bytes are those of their arguments. The
+prediction is the longer of the launches' time, the bytes at the memory's bandwidth and, for the search of DIS, the
+patches that one program searches after another. No GPU has confirmed it. Writes
+benchmarks/results/gpu_predictions.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import machine
+from m3flow.camera.compensation import MotionEstimator
+from m3flow.camera.selection import Selection
+from m3flow.flow import estimator
+from m3flow.flow.dis import PATCH, STRIPES, SWEEPS
+
+RESULT = Path(__file__).parent / "results" / "gpu_predictions.json"
+HEIGHT, WIDTH, PAIRS, BATCH = 240, 320, 4, 104
+LAUNCH_SECONDS = 3e-6
+BANDWIDTHS = {"H200": 3.9e12, "RTX 3090": 0.8e12, "T4": 0.25e12}  # bytes per second that a copy reaches
+EVALUATION_SECONDS = 0.3e-6  # of one comparison of a patch: its reads and four sums over its pixels
+NO_LAUNCH = set(
+    "view _unsafe_view expand slice select unbind transpose permute t unsqueeze squeeze as_strided detach alias "
+    "unfold split _reshape_alias lift_fresh empty empty_like empty_strided new_empty".split()
+)
+FROM_NOTHING = set("fill_ zero_ zeros zeros_like ones ones_like full full_like arange eye".split())
+
+
+class Counted(TorchDispatchMode):
+    """Launches, the bytes that they read and write, and the serial seconds of fused kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches = self.bytes = 0
+        self.serial = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.__name__.partition(".")[0]
+        if name in NO_LAUNCH:
+            return result
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.launches += 1
+        if name in ("gather", "index", "index_select"):
+            self.bytes += sum(2 * touched(one) for one in outputs) + sum(touched(one) for one in inputs[1:])
+        elif name in FROM_NOTHING:
+            self.bytes += sum(map(touched, outputs))
+        else:
+            self.bytes += sum(map(touched, inputs)) + sum(map(touched, outputs))
+        return result
+
+
+def touched(tensor: torch.Tensor) -> int:
+    """Bytes of the distinct elements of a tensor: an expanded dimension counts once."""
+    sizes = [size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride]
+    return int(np.prod(sizes, dtype=np.int64)) * tensor.element_size()
+
+
+@contextmanager
+def fused_kernels(count: Counted) -> Iterator[None]:
+    """Inside the block the estimators call stand-ins, which count what the kernels would do."""
+
+    def refine(_one: Any, _two: Any, flow: Any, *rest: Any) -> Any:
+        iterations, planes = rest[-1], flow.nbytes // 2
+        count.launches += 1 + 2 * iterations
+        # The equations' 5 planes from 5 + 5 + 2; columns 5 -> 5; rows 5 and both expansions -> 5, in the end -> 2.
+        count.bytes += planes * (17 + 10 * iterations + 20 * (iterations - 1) + 7)
+        return flow
+
+    def search(one: Any, two: Any, gradient: Any, flow: Any, stride: int, steps: int) -> Any:
+        rows, columns = (1 + (side - PATCH) // stride for side in one.shape[1:])
+        count.launches += 1
+        count.bytes += sum(tensor.nbytes for tensor in (one, two, gradient))
+        patches = -(-rows // STRIPES) * columns
+        # Descents end early: about half of the steps are taken.
+        count.serial += SWEEPS * patches * (3 + steps / 2) * EVALUATION_SECONDS
+        return flow[:, :, :rows, :columns].clone()
+
+    def kernels(module: str, _device: str) -> Any:
+        return SimpleNamespace(refine=refine, search=search, name=module)
+
+    with patch("m3flow.flow.farneback.kernels", kernels), patch("m3flow.flow.dis.kernels", kernels):
+        yield
+
+
+def moving_camera() -> Selection:
+    homographies = np.tile(np.eye(3), (PAIRS, 1, 1))
+    homographies[:, 0, 2] = 2.5
+    zeros = np.zeros((PAIRS, 4), np.int32)
+    return Selection(homographies, np.ones(PAIRS, bool), np.ones(PAIRS, np.float32), zeros[:, 0] > 0, zeros)
+
+
+def counted(name: str, *, camera: bool, fused: bool) -> dict[str, Any]:
+    """One batch of an estimator: launches, megabytes of a pair, and predicted microseconds of a pair."""
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (PAIRS + 1, HEIGHT, WIDTH), np.uint8))
+
+    def call() -> None:
+        chosen = estimator(name, backend="torch", device="cpu")
+        run: Callable[[Any], Any] = chosen.sequence
+        if camera:
+            motion = MotionEstimator(chosen)
+            motion.candidates(frames)
+            motion(frames, 1, moving_camera())
+        else:
+            run(frames)
+
+    count = Counted()
+    with fused_kernels(count) if fused else patch.dict({}, {}):
+        call()  # makes the constants
+        count.launches = count.bytes = 0
+        count.serial = 0.0
+        with count:
+            call()
+    seconds = {
+        gpu: max(count.launches * LAUNCH_SECONDS, count.bytes / PAIRS * BATCH / bandwidth) + count.serial
+        for gpu, bandwidth in BANDWIDTHS.items()
+    }
+    return {
+        "launches": count.launches,
+        "mb_per_pair": round(count.bytes / PAIRS / 1e6, 1),
+        "us_per_pair": {gpu: round(1e6 * value / BATCH) for gpu, value in seconds.items()},
+    }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rows = []
+    for name in ("farneback", "dis", "brox"):
+        for camera in (False, True):
+            for fused in (False, True):
+                if name == "brox" and (camera or fused):
+                    continue
+                row = {"estimator": name, "camera": "warp" if camera else "none", "fused": fused}
+                rows.append(row | counted(name, camera=camera, fused=fused))
+                print(rows[-1], flush=True)
+    result = {
+        "machine": machine.describe(),
+        "size": f"{WIDTH}x{HEIGHT}",
+        "batch": BATCH,
+        "assumed": {
+            "launch_us": LAUNCH_SECONDS * 1e6,
+            "patch_comparison_us": EVALUATION_SECONDS * 1e6,
+            "bandwidth_gb_s": {gpu: value / 1e9 for gpu, value in BANDWIDTHS.items()},
+        },
+        "predicted": rows,
+    }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
