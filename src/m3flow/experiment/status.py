@@ -18,6 +18,7 @@ from m3flow.experiment.remaining import (
     remaining,
 )
 from m3flow.layout import Outputs
+from m3flow.results.stored_flow import NO_FLOW_FILE
 from m3flow.text import reason_kind
 from m3flow.videos.videolist import Video
 
@@ -173,6 +174,9 @@ def _why_not(left: Remaining, past: Past, other: str) -> tuple[State, str]:
     if OTHER_VIDEO in (left.flow, left.trajectories):
         return "outdated", REPLACED
     last = [product.last for product in (past.flow, past.trajectories) if product.last is not None]
+    if not left.flow:
+        # The flow that was missing then has been made since.
+        last = [attempt for attempt in last if not attempt.reason.startswith(NO_FLOW_FILE)]
     for attempt in last:
         if attempt.status == "failed":
             return "failed", attempt.reason

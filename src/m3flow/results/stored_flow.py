@@ -22,6 +22,8 @@ from m3flow.version import __version__
 from m3flow.videos.identity import identity
 from m3flow.videos.resize import Resize
 
+NO_FLOW_FILE = "no flow file"
+
 
 @dataclass(frozen=True)
 class StoredFlow:
@@ -95,7 +97,7 @@ def stored_flow(folder: Path | str) -> StoredFlow:
     paths = form.files(folder)
     for path in paths:
         if not path.is_file():
-            raise BadInput(f"no flow file {path}; make the flow first")
+            raise BadInput(f"{NO_FLOW_FILE} {path}; make the flow first")
     made, *others = (form.made(path) for path in paths)
     for other in others:
         if made.get("settings") != other.get("settings") or not same_source(made, other.get("source", {})):

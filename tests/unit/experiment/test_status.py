@@ -21,6 +21,7 @@ from m3flow.experiment.status import (
 )
 from m3flow.results.provenance import limits_digest, settings_digest, trajectory_digest
 from m3flow.results.records import Record, RecordFile, timestamp
+from m3flow.results.stored_flow import NO_FLOW_FILE
 
 
 class Results:
@@ -128,6 +129,18 @@ def test_flow_without_trajectories(results: Results) -> None:
     results.flow(results.names[0])
     results.record("flow.csv", Record(video=results.names[0], status="done", flow_settings=digest))
     assert status(results).reasons[results.names[0]] == NO_TRAJECTORIES
+
+
+def test_trajectories_rejected_before_their_flow_was_made(results: Results) -> None:
+    name = results.names[0]
+    reason = f"{NO_FLOW_FILE} out/flows/{name}/x.mp4; make the flow first"
+    rejected = Record(video=name, status="rejected", reason=reason, time="2026-01-01")
+    results.record("trajectories.csv", rejected)
+    assert status(results).states[name] == "missing"
+    digest = settings_digest(results.experiment().flow.identity())
+    results.flow(name)
+    results.record("flow.csv", Record(video=name, status="done", flow_settings=digest, time="2026-01-02"))
+    assert (status(results).states[name], status(results).reasons[name]) == ("partial", NO_TRAJECTORIES)
 
 
 def test_other_settings_are_to_do(results: Results) -> None:
