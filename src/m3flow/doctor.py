@@ -1,4 +1,4 @@
-"""Whether this machine has what a run needs, found out by trying it, and what to do where it has not."""
+"""Checks of a machine: versions, GPUs, codecs, disk space, Snakemake and Slurm, each tried, with advice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ State = Literal["ok", "note", "wrong"]
 
 LIBRARIES = ("numpy", "opencv-contrib-python-headless", "av", "torch", "pandas", "isal", "rich", "typer")
 WORKFLOW = ("snakemake", "snakemake-executor-plugin-slurm", "submitit")
-# Codecs of the usual data sets, and the encoders that may be there to try their decoders with.
+# Codecs of common data sets, each with an encoder that makes a clip to test the decoder.
 TRIED = {
     "h264": "libx264",
     "mpeg4": "mpeg4",
@@ -39,7 +39,7 @@ SCHEDULER_SECONDS = 15
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: "ok", "note" (a run works without it) or "wrong" (see `advice`)."""
+    """The result of one check: "ok", "note" (a run works without it) or "wrong" (see `advice`)."""
 
     state: State
     what: str
@@ -48,7 +48,7 @@ class Finding:
 
 
 def examine(output: Path) -> Iterator[Finding]:
-    """Look at everything; `output` is where results are to go."""
+    """Run all checks; `output` is the folder for results."""
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _versions,
         _cores,
@@ -124,7 +124,7 @@ def _gpu() -> Iterator[Finding]:
         advice = "install the build of torch for CUDA"
         yield Finding("wrong", "GPU", f"there is a driver, but torch {torch.__version__} is for CPUs", advice)
     else:
-        advice = "ask nvidia-smi; in a Slurm job, was a GPU asked for (CUDA_VISIBLE_DEVICES)?"
+        advice = "check nvidia-smi; in a Slurm job, check that it requested a GPU (CUDA_VISIBLE_DEVICES)"
         found = f"torch {torch.__version__} (CUDA {torch.version.cuda}) sees none"
         yield Finding("wrong", "GPU", found, advice)
 
@@ -137,12 +137,12 @@ def _one_gpu(index: int) -> Finding:
     name = f"{properties.name} (compute capability {capability[0]}.{capability[1]})"
     built_for = torch.cuda.get_arch_list()
     if torch.version.hip is None and not has_code_for(capability, built_for):
-        found = f"{name}, but torch {torch.__version__} is built for {', '.join(built_for)} alone"
+        found = f"{name}, but torch {torch.__version__} is built only for {', '.join(built_for)}"
         return Finding("wrong", f"GPU {index}", found, torch_build_for(capability))
     try:
         torch.ones(8, device=f"cuda:{index}").sum().item()
     except RuntimeError as error:
-        advice = "the driver or the torch build does not fit this GPU"
+        advice = "install a driver and a torch build for this GPU"
         return Finding("wrong", f"GPU {index}", f"{name}: {str(error).splitlines()[0]}", advice)
     memory = f"{properties.total_memory / 2**30:.0f} GiB"
     return Finding("ok", f"GPU {index}", f"{name}, {memory}, computes")
@@ -154,9 +154,9 @@ def has_code_for(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
     Parameters
     ----------
     capability: the GPU's compute capability, (major, minor).
-    built_for: what `torch.cuda.get_arch_list` returns. Binary code ("sm_80") runs on GPUs of the same major
-        and the same or a higher minor number, PTX ("compute_90") on every later GPU. Code for one
-        architecture alone ("sm_90a") runs on no other.
+    built_for: the result of `torch.cuda.get_arch_list`. Binary code ("sm_80") runs on GPUs of the same major
+        and the same or a higher minor number, PTX ("compute_90") on every later GPU. Code for a
+        single architecture ("sm_90a") runs on no other.
     """
     for name in built_for:
         kind, _, number = name.partition("_")
@@ -193,8 +193,8 @@ def _encoders() -> Iterator[Finding]:
                     writer.write(levels)
                     writer.close({})
                 back = np.concatenate(list(FORMS["mp4"].read(Path(folder))))
-            except Exception as error:  # whatever it is, it is the finding
-                advice = "install the wheel of av (pip install av); a build of one's own needs libx264"
+            except Exception as error:  # any error is the finding
+                advice = "install the wheel of av (pip install av); a custom build needs libx264"
                 yield Finding("wrong", f"codec {codec}", f"{type(error).__name__}: {error}", advice)
                 continue
         exact = codec != "h264-lossless" or np.array_equal(back, levels)
@@ -202,11 +202,11 @@ def _encoders() -> Iterator[Finding]:
             yield Finding("ok", f"codec {codec}", "writes and reads")
         else:
             advice = "do not use this codec here; report the versions above"
-            yield Finding("wrong", f"codec {codec}", "reads back other levels than were written", advice)
+            yield Finding("wrong", f"codec {codec}", "reads back different levels than written", advice)
 
 
 def _decoders() -> Iterator[Finding]:
-    """Decode a clip of each codec for which there is an encoder, in the process that decodes videos."""
+    """Decode a clip of each codec that has an encoder here, in the process that decodes videos."""
     from m3flow.errors import BadInput
     from m3flow.videos.decoder import Decoder
 
@@ -219,7 +219,7 @@ def _decoders() -> Iterator[Finding]:
             try:
                 _write_clip(path, encoder)
             except Exception:
-                # No encoder to try this decoder with, which says nothing against the decoder.
+                # Without an encoder there is no clip; the decoder may still work.
                 untried.append(name)
                 continue
             try:
@@ -231,9 +231,9 @@ def _decoders() -> Iterator[Finding]:
     if works:
         yield Finding("ok", "decoders", ", ".join(works))
     if untried:
-        yield Finding("note", "decoders", f"not tried for want of an encoder: {', '.join(untried)}")
+        yield Finding("note", "decoders", f"not tried, no encoder: {', '.join(untried)}")
     if fails:
-        advice = "videos of this codec will be rejected; convert them (to H.264, say) first"
+        advice = "videos of this codec will be rejected; convert them first, for example to H.264"
         yield Finding(
             "wrong" if not works else "note", "decoders", f"do not work: {', '.join(fails)}", advice
         )
@@ -242,7 +242,7 @@ def _decoders() -> Iterator[Finding]:
 def _write_clip(path: Path, encoder: str) -> None:
     import av
 
-    # Both libraries print their settings past every other control of messages.
+    # Both libraries print their settings whatever the log level.
     options = {"x265-params": "log-level=none"} if encoder == "libx265" else {}
     os.environ.setdefault("SVT_LOG", "-1")
     with av.open(str(path), "w") as container:
@@ -264,7 +264,7 @@ def _space(output: Path) -> Iterator[Finding]:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            advice = "choose a folder that can be written"
+            advice = "choose a writable folder"
             yield Finding("wrong", what, f"{folder}: cannot be written ({error.strerror})", advice)
             continue
         if free < FEW_BYTES:
@@ -282,18 +282,18 @@ def _workflow() -> Iterator[Finding]:
         else:
             yield Finding("note", name, "is not installed", f"for the workflow: pip install {name}")
     if _version("snakemake") and shutil.which("snakemake", path=Path(sys.executable).parent) is None:
-        advice = f"call it as {sys.executable} -m snakemake"
-        yield Finding("note", "snakemake", "is not beside this python", advice)
+        advice = f"run {sys.executable} -m snakemake"
+        yield Finding("note", "snakemake", "is not in the folder of this python", advice)
 
 
 def _slurm() -> Iterator[Finding]:
     if shutil.which("sbatch") is None:
-        yield Finding("note", "Slurm", "no sbatch here; runs stay on this machine")
+        yield Finding("note", "Slurm", "no sbatch here; runs use this machine")
         return
     answer = _ask(["sinfo", "--noheader", "--format=%P"])
     if answer is None:
         # Slurm's commands may be installed on a laptop without a cluster; local runs do not need it.
-        advice = "runs on this machine work; on a cluster: is slurmctld up, and is this a login node?"
+        advice = "runs on this machine work; on a cluster, check that slurmctld is up and that this is a login node"
         yield Finding("note", "Slurm", "sbatch is here but the controller does not answer", advice)
         return
     yield Finding("ok", "Slurm", f"answers; partitions: {', '.join(answer.split()) or 'none'}")
@@ -303,7 +303,7 @@ def _slurm() -> Iterator[Finding]:
 
 
 def _ask(command: list[str]) -> str | None:
-    """What the command prints; None where it fails or does not come back."""
+    """The standard output of a command; None if it fails or does not end in time."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=SCHEDULER_SECONDS, check=True, errors="replace"

@@ -10,9 +10,9 @@ from rich.console import Console
 
 EXAMPLES = """**Examples**
 
-`m3flow doctor` — look at this machine
+`m3flow doctor` — check this machine
 
-`srun --gres=gpu:1 m3flow doctor --output /scratch/results` — look at a compute node, and at where results go
+`srun --gres=gpu:1 m3flow doctor --output /scratch/results` — check a compute node and its output folder
 """
 
 STYLES = {"ok": "green", "note": "yellow", "wrong": "red"}
@@ -23,11 +23,11 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    output: Annotated[Path, typer.Option(help="The folder that results are to go to.")] = Path("results"),
+    output: Annotated[Path, typer.Option(help="Folder for results, checked for space.")] = Path("results"),
 ) -> None:
-    """Check an installation: versions, GPUs, codecs, disk, Snakemake and Slurm; say what to do.
+    """Check an installation: versions, GPUs, codecs, disk, Snakemake and Slurm, with advice.
 
-    Exit status: 0 a run will work, 1 something is wrong.
+    Exit status: 0 if a run will work, 1 if something is wrong.
     """
     from m3flow.doctor import examine
 

@@ -29,7 +29,7 @@ EXAMPLES = """**Examples**
 
 `m3flow plan train.csv --root /data/k400 --output results --set shard.videos=auto --json plan.json`
 
-`m3flow plan --by-class` — how many videos each class has, and has left
+`m3flow plan --by-class` — the number of videos per class, all and left
 """
 
 
@@ -49,10 +49,10 @@ def plan(
         Path | None, typer.Option("--json", metavar="FILE", help="Write it as JSON too.", show_default=False)
     ] = None,
 ) -> None:
-    """Say what a run in shards would do and cost, before it starts: videos, frames, jobs, hours, bytes.
+    """Show the work and cost of a run in shards before it starts: videos, frames, jobs, hours, bytes.
 
     Frames come from the records where a video has one, and from the headers of a sample otherwise; hours and
-    bytes come from what `m3flow calibrate` measured.
+    bytes come from the measurements of `m3flow calibrate`.
     """
     from rich.console import Console
 
@@ -68,7 +68,7 @@ def plan(
     console.print(_table(found))
     if not found.calibrated:
         console.print(
-            f"No hours and bytes: {experiment.shard.calibration} is not there, or was measured with other "
+            f"No hours and bytes: {experiment.shard.calibration} does not exist, or was measured with other "
             "settings. Run m3flow calibrate.",
             markup=False,
             soft_wrap=True,
@@ -92,11 +92,11 @@ def _table(found: Forecast) -> Table:
         f"{seen.videos} videos: {seen.frames:.0f} frames of {seen.width:.0f}x{seen.height:.0f} each; "
         f"{seen.missing:.0%} cannot be opened",
     )
-    table.add_row("shards", f"{found.shards:,} of {found.size:,} videos; {found.open:,} with something to do")
+    table.add_row("shards", f"{found.shards:,} of {found.size:,} videos; {found.open:,} with work left")
     longest = found.longest
     table.add_row("longest", f"shard {longest['shard']}: {longest['videos']:,} videos{_of(longest['hours'])}")
     if found.start_hours is not None:
-        saved = f"save about {_time(found.start_hours)} of starting a job for each video on this machine"
+        saved = f"save about {_time(found.start_hours)} of startup of single-video jobs on this machine"
         table.add_row("", saved)
     if found.hours is not None:
         table.add_row("jobs", f"in all{_of(found.hours)}")

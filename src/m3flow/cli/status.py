@@ -28,7 +28,7 @@ EXAMPLES = """**Examples**
 
 `m3flow status` — of the run that `config.yaml` describes
 
-`m3flow status train.csv --output results --watch 30` — again every 30 seconds, until interrupted
+`m3flow status train.csv --output results --watch 30` — refreshed every 30 seconds until interrupted
 
 `m3flow status --json status.json` — with the state of every video
 """
@@ -47,7 +47,7 @@ def status(
     parts: OptionalParts = None,
     set_: Settings = None,
     watch: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="Show it again so often; 0 shows it once.")
+        float, typer.Option(min=0, metavar="SECONDS", help="Refresh interval; 0 shows the status once.")
     ] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write it as JSON too.", show_default=False)
@@ -55,11 +55,11 @@ def status(
 ) -> None:
     """Count the videos that are done, partial, rejected, failed, outdated or missing, with the reasons.
 
-    Partial are videos with flow and no trajectories yet, or the other way round; outdated are results of other
-    settings or of another video. A run makes both whole, as it does what is failed or missing. Rejected videos are
-    tried again when they change.
+    Partial videos have flow and no trajectories yet, or the other way round; outdated ones have results of other
+    settings or of another video. The next run completes both, and makes the failed and missing ones. Rejected
+    videos are tried again when they change.
 
-    Takes seconds for hundreds of thousands of videos. Whether the files are whole: `m3flow verify`.
+    Takes seconds for hundreds of thousands of videos. `m3flow verify` checks whether the files are complete.
     """
     from rich.console import Console
     from rich.live import Live
