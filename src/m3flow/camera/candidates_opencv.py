@@ -142,16 +142,18 @@ def _fits(start: np.ndarray, end: np.ndarray, shape: tuple[int, ...]) -> tuple[n
     homographies = np.tile(np.eye(3), (COUNT, 1, 1))
     valid = np.arange(COUNT) == 0
     left = np.ones(len(start), bool)
+    needed: float = thresholds.INLIERS_NEEDED
     for slot, iterations in zip(range(1, COUNT), ITERATIONS, strict=True):
-        if np.count_nonzero(left) <= thresholds.INLIERS_NEEDED:
+        if np.count_nonzero(left) <= needed:
             break
         found = _fit(start[left], end[left], iterations)
         if found is None:
             break
         squared = ((transform(found, start) - end) ** 2).sum(axis=1)
         inliers = np.count_nonzero(squared[left] < thresholds.INLIER_DISTANCE**2)
-        if inliers > thresholds.INLIERS_NEEDED and is_plausible(found, shape[0], shape[1]):
+        if inliers > needed and is_plausible(found, shape[0], shape[1]):
             homographies[slot], valid[slot] = found, True
+        needed = max(needed, thresholds.INLIERS_SHARE * inliers)
         explained = squared < thresholds.OUTLIER_DISTANCE**2
         if not (left & explained).any():
             break

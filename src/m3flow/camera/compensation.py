@@ -266,6 +266,7 @@ class MotionEstimator:
             "confidence": self.confidence,
             "matches_needed": thresholds.MATCHES_NEEDED,
             "inliers_needed": thresholds.INLIERS_NEEDED,
+            "inliers_share": thresholds.INLIERS_SHARE,
             "inlier_distance": thresholds.INLIER_DISTANCE,
             "match_radius": thresholds.MATCH_RADIUS,
             "margin": thresholds.MARGIN,

@@ -17,6 +17,7 @@ OUTLIER_DISTANCE = 1.5  # px: matches further from one hypothesis are left to th
 STILL_DISTANCE = 0.4  # px: a match that moves less is evidence for a static camera
 MATCHES_NEEDED = 50  # a pair with no more matches has no camera
 INLIERS_NEEDED = 10  # a hypothesis with no more inliers is dropped
+INLIERS_SHARE = 0.12  # or with no more than this share of the best one's: a chance fit
 HYPOTHESES = 3  # homographies fitted successively, each to the outliers of the previous ones
 
 # Gain and offset are matched where the quantiles of the frames' grey levels differ by this much on average, and
