@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """**Examples**
 
-`m3flow pack train.csv --root /data/ucf101 --output results` — results/packs/train/00000.tar, …
+`m3flow pack train.csv --root /data/ucf101 --output results` — results/packs/train.csv/00000.tar, …
 
 `m3flow pack train.csv --root /data/ucf101 --output results --remove` — and remove the single files
 """
@@ -93,7 +93,7 @@ def _pack(experiment: Experiment, size: int, remove: bool) -> int:
         for problem in done.damaged:
             _say(console, f"wrong: {problem}")
         state = "written" if done.written else "complete"
-        _say(console, f"{done.table.with_suffix('')}: {len(done.videos)} videos, {state}")
+        _say(console, f"{done.table}: {len(done.videos)} videos, {state}")
         elsewhere = [video for video in done.missing if video in packs]
         packed += len(done.videos) + len(elsewhere)
         missing += [video for video in done.missing if video not in packs]

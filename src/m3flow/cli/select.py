@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from m3flow.cli.options import Exclude, List, Output, Parts, Root
+from m3flow.errors import UsageError
 
 EXAMPLES = """**Examples**
 
@@ -60,7 +61,10 @@ def select(
     from m3flow.report.choice import chosen_videos
     from m3flow.videos.videolist import VideoList
 
-    listed = VideoList(Path(videos), root, parts, exclude).read()
+    source = VideoList(Path(videos), root, parts, exclude)
+    if to.exists() and to.samefile(source.location):
+        raise UsageError(f"--to {to} is the list itself; name another file")
+    listed = source.read()
     chosen = chosen_videos(
         listed, Outputs(output).records, root=root, where=where or [], sort=sort, limit=limit
     )

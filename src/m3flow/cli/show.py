@@ -107,6 +107,8 @@ def show(
     else:
         _write_contact_sheet(path, clip, columns)
     made = "computed for it" if clip.computed else f"stored in {output}"
+    if not one.source:
+        made += f"; without frames: there is no video {root / one.name} (is the --root right?)"
     typer.echo(f"{path}: {one.name}, {made}", err=True)
 
 

@@ -104,4 +104,6 @@ def _picture(found: Status) -> RenderableType:
         why.add_row(state, f"{count:,}", Text(reason), Text(name))
     left = len(reasons) - REASONS_SHOWN
     rest = [Text(f"and {left} more reasons; --json has them all")] if left > 0 else []
+    if found.counts["outdated"]:
+        rest.append(Text("Settings are compared with config.yaml and this call's options and --set."))
     return Group(counts, Text(""), why, *rest)

@@ -286,7 +286,7 @@ def _difference(wanted: Wanted, name: str, *, of_flow: bool) -> str:
 
 def _words(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
     """The difference of settings in words: "dis → farneback", "bound 20.0 → 10.0, step 1 → 2"."""
-    for key in ("estimator", "job"):
+    for key in ("estimator", "job", "store", "camera"):
         if key in wanted and stored.get(key) != wanted[key]:
             return f"{stored.get(key, 'unknown')} → {wanted[key]}"
     words = []

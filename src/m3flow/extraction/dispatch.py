@@ -109,8 +109,11 @@ def run(
     config: WorkerConfig,
     on_record: Callable[[Record], None],
     on_frames: Callable[[int], None] = lambda count: None,
+    on_stop: Callable[[float], None] = lambda seconds: None,
 ) -> None:
     """Process every video; `on_record` gets each record when its video is done, in any order.
+
+    `on_stop` is called once if a signal stops the run, with the grace period in seconds.
 
     If a worker dies, its current video is recorded as failed. SIGTERM and SIGUSR1 stop the run: videos in
     progress are finished, or discarded after a grace period, and no others are started.
@@ -127,9 +130,9 @@ def run(
     # A separate process can be replaced after a GPU error or a damaged file has broken it.
     replaceable = work.reads_codec or config.devices[0].startswith("cuda")
     if config.workers == 1 and len(config.devices) == 1 and not replaceable:
-        _run_here(videos, work, on_record, on_frames)
+        _run_here(videos, work, on_record, on_frames, on_stop)
     else:
-        _run_in_processes(videos, work, config, on_record, on_frames)
+        _run_in_processes(videos, work, config, on_record, on_frames, on_stop)
 
 
 def _run_here(
@@ -137,13 +140,31 @@ def _run_here(
     work: Work,
     on_record: Callable[[Record], None],
     on_frames: Callable[[int], None],
+    on_stop: Callable[[float], None],
 ) -> None:
-    with _stop_signals() as stopped, Extractor(work, on_frames) as extractor:
-        # Take no more videos after a stop signal.
-        begun = itertools.takewhile(lambda video: not stopped(), videos)
-        extractor.run(Queue(begun), _stop_on_fatal(on_record))
+    at_alarm = signal.getsignal(signal.SIGALRM)
+
+    def begin_grace() -> None:
+        on_stop(GRACE_SECONDS)
+        # At the end of the grace period the video in progress is discarded as by Ctrl-C.
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+
+    try:
+        with _stop_signals(begin_grace) as stopped, Extractor(work, on_frames) as extractor:
+            # Take no more videos after a stop signal.
+            begun = itertools.takewhile(lambda video: not stopped(), videos)
+            extractor.run(Queue(begun), _stop_on_fatal(on_record))
+            if stopped():
+                raise Interrupted("by a signal")
+    except KeyboardInterrupt:
         if stopped():
-            raise Interrupted("by a signal")
+            raise Interrupted("by a signal") from None
+        raise
+    finally:
+        if stopped():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, at_alarm)
 
 
 def _run_in_processes(
@@ -152,11 +173,12 @@ def _run_in_processes(
     config: WorkerConfig,
     on_record: Callable[[Record], None],
     on_frames: Callable[[int], None],
+    on_stop: Callable[[float], None],
 ) -> None:
     deadline = 0.0
     take = _stop_on_fatal(on_record)
     with (
-        _stop_signals() as stopped,
+        _stop_signals(lambda: on_stop(GRACE_SECONDS)) as stopped,
         Workers(videos, config.workers, _serve, (work, config.devices)) as workers,
     ):
         while workers.left:
@@ -206,11 +228,19 @@ def _stop_on_fatal(on_record: Callable[[Record], None]) -> Callable[[Record], No
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within the block SIGTERM and SIGUSR1 only set a flag; yields a function that returns it."""
+def _stop_signals(on_first: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Within the block SIGTERM and SIGUSR1 only set a flag; yields a function that returns it.
+
+    `on_first` is called at the first one.
+    """
     seen: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, lambda received, _: seen.append(received)) for number in numbers}
+
+    def handle(received: int, _: object) -> None:
+        seen.append(received)
+        if len(seen) == 1:
+            on_first()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield lambda: bool(seen)
     finally:

@@ -65,6 +65,11 @@ class WorkLeft:
         return self.frames / max(time.monotonic() - self._began, 1e-9)
 
     @property
+    def pace(self) -> str:
+        """The rate in words: "24 frames/s", "0.4 frames/s"."""
+        return f"{self.rate:.{0 if self.rate >= 10 else 1}f} frames/s"
+
+    @property
     def eta(self) -> str:
         """The remaining time, as h:mm:ss: by frames if frames are reported, else by the bytes of the files."""
         seconds = time.monotonic() - self._began
@@ -121,7 +126,7 @@ class Display:
             if self._finished == self._videos:
                 # The total was an estimate; replace it by the actual count.
                 frames = self._work.frames
-                note = f"{self._work.rate:.0f} frames/s"
+                note = self._work.pace
                 self._bars.update(self._frame_bar, completed=frames, total=frames, note=note)
             self._bars.stop()
         for (status, kind), count in self._reasons.items():
@@ -135,12 +140,16 @@ class Display:
     def on_record(self, record: Record) -> None:
         self._finished += 1
         self._work.finished(record)
-        if record.status in ("rejected", "failed"):
+        if record.reason and record.status != "kept":
             kind = record.status, reason_kind(record.reason)
             self._reasons[kind] += 1
             if self._reasons[kind] <= REASONS_SHOWN:
                 self._print(f"{record.status}: {one_line(record.video)}: {record.reason}")
         self._show()
+
+    def on_stop(self, seconds: float) -> None:
+        """Say that the run was asked to stop, and how long the videos in progress have."""
+        self._print(f"stopping: the videos in progress have {seconds:g} s, no others are started")
 
     def _show(self) -> None:
         if self._bars is None:
@@ -149,16 +158,14 @@ class Display:
         self._bars.update(
             self._video_bar, completed=self._finished, note="" if frames else f"ETA {self._work.eta}"
         )
-        note = f"{self._work.rate:.0f} frames/s, ETA {self._work.eta}"
+        note = f"{self._work.pace}, ETA {self._work.eta}"
         self._bars.update(
             self._frame_bar, completed=frames, total=self._work.total, note=note, visible=frames > 0
         )
 
     def _print_lines(self, title: str) -> None:
         while not self._ended.wait(PLAIN_SECONDS):
-            frames = (
-                f", {self._work.frames:,} frames, {self._work.rate:.0f} frames/s" if self._work.frames else ""
-            )
+            frames = f", {self._work.frames:,} frames, {self._work.pace}" if self._work.frames else ""
             self._print(f"{title}: {self._finished:,}/{self._videos:,} videos{frames}, ETA {self._work.eta}")
 
     def _print(self, text: str) -> None:

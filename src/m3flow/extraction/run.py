@@ -68,12 +68,14 @@ def execute(
     stopped = ""
     with RecordFile(records) as record_file, Display(title, videos, console) as display:
         try:
-            dispatch.run(videos, work, config, on_record, display.on_frames)
+            dispatch.run(videos, work, config, on_record, display.on_frames, display.on_stop)
         except KeyboardInterrupt:
             stopped = "by the keyboard"
         except Interrupted as reason:
             stopped = str(reason)
     seconds = time.monotonic() - began
+    if counts.total() == len(videos):
+        stopped = ""  # too late: everything was done
     summary = _summary(title, counts, len(videos), frames, seconds, stopped)
     log.info("%s", summary)
     console.print(summary, markup=False, soft_wrap=True)

@@ -60,7 +60,7 @@ class RAFT(TorchEstimator):
                 torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
             except (OSError, RuntimeError) as error:
                 raise UsageError(
-                    f"the weights of {cls.name} cannot be fetched from {url}: {error}"
+                    f"the weights of {cls.name} cannot be fetched from {url} ({error}); put the file at {path}"
                 ) from error
         return path
 

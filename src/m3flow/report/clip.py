@@ -18,7 +18,7 @@ from m3flow.errors import BadInput
 from m3flow.flow.base import is_tensor
 from m3flow.layout import Outputs
 from m3flow.results.forms import form_in, quantisation_of
-from m3flow.results.homographies import homographies_of
+from m3flow.results.homographies import camera_of
 from m3flow.results.stored_flow import StoredFlow, stored_flow
 from m3flow.results.trajectoryfile import Trajectories, load_trajectories
 from m3flow.settings import FlowSettings, resize_of
@@ -34,12 +34,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """The motion from frame `number` on: flow float32 [2, H, W] pixels, and the camera's homography [3, 3]."""
+    """The motion from frame `number` on: flow float32 [2, H, W] pixels, and the camera's homography [3, 3].
+
+    cut: whether the pair crosses a cut.
+    """
 
     number: int
     flow: np.ndarray | None
     homography: np.ndarray | None = None
     accepted: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Moment:
     points: float32 [L + 1, H//8, W//8, 2], (x, y) in pixels: the trajectories that start here.
     inside: bool [H//8, W//8], whether they stay inside the frame.
     reliable: bool [H//8, W//8], whether they are reliable to their end; None if their confidence is unknown.
+    cut: whether a cut follows the frame.
     """
 
     number: int
@@ -66,6 +71,7 @@ class Moment:
     points: np.ndarray
     inside: np.ndarray
     reliable: np.ndarray | None = None
+    cut: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -146,7 +152,7 @@ class Clip(ABC):
             camera = camera_flow(first.homography, *first.flow.shape[1:])
         points, inside = window.positions()[:, 0], window.traj_type[0] > 0
         reliable = None if window.traj_conf is None else window.traj_conf[-1, 0] >= RELIABLE
-        return Moment(start, frame, first.flow, camera, first.accepted, points, inside, reliable)
+        return Moment(start, frame, first.flow, camera, first.accepted, points, inside, reliable, first.cut)
 
     def _frames(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
         """These frames in colour; none if the video is not available."""
@@ -184,16 +190,20 @@ class StoredClip(Clip):
         self.starts = self._windows or range(min(count, 1))
 
     def pairs(self, numbers: Collection[int]) -> Iterator[Pair]:
-        camera = homographies_of(self._folder)
+        camera = camera_of(self._folder)
+        cuts = set(camera.cuts or ())
         number = min(numbers, default=0)
         for piece in self._flow.values(number, max(numbers, default=0) + 1):
             for levels in piece:
                 if number in numbers:
                     flow = self._flow.quantisation.pixels(levels)
-                    if camera is None:
-                        yield Pair(number, flow)
+                    cut = number in cuts
+                    if camera.homographies is None or camera.accepted is None:
+                        yield Pair(number, flow, cut=cut)
                     else:
-                        yield Pair(number, flow, camera[0][number], bool(camera[1][number]))
+                        yield Pair(
+                            number, flow, camera.homographies[number], bool(camera.accepted[number]), cut
+                        )
                 number += 1
 
     def window(self, start: int, flows: list[np.ndarray]) -> Trajectories:
@@ -259,10 +269,11 @@ class ComputedClip(Clip):
             quantisation = quantisation_of(flow.identity())
             levels: Any = quantisation.stored(motion.flow, number)
             pixels = quantisation.pixels(levels.cpu().numpy() if is_tensor(levels) else levels)[0]
+            cut = self._decisions[number].cut
             if motion.homographies is None or motion.accepted is None:
-                yield Pair(number, pixels)
+                yield Pair(number, pixels, cut=cut)
             else:
-                yield Pair(number, pixels, motion.homographies[0], bool(motion.accepted[0]))
+                yield Pair(number, pixels, motion.homographies[0], bool(motion.accepted[0]), cut)
 
 
 def _frames_of(video: Video, motion: MotionEstimator, flow: FlowSettings) -> Frames:

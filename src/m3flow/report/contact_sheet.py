@@ -67,7 +67,8 @@ def _rows(clip: Clip, moments: list[Moment]) -> list[Row]:
     cameras = [moment.camera for moment in moments if moment.camera is not None]
     if flows:
         note = "motion not explained by the camera" if cameras else "including camera motion"
-        rows.append(_flow_row(clip, "Flow", note, flows, size))
+        marks = tuple("a cut: no motion" if moment.cut else "" for moment in moments)
+        rows.append(_flow_row(clip, "Flow", note, flows, size, marks if any(marks) else ()))
     if cameras:
         marks = tuple(_camera_mark(moment) for moment in moments)
         rows.append(_flow_row(clip, "Camera", "the motion that was removed", cameras, size, marks))
@@ -79,7 +80,7 @@ def _rows(clip: Clip, moments: list[Moment]) -> list[Row]:
     rows.append(
         Row(
             "Trajectories",
-            f"over {steps} steps, {path}; grey ones leave the frame",
+            f"over {steps} steps, {path}; grey ones leave the frame or cross a cut",
             [drawing.trajectories(moment, largest, *size) for moment in moments],
             largest,
             f"{largest:g} px\nin {steps} steps",
@@ -89,6 +90,8 @@ def _rows(clip: Clip, moments: list[Moment]) -> list[Row]:
 
 
 def _camera_mark(moment: Moment) -> str:
+    if moment.cut:
+        return "a cut"
     if not moment.accepted:
         return "no camera motion found"
     return "static camera" if moment.camera is not None and not moment.camera.any() else ""

@@ -91,7 +91,9 @@ class VideoList:
             raise UsageError(f"{name}: no such list file or video ({error.strerror})") from error
         if not found:
             beside = "" if self.file.is_absolute() else f" (also looked in the root {self.root})"
-            raise UsageError(f"{self.file}: no such list file or video{beside}")
+            raise UsageError(
+                f"{self.file}: no such list file or video{beside}; it is named by LIST, or by videos in config.yaml"
+            )
         return location
 
     @cached_property

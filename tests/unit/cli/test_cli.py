@@ -280,6 +280,7 @@ def test_sigterm_stops_and_the_next_run_finishes(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 1 and "run again" in errors and "Traceback" not in errors
+    assert "stopping: the videos in progress have 20 s" in errors
     made = {path.parent.name for path in out.rglob("y.mp4")}
     assert 0 < len(made) < len(names)
     assert not [path for path in (out / "flows").rglob("*") if path.is_file() and path.suffix != ".mp4"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from m3flow.camera.compensation import Motion, MotionEstimator
-from m3flow.errors import UsageError
+from m3flow.errors import Interrupted, UsageError
 from m3flow.extraction import dispatch, gpu_errors
 from m3flow.extraction.dispatch import WorkerConfig, run, worker_config
 from m3flow.extraction.extractor import Extractor
@@ -212,6 +213,36 @@ def test_a_record_for_each_video_and_frames_on_the_way(
     assert [by_name[f"{number}.mkv"].frames for number in range(5)] == [5, 6, 7, 8, 9]
     assert sum(counted) == 5 + 6 + 7 + 8 + 9
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_stop_signal_discards_a_video_that_outlasts_the_grace_period(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: the signal comes in mid-video, whose estimator never comes back by itself."""
+
+    def endless(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True:
+            signal.pause()
+
+    monkeypatch.setattr("m3flow.flow.opencv.DIS.pair", endless)
+    monkeypatch.setattr(dispatch, "GRACE_SECONDS", 0.05)
+    path = clip(tmp_path / "a.mkv")
+    work = Work(outputs=Outputs(tmp_path / "out"), flow=FAST, backend="opencv")
+    records: list[Record] = []
+    announced: list[float] = []
+    at_alarm = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(Interrupted, match="by a signal"):
+        run(
+            [Video(str(path), "a.mkv")],
+            work,
+            WorkerConfig(1, 1, ("auto",)),
+            records.append,
+            on_stop=announced.append,
+        )
+    assert (records, announced) == ([], [0.05])
+    assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert signal.getsignal(signal.SIGALRM) is at_alarm
 
 
 def test_workers_give_the_same_files(tmp_path: Path, videos: list[Video]) -> None:

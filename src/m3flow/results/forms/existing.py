@@ -120,7 +120,13 @@ def existing(root: Path, form: str, name: str) -> Existing:
     except UNREADABLE as error:
         raise BadInput(f"{place}: not readable flow ({error})") from error
     if frames.count == 0:
-        raise BadInput(f"{place}: no flow of the form {form}")
+        ours = (
+            next(place.rglob("made.json"), None) or next(place.glob("x.mp4"), None)
+            if place.is_dir()
+            else None
+        )
+        hint = "; m3flow's own flow is read without --flow-from" if ours else ""
+        raise BadInput(f"{place}: no flow of the form {form}{hint}")
     return Existing(place, frames)
 
 
