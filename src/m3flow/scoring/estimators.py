@@ -86,14 +86,14 @@ def score_estimator(
     fine: Iterable[bool] = (False,),
     device: str = "cpu",
 ) -> Iterator[Scored]:
-    """Score an estimator's trajectories, from flow in 8 bits as stored, for each tracking, confidence and fineness.
+    """Score an estimator's trajectories, from flow in 8 bits, not dithered, for each tracking, confidence and fineness.
 
     Fine displacements are scored instead of whole pixels; integer tracking has none.
     """
     motion = MotionEstimator(estimator(name, device=device), camera=camera, scheme=scheme)
     frames = _frames_for(motion, scene.frames)
     found, flow_seconds = _timed(motion, frames)
-    quantisation = Quantisation(BOUND, dither=True)
+    quantisation = Quantisation(BOUND)
     levels: Any = quantisation.stored(found.flow)
     truth = true_tracks(scene, LENGTH, without_camera=camera == "warp")
     for confidence in confidences:
