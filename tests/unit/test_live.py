@@ -139,6 +139,7 @@ def test_the_same_levels_are_tracked_alike_whatever_made_them(clips: np.ndarray,
     assert same(module._targets(windows, None, 1), 0, stored)
 
 
+@pytest.mark.slow
 def test_a_clip_does_not_depend_on_its_batch(clips: np.ndarray) -> None:
     module = MotionTargets(length=LENGTH, stride=2, camera="warp", cuts=True)
     batch = torch.from_numpy(clips)

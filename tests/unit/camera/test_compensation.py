@@ -65,6 +65,7 @@ def test_background_stands_still(pairs, reach, backend, scheme):
     assert background < whole / 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reach", [3.0, 8.0])
 @pytest.mark.parametrize("backend", ["opencv", "torch"])
 def test_default_is_as_good_as_two_passes(pairs, reach, backend):

@@ -207,6 +207,7 @@ def test_opencv_finds_the_camera(reach):
     assert max(errors) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reach", REACHES)
 def test_torch_finds_the_camera_as_well_as_opencv_does(reach):
     scenes = [camera_pair(seed, reach) for seed in range(6)]
@@ -229,6 +230,7 @@ def test_corners_are_followed_to_where_opencv_follows_them():
     assert np.percentile(difference, 95) < 0.1
 
 
+@pytest.mark.slow
 def test_torch_candidates_of_a_pair_are_its_own_and_repeat():
     pairs = [camera_pair(seed, 8.0).frames[:, 60:180, 80:240] for seed in range(4)] * 4
     frames = torch.from_numpy(np.concatenate(pairs))

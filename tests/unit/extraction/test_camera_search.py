@@ -51,6 +51,7 @@ def found(motion, videos, *, block, batch, shared):
     return frames, decisions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "shared"), [("opencv", False), ("torch", True)])
 def test_decisions_do_not_depend_on_blocks_and_batches(videos, backend, shared):
     torch.set_num_threads(1)

@@ -135,6 +135,7 @@ def test_in_one_pass_from_a_video(
         assert np.array_equal(found.traj_feat, features)
 
 
+@pytest.mark.slow
 def test_through_the_command_line(raft_models: object, weights: dict[str, Path], tmp_path: Path) -> None:
     read = colour_clip(tmp_path / "clip.mp4", real_frames(3, 128, 128))
     command = [sys.executable, "-c", "from m3flow.cli import main\nif __name__ == '__main__': main()"]

@@ -407,6 +407,7 @@ def test_mixed_settings_are_named(tmp_path: Path) -> None:
     assert "bound: 20.0 in 2, 10.0 in 1" in words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a/b.mp4", "it's a/$(name).mp4"])
 def test_the_command_of_a_row_shows_its_video(name: str, tmp_path: Path) -> None:
     """The parts joined by the page's script: root, name, options."""

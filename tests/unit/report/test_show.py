@@ -242,6 +242,7 @@ def test_a_clip_without_trajectories_makes_no_film(made: tuple[Video, Outputs], 
     assert not (tmp_path / "film.mp4").exists()
 
 
+@pytest.mark.slow
 def test_the_command_shows_stored_and_computed_motion(
     made: tuple[Video, Outputs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

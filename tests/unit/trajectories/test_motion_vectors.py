@@ -226,6 +226,7 @@ def test_upsampling_is_exact_on_the_grid() -> None:
     np.testing.assert_allclose(whole[:, :, 4, 8], (cells[:, :, 0, 0] + cells[:, :, 0, 1]) / 2, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_real_clips_agree_with_optical_flow(demo_clips: Path) -> None:
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     for name in ("street/bikes.mp4", "animation/bigbuckbunny.mp4"):

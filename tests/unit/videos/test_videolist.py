@@ -246,7 +246,7 @@ class TestRefusals:
         assert refusal(tmp_path, content) == [" the list is empty; it needs one video per line"]
 
     def test_a_missing_list(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"none\.csv: no such list file or video$"):
+        with pytest.raises(UsageError, match=r"none\.csv: no such list file or video; it is named by LIST"):
             VideoList(tmp_path / "none.csv").read()
         with pytest.raises(
             UsageError, match=r"none\.csv: no such list file or video \(also looked in the root"
