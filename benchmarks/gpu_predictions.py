@@ -93,8 +93,19 @@ def fused_kernels(count: Counted) -> Iterator[None]:
         count.serial += SWEEPS * patches * (3 + steps / 2) * EVALUATION_SECONDS
         return flow[:, :, :rows, :columns].clone()
 
-    def kernels(module: str, _device: str) -> Any:
-        return SimpleNamespace(refine=refine, search=search, name=module)
+    def shrink(images: Any, _scale: float, height: int, width: int) -> Any:
+        level = torch.empty(len(images), height, width)
+        count.launches += 1
+        count.bytes += images.nbytes + level.nbytes
+        return level
+
+    def expand(images: Any, _n: int, _sigma: float) -> Any:
+        count.launches += 1
+        count.bytes += 6 * images.nbytes
+        return torch.zeros(len(images), 5, *images.shape[1:])
+
+    def kernels(_module: str, _device: str) -> Any:
+        return SimpleNamespace(refine=refine, search=search, shrink=shrink, expand=expand)
 
     with patch("m3flow.flow.farneback.kernels", kernels), patch("m3flow.flow.dis.kernels", kernels):
         yield

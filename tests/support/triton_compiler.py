@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-INTEGERS = ("height", "width", "rows", "columns", "stride", "steps", "in_stripe")
+INTEGERS = ("height", "width", "full_size", "full_width", "rows", "columns", "stride", "steps", "in_stripe")
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,19 @@ class Compiled:
 def compiled(
     kernel: Any, target: tuple[str, Any, int], folder: Path, warps: int = 4, **constants: Any
 ) -> Compiled:
-    """The kernel compiled for a target such as ("cuda", 90, 32): compute capability 9.0, warps of 32 threads."""
+    """The kernel compiled for a target such as ("cuda", 90, 32): compute capability 9.0, warps of 32 threads.
+
+    constants: values of its compile-time constants, or types such as "*i32" of its other arguments.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     signature = {name: "constexpr" if name in constants else "*fp32" for name in kernel.arg_names}
     signature.update({name: "i32" for name in kernel.arg_names if name in INTEGERS})
+    types = {name: value for name, value in constants.items() if isinstance(value, str)}
+    signature.update(types)
+    constants = {name: value for name, value in constants.items() if name not in types}
     # torch allocates at multiples of 16 bytes and more, and Triton specialises for sizes that are multiples of 16:
     # 320 and 240 are.
     aligned = [

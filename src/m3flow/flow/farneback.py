@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -40,9 +40,9 @@ SMALLEST_SIDE = 32  # no pyramid level is smaller
 class Farneback(TorchEstimator):
     """`cv2.calcOpticalFlowFarneback` in torch: batched, on any device.
 
-    iteration: how the iterations run. "auto": "triton" on a GPU where it works, else "eager". "eager": one torch
-        operation after another, on any device; "compiled": fused by `torch.compile` (the first call of a size
-        takes up to a minute); "triton": two fused kernels. The results differ by rounding.
+    iteration: how the iterations run, and the pyramid. "auto": "triton" on a GPU where it works, else "eager".
+        "eager": one torch operation after another, on any device; "compiled": fused by `torch.compile` (the first
+        call of a size takes up to a minute); "triton": fused kernels. The results differ by rounding.
     """
 
     name = "farneback"
@@ -74,6 +74,13 @@ class Farneback(TorchEstimator):
                 return fused.refine
         return partial(refine, torch.compile(iterate) if self._iteration == "compiled" else iterate)
 
+    @cached_property
+    def _pyramid_kernels(self) -> Any:
+        """The module of fused kernels that make levels and expansions; None for torch operations."""
+        if self._iteration == "triton":
+            return import_module("m3flow.flow.farneback_pyramid_triton")
+        return kernels("farneback_pyramid_triton", self.device) if self._iteration == "auto" else None
+
     def flow(self, previous: Tensor, current: Tensor) -> Tensor:
         return self._pyramid(torch.cat([previous, current]), len(previous))
 
@@ -100,7 +107,11 @@ class Farneback(TorchEstimator):
         p = self.parameters
         height, width = images.shape[1:]
         h, w = round(height * scale), round(width * scale)
-        expansion = expand(shrink(images, scale, h, w), p.poly_n, p.poly_sigma)
+        make = self._pyramid_kernels
+        if make is None:
+            expansion = expand(shrink(images, scale, h, w), p.poly_n, p.poly_sigma)
+        else:
+            expansion = make.expand(make.shrink(images, scale, h, w), p.poly_n, p.poly_sigma)
         one, two = expansion[:-step], expansion[step:]
         level = make_level(h, w, 1 if p.gaussian else p.window**2, images.device)
         taps = gaussian(p.window // 2, 0.3 * (p.window // 2)) if p.gaussian else None
@@ -122,11 +133,16 @@ def level_scales(height: int, width: int, levels: int, scale: float) -> list[flo
 
 def shrink(images: Tensor, scale: float, height: int, width: int) -> Tensor:
     """The pyramid level [F, height, width] of full-size float32 images; scale 1 is blurred as well."""
-    sigma = (1 / scale - 1) / 2
-    size = max(round(5 * sigma) | 1, 3)
-    kernel = [0.25, 0.5, 0.25] if sigma == 0 else gaussian(size // 2, sigma)
+    kernel = blur_taps(scale)
     blurred = correlate(correlate(images, kernel, -1, "reflect"), kernel, -2, "reflect")
     return resize(blurred, height, width)
+
+
+def blur_taps(scale: float) -> list[float]:
+    """The filter of the frames before they are resized by `scale`."""
+    sigma = (1 / scale - 1) / 2
+    size = max(round(5 * sigma) | 1, 3)
+    return [0.25, 0.5, 0.25] if sigma == 0 else gaussian(size // 2, sigma)
 
 
 def gaussian(radius: int, sigma: float) -> list[float]:

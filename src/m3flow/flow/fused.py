@@ -43,4 +43,4 @@ def compare(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> No
     """Raises RuntimeError if results differ by more than rounding."""
     worst = float((found - expected).abs().max())
     if not worst <= tolerance:
-        raise RuntimeError(f"the results differ from those of torch operations by {worst:.2g} px")
+        raise RuntimeError(f"the results differ from those of torch operations by {worst:.2g}")

@@ -29,11 +29,11 @@ def pad(images: Tensor, amount: int, dim: int, border: Border = "replicate") -> 
         shape[dim] = amount
         first, last = images.narrow(dim, 0, 1), images.narrow(dim, length - 1, 1)
         return torch.cat([first.expand(shape), images, last.expand(shape)], dim)
-    return images.index_select(dim, _reflected(length, amount, images.device))
+    return images.index_select(dim, reflected(length, amount, images.device))
 
 
 @lru_cache(maxsize=256)
-def _reflected(length: int, amount: int, device: torch.device) -> Tensor:
+def reflected(length: int, amount: int, device: torch.device) -> Tensor:
     """The index, among `length` samples, of each sample of the padded line."""
     period = 2 * (length - 1)
     index = torch.arange(-amount, length + amount).remainder(period)
@@ -71,7 +71,7 @@ def filter_bank(
 
 
 @lru_cache(maxsize=256)
-def _resize_plan(
+def resize_plan(
     length: int, new_length: int, ratio: float, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     """For each new sample: the two old samples around it and the weight of the second."""
@@ -93,7 +93,7 @@ def resize(images: Tensor, height: int, width: int, *, ratio: float | None = Non
         if length == new_length and ratio is None:
             continue
         step = length / new_length if ratio is None else ratio
-        first, second, weight = _resize_plan(length, new_length, step, images.device)
+        first, second, weight = resize_plan(length, new_length, step, images.device)
         if dim == -2:
             weight = weight[:, None]
         images = torch.lerp(images.index_select(dim, first), images.index_select(dim, second), weight)
