@@ -73,8 +73,8 @@ def node(options: Any, report: Report) -> None:
         result["cases"][f"{name}, camera {camera}"] = {
             "workers": count,
             "frames_per_s": round(rate, 1),
-            "share_of_floor": round(rate / floor, 3),
-            "share_of_floor_with_tracking": round(rate / with_tracking, 3),
+            "share_of_floor": round(rate / floor, 4),
+            "share_of_floor_with_tracking": round(rate / with_tracking, 4),
             "start_s": round(start, 1),
         }
         report(result)

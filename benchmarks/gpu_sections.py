@@ -28,10 +28,12 @@ from m3flow.camera.compensation import MotionEstimator
 from m3flow.extraction.batching import Batches
 from m3flow.extraction.extractor import CAMERA_BYTES_PER_PIXEL
 from m3flow.flow import Estimator, estimator
+from m3flow.flow.fused import kernels
 from m3flow.results.quantisation import quantise
 from m3flow.trajectories import track
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+KERNELS = ("dis_triton", "farneback_pyramid_triton", "farneback_triton")
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -68,13 +70,15 @@ def speed(options: Options, report: Report) -> None:
     batches = [2] if options.smoke else [32, 128]
     end = time.monotonic() + 0.9 * options.seconds
     skip = (flow_benchmark.COMPILED,)
+    fused = {module: kernels(module, options.device) is not None for module in KERNELS}
     bench = flow_benchmark.Bench(options.device, batches, 0 if options.smoke else 0.4, end, skip)
     for size in sizes.values():
         frames = flow_benchmark.texture(*size)
         for name in options.estimators:
             bench.estimator(name, frames)
             bandwidth = round(bench.bandwidth / 1e9, 1)
-            report({"bandwidth_gb_s": bandwidth, "rows": bench.rows, "left_out": bench.left_out})
+            found = {"bandwidth_gb_s": bandwidth, "fused_kernels": fused}
+            report(found | {"rows": bench.rows, "left_out": bench.left_out})
 
 
 def camera(options: Options, report: Report) -> None:
