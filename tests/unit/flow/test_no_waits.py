@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from m3flow.camera import candidates_torch
+from m3flow.camera import candidates_torch, compensation_torch
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.camera.selection import Selection
 from m3flow.flow import estimator, transfer
@@ -39,9 +39,9 @@ def early_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=device)
 
     monkeypatch.setattr(candidates_torch, "Readback", Readback)
-    monkeypatch.setattr(transfer, "to_device", uploaded)
-    monkeypatch.setattr("m3flow.camera.compensation_torch.to_device", uploaded)
-    monkeypatch.setattr("m3flow.camera.candidates_torch.to_device", uploaded)
+    # In modules that are imported already: one imported now would keep the stand-in.
+    for module in (transfer, candidates_torch, compensation_torch):
+        monkeypatch.setattr(module, "to_device", uploaded)
     return read
 
 
