@@ -1,7 +1,7 @@
-"""RAFT (Teed and Deng, ECCV 2020) as torchvision has it: its networks, its weights, and its call to the bit.
+"""RAFT (Teed and Deng, ECCV 2020) with torchvision's networks and weights; the flow equals its own, to the bit.
 
-Frames are padded to multiples of 8, and to 128 px at least, by repeating their right and lower edge; the flow of the
-padding is cut off.
+Frames are padded to multiples of 8, and to 128 px at least, by repeating their right and lower edge; the flow there is
+discarded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class RAFT(TorchEstimator):
     """Base class of the two sizes."""
 
     parameters: RAFTParameters
-    # Frames and features; the volume of all correlations, which grows with the square of the size, is beside it.
+    # Frames and features, without the correlation volume, which grows with the square of the size.
     bytes_per_pixel = 1500
 
     def __init__(self, parameters: RAFTParameters, *, device: str) -> None:
@@ -47,9 +47,9 @@ class RAFT(TorchEstimator):
 
     @classmethod
     def fetch(cls) -> Path:
-        """Fetch the weights that are taken where none are named; returns their file.
+        """Fetch the default weights; returns their file.
 
-        Raises UsageError where they cannot be had.
+        Raises UsageError if they cannot be fetched.
         """
         path = weights_file(cls.name)
         if not path.is_file():
@@ -92,7 +92,7 @@ def _prepared(frames: Tensor) -> Tensor:
 
 
 def weights_file(name: str) -> Path:
-    """Where the fetched weights of an estimator lie: below $XDG_CACHE_HOME, by default ~/.cache."""
+    """The file of an estimator's fetched weights, below $XDG_CACHE_HOME (default ~/.cache)."""
     cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache_folder / "m3flow" / "weights" / _weights(name).url.rpartition("/")[2]
 
@@ -118,10 +118,10 @@ def _state(name: str, weights: str) -> dict[str, Tensor]:
 def torchvision_flow() -> Any:
     """The module `torchvision.models.optical_flow`.
 
-    A torchvision whose compiled part is for another build of torch cannot be imported, for want of two operators of
-    object detection. They are declared without a body then; flow needs neither.
+    A torchvision built for another torch fails to import because two operators of object detection are missing.
+    They are then declared without a body; flow needs neither.
 
-    Raises UsageError where torchvision is not installed or cannot be imported.
+    Raises UsageError if torchvision is not installed or cannot be imported.
     """
     try:
         return _imported()
