@@ -33,8 +33,8 @@ def test_many_videos_over_the_nodes(
     broken = tmp_path / "data" / CORRUPT
     broken.write_bytes((tmp_path / "data" / names[0]).read_bytes()[:200])
     listed = [*names[:20], CORRUPT, *names[20:]]
-    run = Run(tmp_path, cluster, listed, flow=FLOW, shard={"videos": 13}, run={"workers": 1})
-    assert run.jobs() == {"flow_shard": 5, "trajectories_shard": 5}
+    run = Run(tmp_path, cluster, listed, flow=FLOW, shard={"videos": 17}, run={"workers": 1})
+    assert run.jobs() == {"flow_shard": 4, "trajectories_shard": 4}
     run.run(gpus=4)
 
     done = dict.fromkeys(names, 1)
