@@ -8,20 +8,12 @@ presets and rate factors, with key frames alone or one in 12. Tables: `python be
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
-import cv2
-
-import machine
 from m3flow.results.forms.mp4 import CODECS, Codec
 from m3flow.results.quantisation import Scale
-from real_clips import add_clips, chosen_clips
-from storage import RESULTS, measured, prepared_scenes, real_flow, scene_errors, stored
+from storage import Storing, run, stored
 
 
 def mpeg4(quantiser: int, scale: Scale, **options: str) -> Codec:
@@ -83,24 +75,11 @@ def in_place_of_mpeg4(codec: Codec) -> Iterator[None]:
         CODECS["mpeg4"] = now
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_clips(parser)
-    parser.add_argument("--output", type=Path, default=RESULTS / "codecs.json")
-    options = parser.parse_args()
-    clips = chosen_clips(parser, options)
-    cv2.setNumThreads(1)
-    videos, scenes = [real_flow(clip) for clip in clips], prepared_scenes()
-    result: dict[str, Any] = {"machine": machine.describe(), "clips": len(clips), "ways": {}}
-    result["ways"]["not stored"] = {"error_px": scene_errors(scenes, None)}
+def compared() -> Iterator[tuple[str, Storing]]:
     for name, (codec, dither) in CANDIDATES.items():
         with in_place_of_mpeg4(codec):
-            result["ways"][name] = measured(videos, scenes, stored({"codec": "mpeg4", "dither": dither}))
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written: {options.output}")
+            yield name, stored({"codec": "mpeg4", "dither": dither})
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, "codecs.json", compared)

@@ -235,25 +235,35 @@ def prepared_scenes() -> list[Any]:
     return [prepared(name) for name in SCENES]
 
 
-def main() -> None:
+def run(description: str | None, output: str, ways: Callable[[], Iterator[tuple[str, Storing]]]) -> None:
+    """The command line of a comparison: measure no storage and each of the ways, and write the JSON.
+
+    ways: yields the name of a way and the function that stores flow that way; it may set up the way before it
+        yields, and undo that afterwards.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_clips(parser)
-    parser.add_argument("--output", type=Path, default=RESULTS / "storage.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / output)
     options = parser.parse_args()
     clips = chosen_clips(parser, options)
     cv2.setNumThreads(1)
     videos, scenes = [real_flow(clip) for clip in clips], prepared_scenes()
     result: dict[str, Any] = {"machine": machine.describe(), "clips": len(clips), "ways": {}}
     result["ways"]["not stored"] = {"error_px": scene_errors(scenes, None)}
-    result["ways"]["OpenCV's mp4v"] = measured(videos, scenes, by_opencv)
-    for name, way in WAYS.items():
-        with predicted_frames() if name == PREDICTED else nullcontext():
-            result["ways"][name] = measured(videos, scenes, stored(way))
+    for name, way in ways():
+        result["ways"][name] = measured(videos, scenes, way)
     options.output.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written: {options.output}")
 
 
+def compared() -> Iterator[tuple[str, Storing]]:
+    yield "OpenCV's mp4v", by_opencv
+    for name, way in WAYS.items():
+        with predicted_frames() if name == PREDICTED else nullcontext():
+            yield name, stored(way)
+
+
 if __name__ == "__main__":
-    main()
+    run(__doc__, "storage.json", compared)

@@ -85,3 +85,31 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class NewFolder:
+    """A new folder of files, complete under its name or absent."""
+
+    def __init__(self, final: Path) -> None:
+        self._final = final
+        self._temporary: Path | None = None
+
+    def add(self, name: str, content: bytes) -> None:
+        """Write a file of the folder."""
+        if self._temporary is None:
+            self._temporary = temporary_for(self._final)
+            self._temporary.mkdir()
+        # Hundreds of small files: each is closed, when a network file system reports failed writes, but not
+        # synced; `m3flow verify` compares the contents.
+        (self._temporary / name).write_bytes(content)
+
+    def finish(self) -> None:
+        """Give the folder its name; it replaces one of that name."""
+        assert self._temporary is not None
+        replace_folder(self._temporary, self._final)
+        self._temporary = None
+
+    def discard(self) -> None:
+        """Remove what was written, unless it is finished."""
+        if self._temporary is not None:
+            remove(self._temporary)

@@ -6,6 +6,7 @@ import ctypes
 import os
 import threading
 import time
+from pathlib import Path
 
 PARENT_CHECK_SECONDS = 1.0
 
@@ -29,6 +30,11 @@ def exit_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def user_cache() -> Path:
+    """The folder of what is kept for all runs of a user: in $XDG_CACHE_HOME, by default ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m3flow"
 
 
 def available_cores() -> int:

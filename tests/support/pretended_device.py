@@ -75,14 +75,38 @@ def pretended_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
 
         return method
 
-    def zeros(tensor: torch.Tensor) -> np.ndarray:
-        return np.zeros(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-
     monkeypatch.setattr(FakeTensor, "__bool__", noting("bool()", lambda tensor: True))
     monkeypatch.setattr(FakeTensor, "__int__", noting("int()", lambda tensor: 0))
     monkeypatch.setattr(FakeTensor, "__float__", noting("float()", lambda tensor: 0.0))
-    monkeypatch.setattr(FakeTensor, "tolist", noting("tolist()", lambda tensor: zeros(tensor).tolist()))
-    monkeypatch.setattr(FakeTensor, "numpy", noting("numpy()", zeros))
-    monkeypatch.setattr(FakeTensor, "cpu", noting("cpu()", lambda tensor: torch.from_numpy(zeros(tensor))))
+    monkeypatch.setattr(FakeTensor, "tolist", noting("tolist()", lambda tensor: _zeros(tensor).tolist()))
+    monkeypatch.setattr(FakeTensor, "numpy", noting("numpy()", _zeros))
+    monkeypatch.setattr(FakeTensor, "cpu", noting("cpu()", lambda tensor: torch.from_numpy(_zeros(tensor))))
     with _mode, waits:
         yield waits
+
+
+def pretended_copies(monkeypatch: pytest.MonkeyPatch, *uploading: str) -> list[int]:
+    """Pretend copies between host and device: the modules `uploading` make tensors without data, and reads of the
+    camera search give zeros. Returns how many tensors are read at a time, as a list that grows.
+    """
+    read: list[int] = []
+
+    class Readback:
+        def __init__(self, tensors: Any) -> None:
+            self._tensors = tensors
+
+        def arrays(self) -> list[np.ndarray]:
+            read.append(len(self._tensors))
+            return [_zeros(one) for one in self._tensors]
+
+    def uploaded(array: np.ndarray, device: Any) -> torch.Tensor:
+        return torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=device)
+
+    monkeypatch.setattr("m3flow.camera.candidates_torch.Readback", Readback)
+    for module in uploading:
+        monkeypatch.setattr(f"m3flow.{module}.to_device", uploaded)
+    return read
+
+
+def _zeros(tensor: torch.Tensor) -> np.ndarray:
+    return np.zeros(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))

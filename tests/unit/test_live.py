@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from m3flow.camera import candidates_torch
 from m3flow.errors import UsageError
 from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.work import Work
@@ -29,7 +28,7 @@ from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.trajectories import track
 from m3flow.videos.videolist import Video
 from support.clips import moving_texture, write_video
-from support.pretended_device import DEVICE, pretended_device
+from support.pretended_device import DEVICE, pretended_copies, pretended_device
 
 FRAMES, HEIGHT, WIDTH, LENGTH = 9, 64, 96, 3
 
@@ -225,24 +224,7 @@ def test_the_host_does_not_wait(options: dict[str, Any], clips: np.ndarray) -> N
 @pytest.mark.slow
 def test_cameras_cost_two_waits_whatever_the_number_of_clips(monkeypatch: pytest.MonkeyPatch) -> None:
     """For which pairs differ in brightness, and for the evidence of all clips."""
-    read: list[int] = []
-
-    class Readback:
-        def __init__(self, tensors: Any) -> None:
-            self._tensors = tensors
-
-        def arrays(self) -> list[np.ndarray]:
-            read.append(len(self._tensors))
-            return [
-                np.zeros(tuple(one.shape), str(one.dtype).removeprefix("torch.")) for one in self._tensors
-            ]
-
-    def uploaded(array: np.ndarray, device: Any) -> torch.Tensor:
-        return torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=device)
-
-    monkeypatch.setattr(candidates_torch, "Readback", Readback)
-    for module in ("camera.compensation_torch", "camera.candidates_torch", "live"):
-        monkeypatch.setattr(f"m3flow.{module}.to_device", uploaded)
+    read = pretended_copies(monkeypatch, "camera.compensation_torch", "camera.candidates_torch", "live")
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     module = MotionTargets(
         "farneback", parameters={"levels": 1}, camera="warp", cuts=True, length=2, stride=2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,35 +56,19 @@ class Motion:
 
     def __getitem__(self, pairs: slice) -> Motion:
         """The motion of some of the pairs."""
-
-        def of(values: np.ndarray | None) -> np.ndarray | None:
-            return None if values is None else values[pairs]
-
-        return Motion(
-            self.flow[pairs],
-            of(self.homographies),
-            of(self.accepted),
-            self.schemes[pairs],
-            of(self.confidence),
-            of(self.cut),
-            of(self.bars),
-        )
+        return self._with(lambda values: values[pairs])
 
     def reversed(self) -> Motion:
         """The pairs in reversed order."""
+        return self._with(_reversed)
 
-        def of(values: np.ndarray | None) -> np.ndarray | None:
-            return None if values is None else values[::-1].copy()
+    def _with(self, chosen: Callable[[Any], Any]) -> Motion:
+        """The pairs that `chosen` takes from each of the fields."""
 
-        return Motion(
-            _reversed(self.flow),
-            of(self.homographies),
-            of(self.accepted),
-            self.schemes[::-1],
-            of(self.confidence),
-            of(self.cut),
-            of(self.bars),
-        )
+        def of(values: Any) -> Any:
+            return None if values is None else chosen(values)
+
+        return Motion(*(of(getattr(self, item.name)) for item in fields(self)))
 
 
 class MotionEstimator:
@@ -277,11 +262,11 @@ class MotionEstimator:
         }
 
 
-def _reversed(array: Array) -> Array:
-    """The array with its first axis reversed."""
-    if is_tensor(array):
-        return array.flip(0)  # type: ignore[union-attr]
-    return np.ascontiguousarray(np.asarray(array)[::-1])
+def _reversed(values: Any) -> Any:
+    """A list, or an array with its first axis, in reversed order."""
+    if is_tensor(values):
+        return values.flip(0)
+    return np.ascontiguousarray(values[::-1]) if isinstance(values, np.ndarray) else values[::-1]
 
 
 def _as_numpy(frames: Array) -> np.ndarray:

@@ -136,7 +136,7 @@ class Selection:
 
     def reversed(self) -> Selection:
         """The pairs in reversed order."""
-        return Selection(*(getattr(self, item.name)[::-1].copy() for item in fields(self)))
+        return self[np.arange(len(self))[::-1]]
 
     @staticmethod
     def of(decisions: Sequence[Decision]) -> Selection:

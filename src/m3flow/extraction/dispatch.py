@@ -150,21 +150,22 @@ def _run_here(
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
-    try:
-        with _stop_signals(begin_grace) as stopped, Extractor(work, on_frames) as extractor:
-            # Take no more videos after a stop signal.
-            begun = itertools.takewhile(lambda video: not stopped(), videos)
-            extractor.run(Queue(begun), _stop_on_fatal(on_record))
+    with _stop_signals(begin_grace) as stopped:
+        try:
+            with Extractor(work, on_frames) as extractor:
+                # Take no more videos after a stop signal.
+                begun = itertools.takewhile(lambda video: not stopped(), videos)
+                extractor.run(Queue(begun), _stop_on_fatal(on_record))
+                if stopped():
+                    raise Interrupted("by a signal")
+        except KeyboardInterrupt:
             if stopped():
-                raise Interrupted("by a signal")
-    except KeyboardInterrupt:
-        if stopped():
-            raise Interrupted("by a signal") from None
-        raise
-    finally:
-        if stopped():
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, at_alarm)
+                raise Interrupted("by a signal") from None
+            raise
+        finally:
+            if stopped():
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, at_alarm)
 
 
 def _run_in_processes(

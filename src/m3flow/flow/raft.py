@@ -6,7 +6,6 @@ discarded.
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.nn import functional
 from m3flow.errors import UsageError
 from m3flow.flow.parameters import RAFTParameters
 from m3flow.flow.torch_base import TorchEstimator
+from m3flow.system import user_cache
 
 MULTIPLE, SMALLEST = 8, 128
 
@@ -92,9 +92,8 @@ def _prepared(frames: Tensor) -> Tensor:
 
 
 def weights_file(name: str) -> Path:
-    """The file of an estimator's fetched weights, below $XDG_CACHE_HOME (default ~/.cache)."""
-    cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache_folder / "m3flow" / "weights" / _weights(name).url.rpartition("/")[2]
+    """The file of an estimator's fetched weights, in the user's cache folder."""
+    return user_cache() / "weights" / _weights(name).url.rpartition("/")[2]
 
 
 def _weights(name: str) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from m3flow.atomic import write_text
+from m3flow.system import user_cache
 from m3flow.version import __version__
 
 HEIGHT, WIDTH = 240, 320
@@ -131,7 +131,7 @@ def cpu_model() -> str:
 
 
 def _file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m3flow" / "speed.json"
+    return user_cache() / "speed.json"
 
 
 def _stored() -> dict[str, dict[str, float]]:

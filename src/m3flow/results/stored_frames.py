@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from m3flow.atomic import remove, replace_folder, temporary_for
+from m3flow.atomic import NewFolder
 from m3flow.errors import BadInput
 from m3flow.layout import FRAMES_MADE
 from m3flow.results.forms.base import UNREADABLE, no_such_file
@@ -32,8 +32,7 @@ class FrameWriter:
     """
 
     def __init__(self, folder: Path, quality: int) -> None:
-        self._folder, self._quality = folder, quality
-        self._temporary: Path | None = None
+        self._target, self._quality = NewFolder(folder), quality
         self._digest = hashlib.sha256()
         self._frames = 0
 
@@ -41,30 +40,23 @@ class FrameWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._temporary is not None:
-            remove(self._temporary)
+        self._target.discard()
 
     def write(self, frames: np.ndarray) -> None:
         """Append frames: uint8 [n, H, W, 3], RGB."""
-        if self._temporary is None:
-            self._temporary = temporary_for(self._folder)
-            self._temporary.mkdir()
         for frame in frames:
             options = [cv2.IMWRITE_JPEG_QUALITY, self._quality]
             content = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)[1].tobytes()
-            # Not synced, as images of flow are not; `m3flow verify` compares the contents.
-            (self._temporary / frame_name(self._frames)).write_bytes(content)
+            self._target.add(frame_name(self._frames), content)
             self._digest.update(content)
             self._frames += 1
 
     def close(self, provenance: dict[str, Any]) -> None:
         """Make the folder final, with the settings and source of its flow."""
-        assert self._temporary is not None
         about = {key: provenance[key] for key in ("m3flow", "settings", "source")}
         about |= {"frames": self._frames, "content": self._digest.hexdigest()[:32]}
-        (self._temporary / FRAMES_MADE).write_text(json.dumps(about))
-        replace_folder(self._temporary, self._folder)
-        self._temporary = None
+        self._target.add(FRAMES_MADE, json.dumps(about).encode())
+        self._target.finish()
 
 
 def frames_made(folder: Path) -> dict[str, Any]:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from m3flow.camera import candidates_torch, compensation_torch
+from m3flow.camera import candidates_torch
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.camera.selection import Selection
-from m3flow.flow import estimator, transfer
+from m3flow.flow import estimator
 from m3flow.results.quantisation import quantise
 from m3flow.trajectories.tracking import Tracker
-from support.pretended_device import DEVICE, pretended_device
+from support.pretended_device import DEVICE, pretended_copies, pretended_device
 
 PAIRS, HEIGHT, WIDTH = 4, 64, 80
 
@@ -23,26 +23,10 @@ PAIRS, HEIGHT, WIDTH = 4, 64, 80
 @pytest.fixture
 def early_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tensors were read at a time; reading is pretended, as are uploads."""
-    read: list[int] = []
-
-    class Readback:
-        def __init__(self, tensors: Any) -> None:
-            self._tensors = tensors
-
-        def arrays(self) -> list[np.ndarray]:
-            read.append(len(self._tensors))
-            return [
-                np.zeros(tuple(one.shape), str(one.dtype).removeprefix("torch.")) for one in self._tensors
-            ]
-
-    def uploaded(array: Any, device: Any) -> torch.Tensor:
-        return torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=device)
-
-    monkeypatch.setattr(candidates_torch, "Readback", Readback)
     # In modules that are imported already: one imported now would keep the stand-in.
-    for module in (transfer, candidates_torch, compensation_torch):
-        monkeypatch.setattr(module, "to_device", uploaded)
-    return read
+    return pretended_copies(
+        monkeypatch, "flow.transfer", "camera.candidates_torch", "camera.compensation_torch"
+    )
 
 
 def launched(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Callable[[torch.Tensor], Any]]) -> list[str]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import tempfile
 import zipfile
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -102,7 +102,7 @@ class ArrayForm(Form):
         """A context manager of the file's `OpenArray`."""
 
 
-class OpenArray:
+class OpenArray(ABC):
     """An array file opened for reading.
 
     Attributes
@@ -113,9 +113,9 @@ class OpenArray:
     shape: tuple[int, ...]
     made: str
 
+    @abstractmethod
     def pieces(self, start: int, stop: int) -> Iterator[np.ndarray]:
         """The frames from `start` up to, not including, `stop`, at most `PIECE_FRAMES` at a time."""
-        raise NotImplementedError
 
 
 class _ArrayWriter(FlowWriter):

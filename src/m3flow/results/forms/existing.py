@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 
 from m3flow.errors import BadInput
+from m3flow.layout import FLOW_FILES, flow_files
 from m3flow.results.forms.arrays import h5py
 from m3flow.results.forms.base import PIECE_FRAMES, UNREADABLE, FlowReader
 from m3flow.results.forms.images import decode, decode_image
@@ -120,11 +121,7 @@ def existing(root: Path, form: str, name: str) -> Existing:
     except UNREADABLE as error:
         raise BadInput(f"{place}: not readable flow ({error})") from error
     if frames.count == 0:
-        ours = (
-            next(place.rglob("made.json"), None) or next(place.glob("x.mp4"), None)
-            if place.is_dir()
-            else None
-        )
+        ours = any(path.is_file() for kind in FLOW_FILES for path in flow_files(place, kind))
         hint = "; m3flow's own flow is read without --flow-from" if ours else ""
         raise BadInput(f"{place}: no flow of the form {form}{hint}")
     return Existing(place, frames)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from m3flow.atomic import remove, replace_file, replace_folder, temporary_for
+from m3flow.atomic import NewFolder, remove, replace_file, temporary_for
 from m3flow.errors import BadInput
 from m3flow.results.forms.base import (
     PIECE_FRAMES,
@@ -100,7 +100,7 @@ class Images(Form):
     def writer(self, folder: Path, settings: dict[str, Any], stream: Stream) -> FlowWriter:
         del settings
         (path,) = self.files(folder)
-        target = _ZipTarget(path) if self._zipped else _FolderTarget(path.parent)
+        target = _ZipTarget(path) if self._zipped else NewFolder(path.parent)
         return _ImageWriter(self, folder, target, stream)
 
     def made(self, path: Path) -> dict[str, Any]:
@@ -180,31 +180,6 @@ class _Files:
         return (self._place / name).read_bytes()
 
 
-class _FolderTarget:
-    """A new folder of files, complete under its name or absent."""
-
-    def __init__(self, final: Path) -> None:
-        self._final = final
-        self._temporary: Path | None = None
-
-    def add(self, name: str, content: bytes) -> None:
-        if self._temporary is None:
-            self._temporary = temporary_for(self._final)
-            self._temporary.mkdir()
-        # Hundreds of small files: each is closed, when a network file system reports failed writes, but not
-        # synced; `m3flow verify` compares the contents.
-        (self._temporary / name).write_bytes(content)
-
-    def finish(self) -> None:
-        assert self._temporary is not None
-        replace_folder(self._temporary, self._final)
-        self._temporary = None
-
-    def discard(self) -> None:
-        if self._temporary is not None:
-            remove(self._temporary)
-
-
 class _ZipTarget:
     """A new archive of files, either complete under its name or absent."""
 
@@ -237,9 +212,7 @@ class _ZipTarget:
 
 
 class _ImageWriter(FlowWriter):
-    def __init__(
-        self, form: Images, folder: Path, target: _FolderTarget | _ZipTarget, stream: Stream
-    ) -> None:
+    def __init__(self, form: Images, folder: Path, target: NewFolder | _ZipTarget, stream: Stream) -> None:
         self._form, self._folder, self._target, self._stream = form, folder, target, stream
         self._digest = hashlib.sha256()
         self._frames = 0
