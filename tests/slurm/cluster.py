@@ -46,7 +46,8 @@ SlurmdParameters=config_overrides
 MpiDefault=none
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
-SlurmdTimeout=10
+SlurmdTimeout=600
+MessageTimeout=100
 KillWait=10
 InactiveLimit=0
 StateSaveLocation={folder}/state
@@ -124,7 +125,11 @@ class Cluster:
         self._spawn(name, "-D", "-N", name, "-f", str(self.conf), program="slurmd")
 
     def kill_node(self, name: str) -> None:
-        """Simulate a power failure of a node: kill its daemon and every process of its jobs at once."""
+        """Simulate a power failure of a node: kill its daemon and every process of its jobs at once.
+
+        The controller is told that the node is down. To let it find out by itself would take a short
+        SlurmdTimeout, by which a machine that stands still for some seconds loses its other nodes too.
+        """
         jobs = self.command("squeue", "-h", "-w", name, "-o", "%A").split()
         self._kill(self._pids.pop(name))
         for process in psutil.process_iter():
@@ -136,6 +141,7 @@ class Cluster:
                     process.kill()
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
+        self.command("scontrol", "update", f"nodename={name}", "state=down", "reason=killed")
 
     def revive_node(self, name: str) -> None:
         """Start a killed node again; returns when it accepts jobs."""
