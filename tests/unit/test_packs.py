@@ -14,10 +14,13 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from m3flow.cli.status import _picture
 from m3flow.errors import BadInput, UsageError
 from m3flow.experiment.config import Experiment
 from m3flow.experiment.jobs import due
+from m3flow.experiment.status import Status, status_of, summary
 from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
@@ -66,6 +69,20 @@ def out(made: Path, tmp_path: Path) -> Outputs:
     """A copy of the results that a test may change."""
     subprocess.run(["cp", "-r", made / "out", tmp_path / "out"], check=True)
     return Outputs(tmp_path / "out")
+
+
+def experiment(made: Path, outputs: Outputs, estimator: str = "dis") -> Experiment:
+    return Experiment.of(
+        {
+            "videos": str(made / "list.csv"),
+            "root": str(made),
+            "output": str(outputs.folder),
+            "layout": {"parts": 2},
+            "flow": {"estimator": estimator, "camera": "none"},
+            "trajectories": {"length": LENGTH},
+            "shard": {"videos": 4, "pack": True},
+        }
+    )
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -217,15 +234,8 @@ def test_packs_alone_tell_that_nothing_is_left(made: Path, out: Outputs) -> None
     shutil.rmtree(out.folder / "records", ignore_errors=True)
     for folder in (out.flows, out.trajs):
         shutil.rmtree(folder)
-    config = {"videos": str(made / "list.csv"), "root": str(made), "output": str(out.folder)}
-    config |= {
-        "layout": {"parts": 2},
-        "trajectories": {"length": LENGTH},
-        "shard": {"videos": 4, "pack": True},
-    }
     for estimator, left in (("dis", []), ("farneback", ["00000"])):
-        flow = {"estimator": estimator, "camera": "none"}
-        found = due(Experiment.of({**config, "flow": flow}), "shard")
+        found = due(experiment(made, out, estimator), "shard")
         assert found.units["flow"] == left and found.videos == 4 * len(left)
         if not left:
             assert not any(found.units.values())
@@ -271,6 +281,26 @@ def test_damage_is_found_and_repaired(made: Path, out: Outputs) -> None:
     repaired()
     table.write_bytes(b"not a table")
     repaired()
+
+
+def status_text(found: Status) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(_picture(found))
+    return capture.get()
+
+
+def test_status_names_a_damaged_pack(made: Path, out: Outputs) -> None:
+    tar = read_table(pack(out, videos(made), remove=True).table).tar
+    whole = tar.stat().st_size
+    found = status_of(experiment(made, out))
+    assert found.counts["done"] == 4 and not found.damaged_packs and "pack" not in status_text(found)
+    os.truncate(tar, whole // 2)
+    found = status_of(experiment(made, out))
+    assert found.counts["missing"] == 4
+    assert found.damaged_packs == [f"{tar}: has {whole // 2} of {whole} bytes"]
+    for text in (status_text(found), " ".join(summary(experiment(made, out), found))):
+        assert f"damaged pack: {tar}" in text and "m3flow verify --repair" in text
 
 
 def test_a_disk_that_writes_something_else_is_found(

@@ -72,7 +72,12 @@ def status(
     videos = experiment.videos.read()
     found = status_of(experiment, videos)
     if json_file is not None:
-        values = {"counts": found.counts, "states": found.states, "reasons": found.reasons}
+        values = {
+            "counts": found.counts,
+            "states": found.states,
+            "reasons": found.reasons,
+            "damaged_packs": found.damaged_packs,
+        }
         write_text(json_file, json.dumps(values, indent=1) + "\n")
     console = Console()
     if not watch:
@@ -89,21 +94,25 @@ def _picture(found: Status) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    from m3flow.experiment.status import damage
+
     total = len(found.states)
     counts = Table(box=None, pad_edge=False, show_header=False)
     for state, count in found.counts.items():
         counts.add_row(state, f"{count:,}", f"{count / max(1, total):.1%}")
     counts.add_row("total", f"{total:,}", "")
     reasons = found.why()
+    rest = [Text(line) for line in damage(found)]
     if not reasons:
-        return counts
+        return Group(counts, *rest)
     why = Table(box=None, pad_edge=False, title_justify="left")
     for heading in ("state", "videos", "why", "for example"):
         why.add_column(heading, justify="right" if heading == "videos" else "left", overflow="fold")
     for state, reason, count, name in reasons[:REASONS_SHOWN]:
         why.add_row(state, f"{count:,}", Text(reason), Text(name))
     left = len(reasons) - REASONS_SHOWN
-    rest = [Text(f"and {left} more reasons; --json has them all")] if left > 0 else []
+    if left > 0:
+        rest.insert(0, Text(f"and {left} more reasons; --json has them all"))
     if found.counts["outdated"]:
         rest.append(Text("Settings are compared with config.yaml and this call's options and --set."))
     return Group(counts, Text(""), why, *rest)

@@ -82,27 +82,34 @@ class Wanted:
 
 
 def remaining(
-    wanted: Wanted, videos: Sequence[Video], history: History, *, every_file: bool
+    wanted: Wanted,
+    videos: Sequence[Video],
+    history: History,
+    packs: Packs | None = None,
+    *,
+    every_file: bool,
 ) -> list[Remaining]:
     """The outputs of each video that are still to be made.
 
     Parameters
     ----------
     history: the records of the output folder.
+    packs: its packs; read here if not given.
     every_file: check every single file; otherwise one directory listing per folder of videos is used, which on a
         network file system is much faster, but does not notice a flow folder that has lost one of its two
         files.
     """
-    check = _Check(wanted, history, every_file)
+    packs = Packs(wanted.outputs) if packs is None else packs
+    check = _Check(wanted, history, packs, every_file)
     check.look_at([video for video in videos if video.name in history])
     return [check(video) for video in videos]
 
 
 class _Check:
-    def __init__(self, wanted: Wanted, history: History, every_file: bool) -> None:
+    def __init__(self, wanted: Wanted, history: History, packs: Packs, every_file: bool) -> None:
         self._wanted, self._history, self._every_file = wanted, history, every_file
         self._flows, self._trajs = Listing(wanted.outputs.flows), Listing(wanted.outputs.trajs)
-        self._packs = Packs(wanted.outputs)
+        self._packs = packs
         self._readable = with_packs(wanted.outputs)
         self._sources: dict[str, os.stat_result] = {}
         self._limits = limits_digest(wanted.limits)

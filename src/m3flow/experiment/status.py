@@ -18,6 +18,7 @@ from m3flow.experiment.remaining import (
     remaining,
 )
 from m3flow.layout import Outputs
+from m3flow.packs.store import Packs
 from m3flow.results.stored_flow import NO_FLOW_FILE
 from m3flow.text import reason_kind
 from m3flow.videos.videolist import Video
@@ -46,12 +47,14 @@ class Status:
     reasons: of the videos that are not done.
     remaining: the outputs still to be made, by the name of the video.
     frames: number of frames, by name, of the videos with a record.
+    damaged_packs: for each damaged pack, what is wrong with it; its videos count as missing.
     """
 
     states: dict[str, State] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     remaining: dict[str, Remaining] = field(default_factory=dict)
     frames: dict[str, int] = field(default_factory=dict)
+    damaged_packs: list[str] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[State, int]:
@@ -117,9 +120,10 @@ def status_of(
         every_file = experiment.granularity == "video" or small
     wanted = wanted_by(experiment)
     history = History.of(experiment.outputs.records, experiment.trajectories.length)
-    found = remaining(wanted, videos, history, every_file=every_file)
+    packs = Packs(experiment.outputs)
+    found = remaining(wanted, videos, history, packs, every_file=every_file)
     other = differences(wanted, videos, found, history)
-    status = Status()
+    status = Status(damaged_packs=list(packs.damaged.values()))
     for video, left in zip(videos, found, strict=True):
         name, past = video.name, history[video.name]
         if past.frames:
@@ -204,6 +208,13 @@ def summary(experiment: Experiment, status: Status) -> list[str]:
         text.append(f"  and {len(reasons) - REASONS_SHOWN} more reasons; m3flow status has them")
     if counts["rejected"]:
         text.append("  rejected videos are tried again when they change; exclude: rejected leaves them out")
+    text += [f"  {line}" for line in damage(status)]
     if counts["failed"]:
         text.append(f"  logs of failed videos: {experiment.outputs.logs}; run again to try them again")
     return text
+
+
+def damage(status: Status) -> list[str]:
+    """A line for each damaged pack, and the next step."""
+    lines = [f"damaged pack: {problem}" for problem in status.damaged_packs]
+    return [*lines, "m3flow verify --repair keeps the whole files of damaged packs"] if lines else []
