@@ -1,4 +1,4 @@
-"""A background thread with a bounded task queue."""
+"""Background threads with bounded task queues."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from m3flow.extraction.encoders import Encoder, Writers, in_this_process
+
 
 class Background:
     """Runs tasks one after another in a thread; at most `ahead` tasks are queued.
 
     An error in a task is raised by the next call or by `finish`. Use as a context manager: leaving it by an
     exception discards the queued tasks.
+
+    Attributes
+    ----------
+    writers: makes the writers of the videos stored by this thread, in this process or in its encoding process.
+    videos: those that this thread has yet to complete.
     """
 
-    def __init__(self, ahead: int = 2) -> None:
+    def __init__(self, ahead: int = 2, encoder: Encoder | None = None) -> None:
         self._ahead = ahead
         self._pending: deque[Future[None]] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1)
+        self.writers: Writers = in_this_process if encoder is None else encoder.writer
+        self.videos: set[object] = set()
 
     def __enter__(self) -> Background:
         return self
@@ -29,6 +38,11 @@ class Background:
         while len(self._pending) > self._ahead:
             self._pending.popleft().result()
         self._pending.append(self._thread.submit(task))
+
+    def raise_errors(self) -> None:
+        """Raise the error of a finished task."""
+        while self._pending and self._pending[0].done():
+            self._pending.popleft().result()
 
     def finish(self) -> None:
         """Wait until all tasks are done."""

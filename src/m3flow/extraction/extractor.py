@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from m3flow.camera.selection import Decision, Selection
-from m3flow.extraction.background import Background
 from m3flow.extraction.batching import Batches, Part, batch_size
 from m3flow.extraction.camera_search import SearchedBatches
+from m3flow.extraction.completion import Completion, Progress
 from m3flow.extraction.downloads import Stopwatch, downloads_from
+from m3flow.extraction.encoders import Encoder
 from m3flow.extraction.evidence import evidence_of, with_frames
 from m3flow.extraction.gpu_errors import detecting_lost_device
 from m3flow.extraction.resume import Planner
@@ -33,8 +33,6 @@ from m3flow.videos.videolist import Video
 if TYPE_CHECKING:
     from m3flow.camera.compensation import MotionEstimator
     from m3flow.flow.base import Array
-
-Progress = Callable[[int], None]
 
 # Peak memory of estimating and removing the camera motion, in addition to the estimator's, per pixel of each pair.
 CAMERA_BYTES_PER_PIXEL = 23
@@ -60,7 +58,7 @@ class Queue:
 class Extractor:
     """Makes the outputs of videos; the estimator and the decoding process are reused between them.
 
-    Use as a context manager: it owns a decoding process.
+    Use as a context manager: it owns a decoding process and, if the work says so, encoding processes.
     """
 
     def __init__(self, work: Work, on_frames: Progress = lambda count: None) -> None:
@@ -68,6 +66,7 @@ class Extractor:
         self._on_frames = on_frames
         self._last_heartbeat = 0.0
         self._decoder = Decoder(work.limits, indexed=work.flow is not None)
+        self._encoders = [Encoder() for _ in range(work.encoders)]
         self._motion: MotionEstimator | None = None
         if work.flow is not None:
             keep_freed_memory()
@@ -86,6 +85,8 @@ class Extractor:
 
     def __exit__(self, *_: object) -> None:
         self._decoder.close()
+        for encoder in self._encoders:
+            encoder.close()
 
     def __call__(self, video: Video) -> Record:
         """Make the missing outputs of one video; errors of the video are not raised but recorded."""
@@ -98,27 +99,21 @@ class Extractor:
 
         While the motion of one video is computed, the next is decoded, and the previous ones are encoded and
         completed: a record may come after later videos have been started. `on_record` and the progress
-        callback are called from the storing thread; an error in them ends the run.
+        callback are called from the storing threads; an error in them ends the run.
         """
-        in_progress: deque[VideoTask] = deque()
-        try:
-            with Background() as background:
-                completion = _Completion(background, in_progress, on_record, self._on_frames)
-                batches = self._batches()
-                task = self._next(source, wait=True)
-                while task is not None:
-                    in_progress.append(task)
-                    upcoming = None if self.work.reads_codec else self._next(source, wait=False)
-                    task.begin()
-                    self._do(task, batches, completion)
-                    if not isinstance(upcoming, FrameTask):
-                        self._store_parts(batches.flush(), completion)
-                    if upcoming is None:
-                        background.finish()
-                    task = upcoming or self._next(source, wait=True)
-        finally:
-            for left in in_progress:
-                left.drop()
+        with Completion(self._encoders, on_record, self._on_frames) as completion:
+            batches = self._batches()
+            task = self._next(source, wait=True)
+            while task is not None:
+                completion.begin(task)
+                upcoming = None if self.work.reads_codec else self._next(source, wait=False)
+                task.begin()
+                self._do(task, batches, completion)
+                if not isinstance(upcoming, FrameTask):
+                    self._store_parts(batches.flush(), completion)
+                if upcoming is None:
+                    completion.finish()
+                task = upcoming or self._next(source, wait=True)
 
     def _batches(self) -> VideoBatches:
         motion, flow = self._motion, self.work.flow
@@ -171,7 +166,7 @@ class Extractor:
             )
         return task
 
-    def _do(self, task: VideoTask, batches: VideoBatches, completion: _Completion) -> None:
+    def _do(self, task: VideoTask, batches: VideoBatches, completion: Completion) -> None:
         """Run one task; storing continues in the background."""
         if isinstance(task, FrameTask):
             return self._compute(task, batches, completion)
@@ -194,7 +189,7 @@ class Extractor:
         with closing(decoded.blocks) as blocks:
             yield from with_frames(task.flow.pieces(), blocks, task.flow.step)
 
-    def _compute(self, task: FrameTask, batches: VideoBatches, completion: _Completion) -> None:
+    def _compute(self, task: FrameTask, batches: VideoBatches, completion: Completion) -> None:
         """Compute the motion of a video; the last pairs of a short one may be computed with the next video."""
         with task.attributed():
             flow = task.flow
@@ -207,7 +202,7 @@ class Extractor:
             with closing(decoded.blocks) as blocks:
                 for block in _timed(blocks, task.record, "wait"):
                     if task.stores_frames:
-                        completion.background(partial(task.store_frames, block[..., :3]))
+                        completion.background(task, partial(task.store_frames, block[..., :3]))
                     frames = np.ascontiguousarray(block[..., 3]) if task.picture == "both" else block
                     self._store_parts(batches.add(task, frames, batch), completion)
                     if task.error is not None:
@@ -227,7 +222,7 @@ class Extractor:
         )
         return min(size, motion.estimator.largest_batch or size)
 
-    def _store_parts(self, parts: Iterable[Part[FrameTask, _Computed]], completion: _Completion) -> None:
+    def _store_parts(self, parts: Iterable[Part[FrameTask, _Computed]], completion: Completion) -> None:
         """Pass computed motion to the storing thread."""
         for part in parts:
             task = part.owner
@@ -245,7 +240,7 @@ class Extractor:
         self,
         task: VideoTask,
         piece: Piece,
-        completion: _Completion,
+        completion: Completion,
         time_taken: Stopwatch | None = None,
         share: float = 1.0,
     ) -> None:
@@ -262,43 +257,15 @@ class Extractor:
                     task.record.flow += share * time_taken.seconds()
                 task.store(stored)
             task.reported += pairs
-            self._on_frames(pairs)
+            completion.report(pairs)
 
-        completion.background(store)
+        completion.background(task, store)
 
     def _heartbeat(self) -> None:
         """Report at most once per second that the video in progress advances."""
         if time.monotonic() - self._last_heartbeat >= 1:
             self._last_heartbeat = time.monotonic()
             self._on_frames(0)
-
-
-class _Completion:
-    """Completes tasks in the storing thread and delivers their records in the order of the videos."""
-
-    def __init__(
-        self,
-        background: Background,
-        in_progress: deque[VideoTask],
-        on_record: Callable[[Record], None],
-        on_frames: Progress,
-    ) -> None:
-        self.background, self._in_progress = background, in_progress
-        self._on_record, self._on_frames = on_record, on_frames
-
-    def complete(self, task: VideoTask) -> None:
-        """Complete a task once all of its motion is stored; it may have failed in several places."""
-        if not task.completing:
-            task.completing = True
-            self.background(partial(self._complete, task))
-
-    def _complete(self, task: VideoTask) -> None:
-        task.complete()
-        # Progress is reported in frame pairs during computation; a finished video counts its frames, a failed one none.
-        frames = task.record.frames if task.record.status == "done" else 0
-        self._on_frames(frames - task.reported)
-        while self._in_progress and self._in_progress[0].finished:
-            self._on_record(self._in_progress.popleft().record)
 
 
 @dataclass(frozen=True)

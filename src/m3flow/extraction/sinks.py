@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from m3flow.extraction.encoders import Writer, Writers, in_this_process
 from m3flow.layout import frames_folder
-from m3flow.results.forms import Stream, form_of
+from m3flow.results.forms import FlowWriter, Stream, form_of
 from m3flow.results.quantisation import Piece, Quantisation
 from m3flow.results.records import Record
 from m3flow.results.stored_frames import FrameWriter
@@ -32,6 +33,11 @@ def clock(record: Record, stage: str) -> Iterator[None]:
         setattr(record, stage, getattr(record, stage) + time.perf_counter() - began)
 
 
+def flow_writer(folder: Path, settings: dict[str, Any], stream: Stream) -> FlowWriter:
+    """The writer of flow with these settings (`FlowSettings.identity`) into a video's folder."""
+    return form_of(settings).writer(folder, settings, stream)
+
+
 class Sink:
     """A destination of quantised motion: written piece by piece, final when closed."""
 
@@ -48,11 +54,18 @@ class Sink:
 class FlowSink(Sink):
     """The stored flow of a video."""
 
-    def __init__(self, folder: Path, flow: FlowSettings, decoded: Decoded, record: Record) -> None:
-        info, settings = decoded.info, flow.identity()
+    def __init__(
+        self,
+        folder: Path,
+        flow: FlowSettings,
+        decoded: Decoded,
+        record: Record,
+        writers: Writers = in_this_process,
+    ) -> None:
+        info = decoded.info
         self._record = record
         stream = Stream(width=info.width, height=info.height, rate=info.rate, step=flow.step)
-        self._writer = form_of(settings).writer(folder, settings, stream)
+        self._writer = writers(flow_writer, folder, flow.identity(), stream)
 
     def __exit__(self, *_: object) -> None:
         self._writer.__exit__()
@@ -69,9 +82,11 @@ class FlowSink(Sink):
 class FrameSink(Sink):
     """The frames of a video, stored next to its flow."""
 
-    def __init__(self, flow_folder: Path, quality: int, record: Record) -> None:
+    def __init__(
+        self, flow_folder: Path, quality: int, record: Record, writers: Writers = in_this_process
+    ) -> None:
         self._record = record
-        self._writer = FrameWriter(frames_folder(flow_folder), quality)
+        self._writer = writers(FrameWriter, frames_folder(flow_folder), quality)
 
     def __exit__(self, *_: object) -> None:
         self._writer.__exit__()
@@ -89,9 +104,15 @@ class FrameSink(Sink):
 class TrajectoryOutput:
     """The trajectory file of a video and its figures in the record; the file appears when it is closed."""
 
-    def __init__(self, path: Path, settings: TrajectorySettings, record: Record) -> None:
-        self._path, self._settings, self._record = path, settings, record
-        self._writer: TrajectoryWriter | None = None
+    def __init__(
+        self,
+        path: Path,
+        settings: TrajectorySettings,
+        record: Record,
+        writers: Writers = in_this_process,
+    ) -> None:
+        self._path, self._settings, self._record, self._writers = path, settings, record, writers
+        self._writer: Writer | None = None
         self._inside = self._points = self._reliable = 0
 
     def __enter__(self) -> TrajectoryOutput:
@@ -107,7 +128,8 @@ class TrajectoryOutput:
         types = np.asarray(arrays.traj_type)
         if self._writer is None:
             _, rows, columns = types.shape
-            self._writer = TrajectoryWriter(
+            self._writer = self._writers(
+                TrajectoryWriter,
                 self._path,
                 length=self._settings.length,
                 rows=rows,
@@ -145,6 +167,7 @@ class TrajectorySink(Sink):
         quantisation: Quantisation,
         step: int,
         record: Record,
+        writers: Writers = in_this_process,
     ) -> None:
         self._settings, self._record = settings, record
         self._tracker = Tracker(
@@ -155,7 +178,7 @@ class TrajectorySink(Sink):
             table=quantisation.table,
             fine=settings.fine,
         )
-        self._output = TrajectoryOutput(path, settings, record)
+        self._output = TrajectoryOutput(path, settings, record, writers)
 
     def __exit__(self, *_: object) -> None:
         self._output.__exit__()

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m3flow.errors import BadInput, Interrupted
+from m3flow.extraction.background import Background
+from m3flow.extraction.encoders import in_this_process
 from m3flow.extraction.frame_buffer import to_device
 from m3flow.extraction.sinks import FlowSink, FrameSink, Sink, TrajectoryOutput, TrajectorySink, clock
 from m3flow.extraction.statistics import MotionStatistics
@@ -50,6 +52,7 @@ class VideoTask:
     reported: frames counted by the progress display so far.
     completing: whether its completion has been scheduled.
     finished: whether everything is done and the record is complete.
+    thread: the thread that stores it.
     """
 
     def __init__(self, video: Video, device: str) -> None:
@@ -58,6 +61,7 @@ class VideoTask:
         self.error: Exception | None = None
         self.reported = 0
         self.completing = self.finished = False
+        self.thread: Background | None = None
         self._began = time.perf_counter()
         self._sinks: list[Sink] = []
         self._files = ExitStack()
@@ -191,18 +195,24 @@ class FrameTask(VideoTask):
         self._decoded = decoded
         info, record, flow = decoded.info, self.record, self.flow
         record.width, record.height, record.claimed = info.width, info.height, info.claimed
+        writers = in_this_process if self.thread is None else self.thread.writers
         # Trajectories first: if the flow files are final, so are the trajectories of the same pass.
         if self._trajectories is not None and self._trajectories_to is not None:
             self._trajectory_sink = TrajectorySink(
-                self._trajectories_to, self._trajectories, self._quantisation, flow.distance, record
+                self._trajectories_to,
+                self._trajectories,
+                self._quantisation,
+                flow.distance,
+                record,
+                writers,
             )
             self._enter(self._trajectory_sink)
         if self._flow_to is not None:
             # The frames before the flow, for the same reason.
             if self.stores_frames:
-                self._frame_sink = FrameSink(self._flow_to, flow.frames.quality, record)
+                self._frame_sink = FrameSink(self._flow_to, flow.frames.quality, record, writers)
                 self._enter(self._frame_sink)
-            self._enter(FlowSink(self._flow_to, flow, decoded, record))
+            self._enter(FlowSink(self._flow_to, flow, decoded, record, writers))
 
     def derive(self, piece: Piece) -> Piece:
         """Quantise; on a device, also track the trajectories. Levels that are not stored are not copied to the host."""

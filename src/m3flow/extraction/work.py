@@ -35,6 +35,7 @@ class Work:
     limits: what decoding a video may cost.
     threads: CPU threads of one worker.
     sharing: workers that share this worker's device.
+    encoders: encoding processes of one worker; with 0 it encodes in a thread.
     """
 
     outputs: Outputs
@@ -48,6 +49,7 @@ class Work:
     limits: Limits = field(default_factory=Limits)
     threads: int = 1
     sharing: int = 1
+    encoders: int = 0
 
     def __post_init__(self) -> None:
         both_ways = self.trajectories is not None and self.trajectories.confidence == "forward-backward"
