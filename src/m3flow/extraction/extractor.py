@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from m3flow.results.records import Record
 from m3flow.settings import FlowSettings
 from m3flow.system import keep_freed_memory
 from m3flow.videos.decoder import Decoder
+from m3flow.videos.decoders import Decoders
 from m3flow.videos.videolist import Video
 
 if TYPE_CHECKING:
@@ -65,7 +67,12 @@ class Extractor:
         self.work = work
         self._on_frames = on_frames
         self._last_heartbeat = 0.0
-        self._decoder = Decoder(work.limits, indexed=work.flow is not None)
+        indexed = work.flow is not None
+        self._decoder: Decoder | Decoders = (
+            Decoders(work.decoders, work.limits, indexed=indexed)
+            if work.decoders > 1
+            else Decoder(work.limits, indexed=indexed)
+        )
         self._encoders = [Encoder() for _ in range(work.encoders)]
         self._motion: MotionEstimator | None = None
         if work.flow is not None:
@@ -103,17 +110,18 @@ class Extractor:
         """
         with Completion(self._encoders, on_record, self._on_frames) as completion:
             batches = self._batches()
+            upcoming: deque[VideoTask] = deque()
             task = self._next(source, wait=True)
             while task is not None:
                 completion.begin(task)
-                upcoming = None if self.work.reads_codec else self._next(source, wait=False)
+                self._look_ahead(source, upcoming)
                 task.begin()
                 self._do(task, batches, completion)
-                if not isinstance(upcoming, FrameTask):
+                if not upcoming or not isinstance(upcoming[0], FrameTask):
                     self._store_parts(batches.flush(), completion)
-                if upcoming is None:
+                if not upcoming:
                     completion.finish()
-                task = upcoming or self._next(source, wait=True)
+                task = upcoming.popleft() if upcoming else self._next(source, wait=True)
 
     def _batches(self) -> VideoBatches:
         motion, flow = self._motion, self.work.flow
@@ -150,12 +158,19 @@ class Extractor:
         )
         return _Computed(piece, time_taken)
 
-    def _next(self, source: Source, *, wait: bool) -> VideoTask | None:
-        """The task of the next video; its frames are prefetched.
+    def _look_ahead(self, source: Source, upcoming: deque[VideoTask]) -> None:
+        """Add the tasks of the next videos, one for each decoder.
 
-        `run` looks ahead except when this process itself reads possibly damaged files: a crash must affect
-        only the video in progress.
+        None where this process itself reads possibly damaged files: a crash must affect only the video in progress.
         """
+        while not self.work.reads_codec and len(upcoming) < self.work.decoders:
+            task = self._next(source, wait=False)
+            if task is None:
+                return
+            upcoming.append(task)
+
+    def _next(self, source: Source, *, wait: bool) -> VideoTask | None:
+        """The task of the next video; its frames are prefetched."""
         video = source.take(wait=wait)
         if video is None:
             return None

@@ -35,6 +35,7 @@ class Work:
     limits: what decoding a video may cost.
     threads: CPU threads of one worker.
     sharing: workers that share this worker's device.
+    decoders: decoding processes of one worker, each with a video of its own.
     encoders: encoding processes of one worker; with 0 it encodes in a thread.
     """
 
@@ -49,6 +50,7 @@ class Work:
     limits: Limits = field(default_factory=Limits)
     threads: int = 1
     sharing: int = 1
+    decoders: int = 1
     encoders: int = 0
 
     def __post_init__(self) -> None:

@@ -105,6 +105,12 @@ class Decoder:
                     pipe.close()
         child.wait()
 
+    def kill(self) -> None:
+        """Kill the process; a thread that is reading from it gets an error."""
+        child = self._child
+        if child is not None:
+            child.kill()
+
     def start(self) -> None:
         """Start the process now, so that the first video does not wait for it."""
         if self._child is not None and self._child.poll() is None:
