@@ -39,7 +39,7 @@ Preset = Annotated[
 ]
 Workers = Annotated[
     int,
-    typer.Option(min=0, help="Worker processes; 0: one per CPU core, or one per two cores if GPUs are used."),
+    typer.Option(min=0, help="Worker processes; 0: one per CPU core, or one per GPU."),
 ]
 Gpus = Annotated[int, typer.Option(min=0, help="GPUs to use; 0: all GPUs of this job.")]
 

@@ -63,8 +63,10 @@ def calibrate(experiment: Experiment, cluster: str = "local", on_step: OnStep = 
         best = max(rates, key=lambda workers: rates[workers])
         steps.begin("one worker, stage by stage")
         own = _one_worker(experiment, sources, folder / "own", (round(seen.width), round(seen.height)))
-        # The speedup of the best number of workers over a single warm worker.
-        gain = rates[best] / rates[min(rates)]
+        gain = rates[best] / rates[min(rates)]  # over a single warm worker
+        if config.devices[0].startswith("cuda"):
+            # A single worker on a GPU decodes and encodes in several processes; `own` has none of them.
+            gain = rates[best] * getattr(own, kind)
         sizes = [own, *_other_sizes(experiment, sources, own, folder, sides, steps)]
         cores = available_cores()
         return Calibration(

@@ -17,7 +17,7 @@ from m3flow.steps import StepCounter
 from m3flow.system import available_cores
 from m3flow.videos.videolist import Video
 
-# Videos per worker in a trial of a number of workers.
+# Videos per decoder in a trial of a number of workers.
 ROUNDS = 3
 WORKERS_PER_GPU = (1, 2, 4, 8)
 
@@ -69,7 +69,11 @@ def measured_rate(
     work: Work, devices: tuple[str, ...], workers: int, sources: Sequence[str]
 ) -> tuple[float, float]:
     """Frames per second of `workers` warm workers, and the seconds until the first of them starts."""
-    count = max(workers * (ROUNDS + 1), len(sources))
+    threads = max(1, available_cores() // workers)
+    config = dispatch.WorkerConfig(workers, threads, devices)
+    # Each worker has as many videos in progress as decoders.
+    busy = workers * config.decoders
+    count = max(busy * (ROUNDS + 1), len(sources))
     videos = [Video(sources[i % len(sources)], f"try/{i:04d}") for i in range(count)]
     ends: list[tuple[float, int]] = []
     began = time.perf_counter()
@@ -82,9 +86,8 @@ def measured_rate(
         first = first or time.perf_counter() - record.seconds
         ends.append((time.perf_counter(), record.frames))
 
-    threads = max(1, available_cores() // workers)
-    dispatch.run(videos, work, dispatch.WorkerConfig(workers, threads, devices), on_record)
-    # From the end of the first video of each worker, when all are busy and warm.
-    warm = ends[workers - 1][0]
-    rate = sum(frames for _, frames in ends[workers:]) / max(ends[-1][0] - warm, 1e-9)
+    dispatch.run(videos, work, config, on_record)
+    # From the end of the first video of each decoder, when all are busy and warm.
+    warm = ends[busy - 1][0]
+    rate = sum(frames for _, frames in ends[busy:]) / max(ends[-1][0] - warm, 1e-9)
     return rate, max(0.0, first - began)

@@ -28,6 +28,8 @@ POLL_SECONDS = 0.2
 # After a stop signal, workers have this long to finish their current videos; then these are discarded.
 GRACE_SECONDS = 20.0
 CORES_PER_GPU_WORKER = 2
+# With fewer cores than this, a worker on a GPU has one decoder and encodes in a thread, like a worker on a CPU.
+CORES_FOR_ENCODERS = 4
 # In longer lists the last video hardly matters, and a stat of each file takes long on a network file system.
 SORTED_VIDEOS = 2000
 
@@ -45,19 +47,41 @@ class WorkerConfig:
         """The maximum number of workers per device."""
         return -(-self.workers // len(self.devices))
 
+    @property
+    def decoders(self) -> int:
+        """Decoding processes of each worker."""
+        return self.threads // 2 if self._feeds_gpu else 1
+
+    @property
+    def encoders(self) -> int:
+        """Encoding processes of each worker; 0: a thread of its own.
+
+        Encoding takes about twice the time of decoding. Together they are more than the cores, because a process
+        waits while others have nothing for it.
+        """
+        return self.threads - self.threads // 3 if self._feeds_gpu else 0
+
+    @property
+    def _feeds_gpu(self) -> bool:
+        return self.devices[0].startswith("cuda") and self.threads >= CORES_FOR_ENCODERS
+
 
 def worker_config(work: Work, videos: int, workers: int = 0, gpus: int = 0) -> WorkerConfig:
     """The worker processes of a run; 0 workers or GPUs derives the number from this job's cores and GPUs.
 
-    On a CPU one worker per core; on GPUs one worker per two cores (it decodes and encodes), at least one per
-    GPU. Never more workers than videos, nor more GPUs than workers.
+    On a CPU one worker per core. On GPUs one worker per GPU, with decoding and encoding processes for its share of
+    the cores; if it computes no flow, one per two cores (it reads the stored flow itself), at least one per GPU.
+    Never more workers than videos, nor more GPUs than workers.
 
     Raises UsageError for more GPUs than available, or for GPUs together with a device that is not a GPU.
     """
     cores = available_cores()
     devices = devices_of(work, gpus)
     if not workers:
-        workers = max(len(devices), cores // CORES_PER_GPU_WORKER) if devices[0].startswith("cuda") else cores
+        workers = cores
+        if devices[0].startswith("cuda"):
+            readers = 0 if work.flow is not None else cores // CORES_PER_GPU_WORKER
+            workers = max(len(devices), readers)
     workers = max(1, min(workers, videos))
     return WorkerConfig(workers, max(1, cores // workers), devices[:workers])
 
@@ -124,6 +148,8 @@ def run(
     UsageError: the estimator cannot be set up as requested (raised before any video is started).
     """
     work = replace(work, threads=config.threads, device=config.devices[0], sharing=config.sharing)
+    if work.flow is not None:
+        work = replace(work, decoders=config.decoders, encoders=config.encoders)
     if config.workers > 1 and len(videos) <= SORTED_VIDEOS:
         # Largest first: otherwise a long video started last would keep all other workers waiting at the end.
         videos = sorted(videos, key=lambda video: file_size(video.source), reverse=True)

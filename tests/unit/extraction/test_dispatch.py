@@ -47,14 +47,15 @@ class TestWorkerConfig:
             (8, 0, 3, (0, 0), WorkerConfig(3, 2, ("auto",))),
             (8, 0, 100, (2, 0), WorkerConfig(2, 4, ("auto",))),
             (1, 0, 100, (4, 0), WorkerConfig(4, 1, ("auto",))),
-            (16, 2, 100, (0, 0), WorkerConfig(8, 2, ("cuda:0", "cuda:1"))),
-            (16, 4, 100, (0, 2), WorkerConfig(8, 2, ("cuda:0", "cuda:1"))),
+            (16, 2, 100, (0, 0), WorkerConfig(2, 8, ("cuda:0", "cuda:1"))),
+            (16, 4, 100, (0, 2), WorkerConfig(2, 8, ("cuda:0", "cuda:1"))),
+            (16, 1, 100, (8, 0), WorkerConfig(8, 2, ("cuda:0",))),
             (16, 4, 100, (2, 0), WorkerConfig(2, 8, ("cuda:0", "cuda:1"))),
             (16, 4, 1, (0, 0), WorkerConfig(1, 16, ("cuda:0",))),
             (2, 4, 100, (0, 0), WorkerConfig(4, 1, ("cuda:0", "cuda:1", "cuda:2", "cuda:3"))),
         ],
     )
-    def test_a_process_a_core_or_two_cores_a_process_on_gpus(
+    def test_a_process_per_core_or_per_gpu(
         self,
         monkeypatch: pytest.MonkeyPatch,
         cores: int,
@@ -91,6 +92,16 @@ class TestWorkerConfig:
     def test_how_many_workers_share_a_gpu(self, workers: int, devices: int, sharing: int) -> None:
         names = tuple(f"cuda:{n}" for n in range(devices))
         assert WorkerConfig(workers, 1, names).sharing == sharing
+
+    @pytest.mark.parametrize(
+        ("workers", "threads", "device", "decoders", "encoders"),
+        [(1, 16, "cuda:0", 8, 11), (1, 4, "cuda:0", 2, 3), (8, 2, "cuda:0", 1, 0), (1, 16, "cpu", 1, 0)],
+    )
+    def test_the_cores_of_a_gpu_decode_and_encode_for_it(
+        self, workers: int, threads: int, device: str, decoders: int, encoders: int
+    ) -> None:
+        config = WorkerConfig(workers, threads, (device,))
+        assert (config.decoders, config.encoders) == (decoders, encoders)
 
     def test_gpus_that_are_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         on_machine(monkeypatch, 4, 1)
