@@ -24,7 +24,7 @@ import m3flow.experiment.jobs as jobs
 def execute_one(kind, video, work, log_file):
     began = time.time()
     time.sleep(2)  # the work
-    line = json.dumps([video.name, work.device, work.threads, began, time.time()])
+    line = json.dumps([video.name, work.device, work.threads, began, time.time(), work.sharing])
     Path(os.environ["JOBS_DONE"], video.name).write_text(line)
     return 0
 
@@ -62,10 +62,12 @@ def test_jobs_are_spread_over_all_gpus_and_limited_by_them(tmp_path: Path) -> No
 
     jobs = [json.loads(path.read_text()) for path in (tmp_path / "done").iterdir()]
     assert {name for name, *_ in jobs} == set(names)
-    assert {threads for _, _, threads, _, _ in jobs} == {2}
+    assert {threads for _, _, threads, *_ in jobs} == {2}
+    # Each plans with a part of its GPU's memory, since all see the same memory as free.
+    assert min(sharing for *_, sharing in jobs) >= 2
     # At most two concurrent jobs per GPU: 16 cores are 8 pairs.
-    for _, _, _, began, _ in jobs:
-        running = Counter(device for _, device, _, start, end in jobs if start <= began < end)
+    for _, _, _, began, *_ in jobs:
+        running = Counter(device for _, device, _, start, end, _ in jobs if start <= began < end)
         assert max(running.values()) <= 2
     per_gpu = Counter(device for _, device, *_ in jobs)
     assert set(per_gpu) == {f"cuda:{index}" for index in range(GPUS)}

@@ -126,7 +126,8 @@ def run_video(
         return 0
     work = replace(work_of(experiment, kind), threads=threads)
     with free_gpu(_devices(experiment, kind), MOST_JOBS_PER_GPU) as device:
-        status = execute_one(kind, video, replace(work, device=device), log_file)
+        work = replace(work, device=device, sharing=MOST_JOBS_PER_GPU)
+        status = execute_one(kind, video, work, log_file)
     if status == FAILED:
         return 1
     words = {ALL_DONE: "done", SOME_REJECTED: "rejected"}

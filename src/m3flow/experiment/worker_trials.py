@@ -10,6 +10,7 @@ from pathlib import Path
 
 from m3flow.errors import BadInput
 from m3flow.extraction import dispatch
+from m3flow.extraction.process_pool import WorkersDie
 from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
 from m3flow.results.records import Record
@@ -48,7 +49,7 @@ def try_workers(
 
     A number of workers that fails where fewer did not (out of memory, of the GPU or of the job) ends the trials.
 
-    Raises BadInput if a video fails with the fewest workers.
+    Raises BadInput if a video fails with the fewest workers, WorkersDie if these do not start.
     """
     rates: dict[int, float] = {}
     start = 0.0
@@ -57,7 +58,7 @@ def try_workers(
         one = replace(work, outputs=Outputs(folder / f"workers{workers}"))
         try:
             rates[workers], start = measured_rate(one, config.devices, workers, sources)
-        except BadInput as error:
+        except (BadInput, WorkersDie) as error:
             if not rates:
                 raise
             log.info("%d workers are too many here: %s", workers, error)

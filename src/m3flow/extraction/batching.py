@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from m3flow.errors import Interrupted
 from m3flow.extraction.frame_buffer import FrameBuffer
-from m3flow.extraction.gpu_errors import free_memory_of, is_out_of_memory
-
-if TYPE_CHECKING:
-    pass
+from m3flow.extraction.gpu_errors import free_memory_of
+from m3flow.flow.out_of_memory import is_out_of_memory
 
 Owner = TypeVar("Owner")
 Result = TypeVar("Result")
@@ -121,7 +119,7 @@ class Batches(Generic[Owner, Result]):
 
     All methods yield `Part`s, in order for each owner. An error in `call` becomes a part's `error` (TooLarge if a
     single pair does not fit the device's memory) and affects only its owner: a shared batch is retried for each
-    owner alone. `Interrupted` belongs to no owner and is raised.
+    owner alone. So does an error in copying frames to the device. `Interrupted` belongs to no owner and is raised.
     """
 
     def __init__(
@@ -152,14 +150,34 @@ class Batches(Generic[Owner, Result]):
         if self._held and self._frames.frame_size != size:
             yield from self.flush()
         if not self._held:
-            self._batch = min(batch, self._fitting.get(size, batch))
+            self._batch = batch
+        # What fits may have been found elsewhere: in the camera search, in quantising.
+        self._batch = min(self._batch, self._fitting.get(size, self._batch))
         if not self._held or self._held[-1].owner is not owner:
             self._held.append(_Held(owner))
-        self._frames.append(frames, room=self._batch + self._step + len(frames))
+        try:
+            self._append(frames)
+        except Interrupted:
+            raise
+        except Exception as error:
+            self.drop(owner)
+            yield Part(owner, last=True, error=error)
+            return
         self._items.extend(items or ())
         self._held[-1].frames += len(frames)
         while self._pairs() >= self._batch:
             yield from self._run()
+
+    def _append(self, frames: np.ndarray) -> None:
+        others = self._step + len(frames)
+        try:
+            self._frames.append(frames, room=self._batch + others)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            free_memory_of(error)
+            self._batch = self._fitting[frames.shape[1], frames.shape[2]] = max(1, self._batch // 2)
+            self._frames.append(frames, room=self._batch + others)
 
     def end(self, owner: Owner) -> Iterator[Part[Owner, Result]]:
         """Mark the end of a video."""

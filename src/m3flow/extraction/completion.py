@@ -10,6 +10,7 @@ from functools import partial
 
 from m3flow.extraction.background import Background
 from m3flow.extraction.encoders import Encoder
+from m3flow.extraction.gpu_errors import raise_if_lost
 from m3flow.extraction.tasks import VideoTask
 from m3flow.results.records import Record
 
@@ -24,6 +25,7 @@ class Completion:
 
     Parameters
     ----------
+    device: the device that computes the videos.
     encoders: one thread for each; without any, a single thread that encodes in this process.
     on_record, on_frames: called by the threads, one at a time; an error in them ends the run.
 
@@ -31,8 +33,13 @@ class Completion:
     """
 
     def __init__(
-        self, encoders: Sequence[Encoder], on_record: Callable[[Record], None], on_frames: Progress
+        self,
+        device: str,
+        encoders: Sequence[Encoder],
+        on_record: Callable[[Record], None],
+        on_frames: Progress,
     ) -> None:
+        self._device = device
         self._threads = [Background(AHEAD_OF_SEVERAL, encoder) for encoder in encoders] or [Background(AHEAD)]
         self._on_record, self._on_frames = on_record, on_frames
         self._in_progress: deque[VideoTask] = deque()
@@ -77,6 +84,8 @@ class Completion:
             thread.finish()
 
     def _complete(self, task: VideoTask) -> None:
+        if task.error is not None:
+            raise_if_lost(self._device, task.error)
         task.complete()
         assert task.thread is not None
         task.thread.videos.discard(task)

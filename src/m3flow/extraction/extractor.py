@@ -19,11 +19,12 @@ from m3flow.extraction.completion import Completion, Progress
 from m3flow.extraction.downloads import Stopwatch, downloads_from
 from m3flow.extraction.encoders import Encoder
 from m3flow.extraction.evidence import evidence_of, with_frames
-from m3flow.extraction.gpu_errors import detecting_lost_device
+from m3flow.extraction.gpu_errors import detecting_lost_device, free_memory_of
 from m3flow.extraction.resume import Planner
 from m3flow.extraction.sinks import clock
 from m3flow.extraction.tasks import CodecTask, FrameTask, StoredFlowTask, VideoTask
 from m3flow.extraction.work import Work, motion_estimator, tracking_device
+from m3flow.flow.out_of_memory import is_out_of_memory
 from m3flow.results.quantisation import Piece
 from m3flow.results.records import Record
 from m3flow.settings import FlowSettings
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     from m3flow.camera.compensation import MotionEstimator
     from m3flow.flow.base import Array
 
-# Peak memory of estimating and removing the camera motion, in addition to the estimator's, per pixel of each pair.
+# Peak memory per pixel of each pair: of removing the camera motion, in addition to the estimator's, and of searching
+# for the camera.
 CAMERA_BYTES_PER_PIXEL = 23
+SEARCH_BYTES_PER_PIXEL = 100
 
 
 class Source(Protocol):
@@ -107,8 +110,14 @@ class Extractor:
         While the motion of one video is computed, the next is decoded, and the previous ones are encoded and
         completed: a record may come after later videos have been started. `on_record` and the progress
         callback are called from the storing threads; an error in them ends the run.
+
+        Raises DeviceLost, and delivers no more records, if the GPU has become unusable to this process.
         """
-        with Completion(self._encoders, on_record, self._on_frames) as completion:
+        # An error on a GPU can surface at any later call, of another video too.
+        with (
+            detecting_lost_device(self.device),
+            Completion(self.device, self._encoders, on_record, self._on_frames) as completion,
+        ):
             batches = self._batches()
             upcoming: deque[VideoTask] = deque()
             task = self._next(source, wait=True)
@@ -142,7 +151,7 @@ class Extractor:
         self, motion: MotionEstimator, flow: FlowSettings, frames: Array, decisions: Sequence[Decision] = ()
     ) -> _Computed:
         """The motion of frame pairs, on the device; on a GPU it is launched, perhaps not finished."""
-        with detecting_lost_device(self.device), self._downloads.timed() as time_taken:
+        with self._downloads.timed() as time_taken:
             selection = Selection.of(decisions[: -flow.distance]) if decisions else None
             found = motion(frames, flow.distance, selection)
             evidence = evidence_of(self._confidence, motion, frames, flow.distance, found)
@@ -232,6 +241,8 @@ class Extractor:
         motion, work = self._motion, self.work
         assert motion is not None
         used = motion.estimator.bytes_per_pixel + (CAMERA_BYTES_PER_PIXEL if motion.camera != "none" else 0)
+        if motion.looks_ahead:
+            used = max(used, SEARCH_BYTES_PER_PIXEL)
         size = batch_size(
             self.device, height, width, bytes_per_pixel=used, sharing=work.sharing, setting=work.batch or None
         )
@@ -259,15 +270,27 @@ class Extractor:
         time_taken: Stopwatch | None = None,
         share: float = 1.0,
     ) -> None:
-        """Start copying the stored arrays of a piece to the host; the storing thread waits for the copy."""
-        with detecting_lost_device(self.device):
-            fetch = self._downloads.start(task.derive(piece))
+        """Start copying the stored arrays of a piece to the host; the storing thread waits for the copy.
+
+        On out-of-memory, one half of the piece after the other; later batches are as small.
+        """
         pairs = len(piece)
+        try:
+            derived = task.derive(piece)
+        except Exception as error:
+            if pairs == 1 or not is_out_of_memory(error):
+                raise
+            free_memory_of(error)
+            self._halve(piece)
+            for half in (slice(0, pairs // 2), slice(pairs // 2, pairs)):
+                part = piece[half]
+                self._hand_over(task, part, completion, time_taken, share * len(part) / pairs)
+            return
+        fetch = self._downloads.start(derived)
 
         def store() -> None:
             with task.attributed():
-                with detecting_lost_device(self.device):
-                    stored = fetch()
+                stored = fetch()
                 if time_taken is not None:
                     task.record.flow += share * time_taken.seconds()
                 task.store(stored)
@@ -275,6 +298,13 @@ class Extractor:
             completion.report(pairs)
 
         completion.background(task, store)
+
+    def _halve(self, piece: Piece) -> None:
+        """Have later batches of this frame size at most half as many pairs as the piece."""
+        array = piece.levels if piece.flow is None else piece.flow
+        assert array is not None
+        size = (array.shape[2], array.shape[3])
+        self._fitting[size] = min(self._fitting.get(size, len(piece)), len(piece) // 2)
 
     def _heartbeat(self) -> None:
         """Report at most once per second that the video in progress advances."""

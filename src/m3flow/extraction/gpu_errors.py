@@ -7,10 +7,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from m3flow.errors import Interrupted
-
-# From cuBLAS, cuDNN and cuSOLVER (..._STATUS_ALLOC_FAILED), the CUDA driver and OpenCV.
-ALLOCATION_FAILED = ("ALLOC_FAILED", "out of memory", "Insufficient memory")
+from m3flow.errors import BadInput, Interrupted
+from m3flow.flow.out_of_memory import is_out_of_memory
 
 
 class DeviceLost(Interrupted):
@@ -22,13 +20,17 @@ def detecting_lost_device(device: str) -> Iterator[None]:
     """Raises DeviceLost for an error in the block that makes the GPU `device` unusable to this process."""
     try:
         yield
-    except Interrupted:
-        raise
     except Exception as error:
-        if device.startswith("cuda") and not is_out_of_memory(error) and not is_usable(device):
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DeviceLost(f"{device} cannot be used any more: {first_line}") from error
+        raise_if_lost(device, error)
         raise
+
+
+def raise_if_lost(device: str, error: Exception) -> None:
+    """Raises DeviceLost if `error` has made the GPU `device` unusable to this process."""
+    explained = isinstance(error, Interrupted | BadInput) or is_out_of_memory(error)
+    if device.startswith("cuda") and not explained and not is_usable(device):
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DeviceLost(f"{device} cannot be used any more: {first_line}") from error
 
 
 def is_usable(device: str) -> bool:
@@ -40,19 +42,6 @@ def is_usable(device: str) -> bool:
     except RuntimeError as error:
         return is_out_of_memory(error)
     return True
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that device memory, or a kernel's on-chip memory, was exhausted."""
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    # Triton's error is matched by its name, so that Triton need not be installed.
-    if type(error).__name__ == "OutOfResources":
-        return True
-    cv2 = sys.modules.get("cv2")
-    kinds = (RuntimeError, cv2.error) if cv2 else (RuntimeError,)
-    return isinstance(error, kinds) and any(words in str(error) for words in ALLOCATION_FAILED)
 
 
 def free_memory_of(error: BaseException) -> None:

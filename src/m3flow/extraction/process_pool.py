@@ -27,6 +27,10 @@ LEAVE_SECONDS = 10.0
 UNRESPONSIVE = "unresponsive"
 
 
+class WorkersDie(Interrupted):
+    """Workers die one after the other during startup."""
+
+
 @dataclass(frozen=True)
 class Event(Generic[Item]):
     """An event of an item.
@@ -127,7 +131,7 @@ class Workers(Generic[Item]):
         Raises
         ------
         UsageError: a worker reports that it cannot be set up as requested.
-        Interrupted: workers die during startup.
+        WorkersDie: workers die during startup.
         """
         ready: list[Any] = wait([worker.connection for worker in self._workers], timeout)
         for worker in [worker for worker in self._workers if worker.connection in ready]:
@@ -183,7 +187,7 @@ class Workers(Generic[Item]):
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS:
-                raise Interrupted(f"the workers die during startup ({cause})")
+                raise WorkersDie(f"the workers die during startup ({cause})")
         if len(worker.items) > 1:
             self._suspects.extend(worker.items)
             worker.items.clear()

@@ -85,7 +85,10 @@ class VideoTask:
         self.error = self.error or error
 
     def derive(self, piece: Piece) -> Piece:
-        """The stored arrays of a piece of motion, computed on its device; pieces come in order."""
+        """The stored arrays of a piece of motion, computed on its device; pieces come in order.
+
+        A call that raises an exception changes nothing.
+        """
         return piece
 
     def store(self, piece: Piece) -> None:
@@ -218,13 +221,13 @@ class FrameTask(VideoTask):
         """Quantise; on a device, also track the trajectories. Levels that are not stored are not copied to the host."""
         assert piece.flow is not None
         piece = replace(piece, levels=self._quantisation.stored(piece.flow, self._derived), flow=None)
+        if is_tensor(piece.levels):
+            if self._trajectory_sink is not None:
+                piece = replace(piece, windows=self._trajectory_sink.track(piece), evidence=None)
+            if self._flow_to is None and piece.levels is not None:
+                piece = replace(piece, levels=None, sample=sampled(piece.levels))
+        # After a failure for memory, the call is repeated with less.
         self._derived += len(piece)
-        if not is_tensor(piece.levels):
-            return piece
-        if self._trajectory_sink is not None:
-            piece = replace(piece, windows=self._trajectory_sink.track(piece), evidence=None)
-        if self._flow_to is None and piece.levels is not None:
-            piece = replace(piece, levels=None, sample=sampled(piece.levels))
         return piece
 
     def _store(self, piece: Piece) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from m3flow.flow.out_of_memory import exceeds_chip, is_out_of_memory
+
 log = logging.getLogger("m3flow")
 
 
@@ -24,9 +26,10 @@ def kernels(module: str, device: str) -> Any | None:
     try:
         found = import_module(f"m3flow.flow.{module}")
         found.try_out(device)
-    except torch.OutOfMemoryError:
-        raise  # for a smaller batch; tried again with the next one
     except Exception as error:
+        # A kernel that exceeds the on-chip memory does so with any batch.
+        if is_out_of_memory(error) and not exceeds_chip(error):
+            raise  # for a smaller batch; tried again with the next one
         first_line = (str(error).splitlines() or [""])[0]
         log.warning(
             "%s: no fused kernels, torch operations take several times longer: %s: %s",

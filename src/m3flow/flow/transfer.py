@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m3flow.flow.out_of_memory import is_out_of_memory
+
 
 def to_device(array: np.ndarray, device: torch.device | str) -> Tensor:
     """A NumPy array as a tensor on a torch device; a copy to a GPU is asynchronous."""
@@ -25,12 +27,36 @@ def to_device(array: np.ndarray, device: torch.device | str) -> Tensor:
 
 
 def upload(array: np.ndarray | Tensor, target: Tensor) -> None:
-    """Copy an array into a tensor; a copy to a GPU is asynchronous."""
+    """Copy an array into a tensor; a copy to a GPU is asynchronous, and made while the GPU computes."""
     source = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
-    if target.device.type == "cuda" and source.device.type == "cpu":
+    if target.device.type != "cuda" or source.device.type != "cpu":
+        target.copy_(source, non_blocking=True)
+        return
+    computing, copying = torch.cuda.current_stream(target.device), _upload_stream(target.device)
+    with torch.cuda.stream(copying):
+        # Not into the target itself: work that was launched before may still read it.
+        arrived = torch.empty_like(source, device=target.device)
         # torch caches page-locked memory and does not reuse it before this copy is done.
-        source = source.pin_memory()
-    target.copy_(source, non_blocking=True)
+        arrived.copy_(_in_page_locked(source), non_blocking=True)
+    computing.wait_stream(copying)
+    # The allocator must not reuse its memory before it has been read.
+    arrived.record_stream(computing)
+    target.copy_(arrived)
+
+
+@lru_cache
+def _upload_stream(device: torch.device) -> Any:
+    return torch.cuda.Stream(device)
+
+
+def _in_page_locked(source: Tensor) -> Tensor:
+    """A copy that a GPU reads by itself; where no more memory can be locked, the tensor, and the host waits."""
+    try:
+        return source.pin_memory()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return source
 
 
 @lru_cache(maxsize=256)
@@ -56,5 +82,10 @@ class Readback:
 
 
 def page_locked(like: Tensor) -> Tensor:
-    """Page-locked host memory for a tensor, which the GPU accesses directly."""
-    return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+    """Host memory for a tensor: page-locked, which a GPU writes by itself, or else ordinary, and the host waits."""
+    try:
+        return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return torch.empty(like.shape, dtype=like.dtype)

@@ -352,7 +352,6 @@ class Tracker:
         if self._held is not None:
             piece = self._held.followed_by(piece)
         skipped = min(self._skip, len(piece.flow))
-        self._skip -= skipped
         piece = piece.without_first(skipped)
         windows = follow(
             piece.flow,
@@ -362,7 +361,8 @@ class Tracker:
             without_picture=piece.without_picture,
         )
         done = len(windows) * self._spacing
-        self._skip += max(0, done - len(piece.flow))
+        # Here and not before: a call that fails, for memory, can be repeated with less.
+        self._skip += max(0, done - len(piece.flow)) - skipped
         self._held = piece.without_first(done)
         return windows
 

@@ -11,6 +11,7 @@ from m3flow.errors import BadInput
 from m3flow.experiment import worker_trials
 from m3flow.experiment.worker_trials import workers_to_try
 from m3flow.extraction.dispatch import WorkerConfig
+from m3flow.extraction.process_pool import WorkersDie
 from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
 from m3flow.results.records import Record
@@ -35,12 +36,17 @@ def test_a_few_workers_for_each_gpu(
     assert workers_to_try(WorkerConfig(workers, 1, devices), cores) == expected
 
 
-def a_machine(monkeypatch: pytest.MonkeyPatch, room: int) -> list[int]:
-    """A simulated GPU with memory for `room` workers; returns the numbers of workers tried."""
+def a_machine(monkeypatch: pytest.MonkeyPatch, room: int, *, starting: bool = False) -> list[int]:
+    """A simulated GPU with memory for `room` workers; returns the numbers of workers tried.
+
+    starting: more workers die at their start, not with their first videos.
+    """
     tried: list[int] = []
 
     def run(videos: Any, _work: Any, config: WorkerConfig, on_record: Any) -> None:
         tried.append(config.workers)
+        if starting and config.workers > room:
+            raise WorkersDie("the workers die during startup (status 1)")
         for video in videos:
             if config.workers > room:
                 on_record(Record(video=video.name, status="failed", reason="TooLarge: a pair of frames"))
@@ -57,10 +63,11 @@ def try_workers(work: Work, folder: Path) -> tuple[dict[int, float], float]:
     return worker_trials.try_workers(work, config, ["a.mp4"], folder, numbers, StepCounter(no_display))
 
 
+@pytest.mark.parametrize("starting", [False, True])
 def test_too_many_workers_for_the_memory_are_not_the_end(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, starting: bool
 ) -> None:
-    tried = a_machine(monkeypatch, room=2)
+    tried = a_machine(monkeypatch, room=2, starting=starting)
     work = Work(outputs=Outputs(tmp_path))
     rates, _ = try_workers(work, tmp_path)
     assert tried == [1, 2, 4] and sorted(rates) == [1, 2]

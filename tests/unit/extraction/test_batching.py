@@ -9,10 +9,14 @@ import pytest
 import torch
 
 from m3flow.errors import Interrupted
-from m3flow.extraction import batching
+from m3flow.extraction import batching, extractor
 from m3flow.extraction.batching import Batches, TooLarge, batch_size
+from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.frame_buffer import FrameBuffer
+from m3flow.extraction.work import Work
 from m3flow.flow import transfer
+from m3flow.layout import Outputs
+from m3flow.settings import FlowSettings
 from support.limited_memory import LimitedMemory
 
 FRAMES = np.arange(23, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(3, 2)
@@ -181,12 +185,15 @@ class OutOfResources(Exception):
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
         RuntimeError("Triton Error [CUDA]: out of memory"),
         OutOfResources("out of resource: shared memory, Required: 300000, Hardware limit: 232448"),
         MemoryError(),
     ],
-    ids=lambda error: type(error).__name__ + str(error)[:12],
+    ids=str,
 )
 def test_every_form_of_out_of_memory_halves(error):
     pairs = Pairs(1)
@@ -198,6 +205,36 @@ def test_every_form_of_out_of_memory_halves(error):
 
     assert alone(call, [FRAMES], batch=8) == [(t, t + 1) for t in range(22)]
     assert set(pairs.asked) == {2}
+
+
+@pytest.mark.parametrize(
+    "message", ["CUDA error: an illegal memory access was encountered", "no kernel image"]
+)
+def test_other_errors_of_a_gpu_do_not_halve(message):
+    def call(_frames):
+        raise RuntimeError(message)
+
+    fitting = {}
+    batches = Batches(call, fitting=fitting)
+    (part,) = [*batches.add("one", FRAMES, 8), *batches.end("one")][:1]
+    assert str(part.error) == message and not fitting
+
+
+def test_no_memory_for_the_frames_halves(monkeypatch):
+    """The room for a batch's frames is allocated outside of its computation."""
+    allocate = FrameBuffer._allocate
+
+    def limited(self, count, *size):
+        if count > 2 * (4 + 1 + len(FRAMES)):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return allocate(self, count, *size)
+
+    monkeypatch.setattr(FrameBuffer, "_allocate", limited)
+    pairs, fitting = Pairs(1), {}
+    batches = Batches(pairs, fitting=fitting)
+    parts = [*batches.add("one", FRAMES, 8), *batches.end("one")]
+    assert [pair for part in parts for pair in part.result or []] == [(t, t + 1) for t in range(22)]
+    assert max(pairs.asked) == 4 and fitting == {(2, 3): 4}
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -308,6 +345,26 @@ def test_batch_size_follows_memory_and_size(monkeypatch):
     assert size(1080, 1920) == 1
     memory |= {"free": 10**12, "total": 10**12}
     assert size(240, 320) * 240 * 320 <= batching.PIXELS_ENOUGH
+
+
+@pytest.mark.parametrize(
+    ("name", "camera", "expected"),
+    [("farneback", "none", 148), ("farneback", "warp", 171), ("dis", "none", 60), ("dis", "warp", 100)],
+)
+def test_batches_are_sized_by_the_estimator_and_those_beside_it(
+    monkeypatch, tmp_path, name, camera, expected
+):
+    asked = []
+
+    def size(_device, height, width, **how):
+        asked.append(how | {"size": (height, width)})
+        return 7
+
+    monkeypatch.setattr(extractor, "batch_size", size)
+    flow = FlowSettings(estimator=name, camera=camera, cuts=camera != "none")
+    work = Work(outputs=Outputs(tmp_path), flow=flow, backend="torch", device="cpu", sharing=3)
+    assert Extractor(work)._batch_size(240, 320) == 7
+    assert asked == [{"bytes_per_pixel": expected, "sharing": 3, "setting": None, "size": (240, 320)}]
 
 
 class TestFrameBuffer:

@@ -103,6 +103,12 @@ class TestWorkerConfig:
         config = WorkerConfig(workers, threads, (device,))
         assert (config.decoders, config.encoders) == (decoders, encoders)
 
+    def test_each_worker_knows_how_many_share_its_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        given: list[Work] = []
+        monkeypatch.setattr(dispatch, "_run_in_processes", lambda _videos, work, *_: given.append(work))
+        run([], job(), WorkerConfig(8, 1, ("cuda:0", "cuda:1")), lambda record: None)
+        assert [work.sharing for work in given] == [4]
+
     def test_gpus_that_are_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         on_machine(monkeypatch, 4, 1)
         with pytest.raises(UsageError, match=r"--gpus 2: torch sees 1 GPU\(s\) here"):

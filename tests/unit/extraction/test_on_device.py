@@ -19,9 +19,10 @@ from m3flow.extraction.extractor import Extractor, Queue
 from m3flow.extraction.work import Work
 from m3flow.flow import transfer
 from m3flow.layout import Outputs
-from m3flow.results.quantisation import Piece, quantise, table
+from m3flow.results.quantisation import Piece, Quantisation, quantise, table
 from m3flow.results.records import Record
 from m3flow.settings import FlowSettings, TrajectorySettings
+from m3flow.trajectories import tracking
 from m3flow.trajectories.tracking import Tracker
 from m3flow.videos.videolist import Video
 from support.clips import clip
@@ -202,12 +203,74 @@ def test_levels_in_pieces_as_tensors(tracking: str) -> None:
         assert np.array_equal(expected.traj_type, found.traj_type)
 
 
+def limited(
+    function: Callable[..., Any], most: int, error: Exception, calls: list[int]
+) -> Callable[..., Any]:
+    """Fails for more than `most` frames of flow."""
+
+    def call(*arguments: Any, **how: Any) -> Any:
+        flow = next(array for array in arguments if hasattr(array, "ndim"))
+        calls.append(len(flow))
+        if len(flow) > most:
+            raise error
+        return function(*arguments, **how)
+
+    return call
+
+
+@pytest.mark.parametrize("where", ["quantising", "tracking"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+    ],
+    ids=str,
+)
+def test_out_of_memory_after_the_flow_halves_and_changes_no_file(
+    videos: list[Video], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
+    flow = replace(FLOW, camera="none", dither=True)
+    run(work(tmp_path / "plain", flow=flow), videos)
+    calls: list[int] = []
+    # 6 pairs are a batch; the tracker holds 5 more.
+    patched: Any = (Quantisation, "stored", 4) if where == "quantising" else (tracking, "follow", 9)
+    owner, name, most = patched
+    monkeypatch.setattr(owner, name, limited(getattr(owner, name), most, error, calls))
+    run(work(tmp_path / "limited", flow=flow), videos)
+    same_files(tmp_path / "plain", tmp_path / "limited")
+    # Once, and then only batches that fit.
+    assert sum(count > most for count in calls) == 1
+
+
+def test_a_repeated_piece_is_tracked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows end to end, and frames between them that no window reads."""
+    flow = np.random.default_rng(0).normal(0, 2, (40, 2, 32, 40)).astype(np.float32)
+    how: dict[str, Any] = {"length": 2, "job": "trajs", "tracking": "subpixel", "step": 3}
+    steady, repeated = Tracker(**how), Tracker(**how)
+    expected, found = [], []
+    for start in range(0, 40, 5):
+        piece = flow[start : start + 5]
+        expected.append(steady.push(piece).traj_feat)
+        with monkeypatch.context() as patch:
+            patch.setattr(tracking, "follow", limited(tracking.follow, 0, MemoryError(), []))
+            with pytest.raises(MemoryError):
+                repeated.push(piece)
+        found += [repeated.push(piece[:2]).traj_feat, repeated.push(piece[2:]).traj_feat]
+    assert np.array_equal(np.concatenate(expected, 1), np.concatenate(found, 1))
+    assert sum(windows.shape[1] for windows in found) == 7
+
+
 class RecordedStream:
     def __init__(self, log: list[str]) -> None:
         self.log = log
 
     def wait_event(self, event: str) -> None:
         self.log.append(f"copying waits for {event}")
+
+    def wait_stream(self, _other: object) -> None:
+        self.log.append("computing waits for the upload")
 
     def record_event(self) -> str:
         self.log.append("mark computed")
@@ -258,6 +321,79 @@ def test_the_order_of_calls_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = fetch().levels
     assert log[-1] == "wait for copied"
     assert isinstance(fetched, np.ndarray) and np.array_equal(fetched, levels.numpy())
+
+
+def test_frames_are_uploaded_while_the_gpu_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From page-locked memory on a stream of its own: what was launched before is not waited for."""
+    log: list[str] = []
+
+    class Target:
+        """Of a GPU."""
+
+        device = torch.device("cuda:0")
+
+        def copy_(self, values: torch.Tensor) -> None:
+            log.append(f"{values.tolist()} into the frames")
+
+    class Within:
+        def __init__(self, _stream: object) -> None: ...
+
+        def __enter__(self) -> None:
+            log.append("on the uploading stream")
+
+        def __exit__(self, *_: object) -> None:
+            log.append("on the computing stream")
+
+    def pin_memory(source: torch.Tensor) -> torch.Tensor:
+        log.append("page-locked")
+        return source
+
+    empty_like, copy = torch.empty_like, torch.Tensor.copy_
+
+    def copied(target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+        log.append(f"uploaded, {non_blocking=}")
+        return copy(target, source)
+
+    transfer._upload_stream.cache_clear()
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _device: RecordedStream(log))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: RecordedStream(log))
+    monkeypatch.setattr(torch.cuda, "stream", Within)
+    monkeypatch.setattr(torch, "empty_like", lambda source, device: empty_like(source))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(torch.Tensor, "copy_", copied)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: log.append("keep until read"))
+    transfer.upload(np.array([3, 5], np.uint8), Target())  # type: ignore[arg-type]
+    transfer._upload_stream.cache_clear()
+    assert log == [
+        "on the uploading stream",
+        "page-locked",
+        "uploaded, non_blocking=True",
+        "on the computing stream",
+        "computing waits for the upload",
+        "keep until read",
+        "[3, 5] into the frames",
+    ]
+
+
+def test_without_page_locked_memory_ordinary_memory_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = "CUDA error: out of memory"
+    empty = torch.empty
+
+    def refused(*_: Any, **how: Any) -> torch.Tensor:
+        if how.pop("pin_memory", True):
+            raise RuntimeError(message)
+        return empty(*_, **how)
+
+    levels = torch.arange(6, dtype=torch.uint8)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "pin_memory", refused)
+        patch.setattr(torch, "empty", lambda *shape, **how: refused(*shape, **{"pin_memory": False, **how}))
+        assert transfer._in_page_locked(levels) is levels
+        assert transfer.page_locked(levels).shape == levels.shape
+        message = "CUDA error: an illegal memory access was encountered"
+        for function in (transfer._in_page_locked, transfer.page_locked):
+            with pytest.raises(RuntimeError, match="illegal"):
+                function(levels)
 
 
 @pytest.mark.gpu

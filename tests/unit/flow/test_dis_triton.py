@@ -101,12 +101,28 @@ def test_kernels_that_work_are_taken(monkeypatch):
     assert searched == [((32, 40), 3, 12)] * 2
 
 
-def test_out_of_memory_is_not_a_kernel_that_does_not_work(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("Triton Error [CUDA]: out of memory")],
+    ids=str,
+)
+def test_out_of_memory_is_not_a_kernel_that_does_not_work(monkeypatch, error):
     def try_out(_device):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setitem(sys.modules, "m3flow.flow.dis_triton", SimpleNamespace(try_out=try_out))
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error)):
         fused.kernels("dis_triton", "cuda:0")
     monkeypatch.setitem(sys.modules, "m3flow.flow.dis_triton", SimpleNamespace(try_out=lambda _device: None))
     assert fused.kernels("dis_triton", "cuda:0") is not None
+
+
+def test_a_kernel_too_large_for_the_chip_does_not_work(monkeypatch):
+    class OutOfResources(Exception):
+        """Named as Triton's."""
+
+    def try_out(_device):
+        raise OutOfResources("out of resource: shared memory, Required: 300000, Hardware limit: 232448")
+
+    monkeypatch.setitem(sys.modules, "m3flow.flow.dis_triton", SimpleNamespace(try_out=try_out))
+    assert fused.kernels("dis_triton", "cuda:0") is None

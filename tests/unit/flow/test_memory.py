@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from m3flow.camera.compensation import MotionEstimator
+from m3flow.camera.selection import Selection
+from m3flow.extraction.extractor import CAMERA_BYTES_PER_PIXEL, SEARCH_BYTES_PER_PIXEL
 from m3flow.flow import estimator
 
 FEW_ITERATIONS = {
@@ -48,12 +52,40 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
+PAIRS, HEIGHT, WIDTH = 8, 120, 160
+
+
+def peak_bytes(call):
+    """Of a call on frames [PAIRS + 1, HEIGHT, WIDTH], per pixel of each pair."""
+    frames = torch.randint(0, 255, (PAIRS + 1, HEIGHT, WIDTH), dtype=torch.uint8)
+    with LiveBytes() as live:
+        call(frames)
+    return live.peak / (PAIRS * HEIGHT * WIDTH)
+
+
 @pytest.mark.parametrize("name", FEW_ITERATIONS)
 def test_bytes_per_pixel_is_the_peak_of_a_batch(name):
-    pairs, height, width = 8, 120, 160
-    frames = torch.randint(0, 255, (pairs + 1, height, width), dtype=torch.uint8)
     chosen = estimator(name, backend="torch", device="cpu", **FEW_ITERATIONS[name])
-    with LiveBytes() as live:
-        chosen.sequence(frames)
-    peak = live.peak / (pairs * height * width)
-    assert 0.7 * chosen.bytes_per_pixel < peak < 1.05 * chosen.bytes_per_pixel
+    assert 0.7 * chosen.bytes_per_pixel < peak_bytes(chosen.sequence) < 1.05 * chosen.bytes_per_pixel
+
+
+@pytest.mark.parametrize("scheme", ["one-pass", "two-pass"])
+@pytest.mark.parametrize("name", ["farneback", "dis"])
+@pytest.mark.slow
+def test_bytes_of_the_camera_are_added(name, scheme):
+    motion = MotionEstimator(
+        estimator(name, backend="torch", device="cpu", **FEW_ITERATIONS[name]), scheme=scheme
+    )
+    moving, every = np.tile(np.eye(3), (PAIRS, 1, 1)), np.ones(PAIRS, bool)
+    moving[:, 0, 2] = 2.5
+    bars = np.zeros((PAIRS, 4), np.int32)
+    selection = Selection(moving, every, every.astype(np.float32), ~every, bars)
+    expected = motion.estimator.bytes_per_pixel + CAMERA_BYTES_PER_PIXEL
+    assert 0.7 * expected < peak_bytes(lambda frames: motion(frames, 1, selection)) < 1.05 * expected
+
+
+@pytest.mark.slow
+def test_bytes_of_the_camera_search():
+    """Of the default estimator it holds more than the flow."""
+    motion = MotionEstimator(estimator("dis", backend="torch", device="cpu"))
+    assert 0.7 * SEARCH_BYTES_PER_PIXEL < peak_bytes(motion.candidates) < 1.05 * SEARCH_BYTES_PER_PIXEL
