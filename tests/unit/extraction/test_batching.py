@@ -7,6 +7,7 @@ import gc
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from m3flow.errors import Interrupted
 from m3flow.extraction import batching, extractor
@@ -367,8 +368,34 @@ def test_batches_are_sized_by_the_estimator_and_those_beside_it(
     assert asked == [{"bytes_per_pixel": expected, "sharing": 3, "setting": None, "size": (240, 320)}]
 
 
+class Copied(TorchDispatchMode):
+    """Counts the values that are copied from tensor to tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.__name__.startswith(("copy_", "clone")):
+            self.values += args[0].numel()
+        return func(*args, **(kwargs or {}))
+
+
 class TestFrameBuffer:
     """Against a plain array that is concatenated and sliced each time."""
+
+    def test_frames_that_are_held_stay_where_they_are(self):
+        """A batch is gathered from many blocks of frames."""
+        frames, count = np.zeros((8, 2, 3), np.uint8), 0
+        batches = Batches(lambda part: list(part[1:]), shared=True, device="cpu")
+        with Copied() as copied:
+            for name in range(50):
+                for _ in range(6):
+                    count += frames.size
+                    list(batches.add(name, frames, 104))
+                list(batches.end(name))
+        # Once to the device, and at most once more when its array is full.
+        assert count <= copied.values <= 2 * count
 
     @pytest.mark.parametrize("device", [None, "cpu"])
     def test_any_order_of_operations(self, device):

@@ -18,7 +18,7 @@ from m3flow.extraction.dispatch import WorkerConfig, run, worker_config
 from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.process_pool import Channel, Workers
 from m3flow.extraction.run import FAILED, execute_one
-from m3flow.extraction.work import Work
+from m3flow.extraction.work import Work, tracking_device
 from m3flow.layout import Outputs
 from m3flow.results.records import Record, read_records
 from m3flow.settings import FlowSettings, TrajectorySettings
@@ -82,6 +82,10 @@ class TestWorkerConfig:
             f"cuda:{n}" for n in range(4)
         )
         assert worker_config(replace(stored, device="cuda:3"), 9).devices == ("cuda:3",)
+        # And a worker tracks on the device that it gets.
+        monkeypatch.setattr("m3flow.flow.device.torch_device", lambda name: f"torch's {name}")
+        assert tracking_device(replace(stored, device="cuda:1")) == "torch's cuda:1"
+        assert tracking_device(replace(stored, device="cpu")) == "cpu"
         codec = job(None, trajectories=TrajectorySettings(job="mvs"))
         assert worker_config(codec, 9).devices == ("cpu",)
         for gpus, device in ((1, "auto"), (0, "cuda")):

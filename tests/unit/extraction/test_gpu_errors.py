@@ -10,6 +10,7 @@ import pytest
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.errors import BadInput
 from m3flow.extraction import gpu_errors
+from m3flow.extraction.camera_search import SearchedBatches
 from m3flow.extraction.downloads import Downloads
 from m3flow.extraction.extractor import Extractor, Queue
 from m3flow.extraction.frame_buffer import FrameBuffer
@@ -49,7 +50,7 @@ def extracted(
 ) -> list[Record]:
     """The records of a run on a simulated GPU; from its third call on, the place raises the error."""
     broken: list[bool] = []
-    owner, name = PLACES[place]
+    owner, name = (PLACES | BETWEEN_VIDEOS)[place]
     original = getattr(owner, name)
 
     def fail() -> Any:
@@ -72,7 +73,11 @@ def extracted(
     return records
 
 
-@pytest.mark.parametrize("place", PLACES)
+# Outside of what is one video's.
+BETWEEN_VIDEOS: dict[str, tuple[type, str]] = {"between videos": (SearchedBatches, "end")}
+
+
+@pytest.mark.parametrize("place", [*PLACES, *BETWEEN_VIDEOS])
 def test_no_video_is_called_failed_for_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, videos: list[Video], place: str
 ) -> None:
