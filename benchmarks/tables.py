@@ -116,6 +116,46 @@ def gpu_predictions() -> str:
     return _table(["", "", "launches", "MB a pair", *(f"{gpu}, µs" for gpu in gpus)], rows)
 
 
+def gpu() -> str:
+    """Each GPU that `make gpu` has measured; without one, the predictions, called that."""
+    measured = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("gpu-*.json"))]
+    tables = [gpu_measured(stored) for stored in measured if not stored["smoke"]]
+    size = _read("gpu_predictions.json")["size"]
+    predicted = f"Predicted, not measured: no GPU has confirmed these times of a pair of {size}."
+    return "\n\n".join(tables) or f"{predicted} `make gpu` measures a real one.\n\n{gpu_predictions()}"
+
+
+def gpu_measured(stored: dict[str, Any]) -> str:
+    """Pairs per second of every estimator, and a node's frames per second, from the JSON of `benchmarks/gpu.py`.
+
+    A section that failed has no rows.
+    """
+    rates: dict[tuple[str, str], dict[str, float]] = {}
+    for row in stored.get("speed", {}).get("rows", []):
+        of = rates.setdefault((row["estimator"], row["size"]), {})
+        of[row["how"]] = max(of.get(row["how"], 0), row["pairs_per_s"])
+    ways = list(dict.fromkeys(how for of in rates.values() for how in of))
+    rows = [[*key, *(f"{of[how]:,.0f}" if how in of else "" for how in ways)] for key, of in rates.items()]
+    parts = [_table(["pairs/s", "size", *ways], rows)] if rows else []
+    node = stored.get("node", {})
+    if cases := node.get("cases", {}):
+        lines = [
+            [
+                name,
+                f"{row['frames_per_s']:,.0f}",
+                f"{row['share_of_floor']:.2f}",
+                f"{row['share_of_floor_with_tracking']:.2f}",
+            ]
+            for name, row in cases.items()
+        ]
+        head = ["node", "frames/s", "of what its cores allow", "with tracking on them"]
+        parts.append(_table(head, lines))
+    machine = stored["machine"]
+    name = machine["gpus"][0]["name"] if machine["gpus"] else "no GPU"
+    parts.append(f"{name}, {machine['cores']} cores of {machine['cpu']}, {machine['date']}.")
+    return "\n\n".join(parts)
+
+
 def estimators() -> str:
     """Milliseconds per pair: OpenCV on one core; torch on the CPU if OpenCV lacks the estimator."""
     stored = _read("flow-cpu.json")
@@ -269,7 +309,7 @@ def packing() -> str:
 
 
 PAGES = {
-    "README.md": {"storage": codecs, "speed": speed},
+    "README.md": {"storage": codecs, "speed": speed, "gpu": gpu},
     "docs/accuracy.md": {
         "storage": storage_by_scene,
         "camera-pairs": camera_pairs,

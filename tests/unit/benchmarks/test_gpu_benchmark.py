@@ -47,7 +47,9 @@ def run(folder: Path, *options: str) -> tuple[int, dict[str, Any], str]:
 
 
 @pytest.mark.slow
-def test_every_section_runs_without_the_other_packages(tmp_path: Path) -> None:
+def test_every_section_runs_without_the_other_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_PACKAGES)
     status, result, text = run(tmp_path, "--smoke", "--device", "cpu")
     assert status == 0, text
@@ -68,6 +70,27 @@ def test_every_section_runs_without_the_other_packages(tmp_path: Path) -> None:
     assert case["frames_per_s"] > 0 and case.keys() >= {"share_of_floor", "share_of_floor_with_tracking"}
     assert result["tests"]["left_out"] == ["pytest is not installed"]
     assert "| dis | 80x64 | torch |" in (tmp_path / "gpu.md").read_text()
+
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    tables = importlib.import_module("tables")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    (tmp_path / "gpu_predictions.json").write_text(
+        (SCRIPT.parent / "results/gpu_predictions.json").read_text()
+    )
+    (tmp_path / "gpu-tried.json").write_text(json.dumps(result))
+    assert tables.gpu().startswith("Predicted, not measured")  # a smoke run measures nothing
+    (tmp_path / "gpu-tried.json").write_text(json.dumps(result | {"smoke": False}))
+    table = tables.gpu()
+    best = max(
+        row["pairs_per_s"]
+        for row in result["speed"]["rows"]
+        if (row["estimator"], row["how"]) == ("dis", "torch")
+    )
+    assert "| dis | 80x64 | " in table and f"{best:,.0f}" in table and "Predicted" not in table
+    assert f"| dis, camera warp | {case['frames_per_s']:,.0f} | {case['share_of_floor']:.2f} |" in table
+    # A run whose first section failed has the others.
+    partial = {"speed": {"error": "exit status 1"}, "node": result["node"], "machine": result["machine"]}
+    assert tables.gpu_measured(partial).startswith("| node |")
 
 
 @pytest.mark.slow
