@@ -1,24 +1,40 @@
-"""Triton kernels compiled for GPUs that are not here, as a GPU would have them: with aligned pointers."""
+"""Triton kernels without a GPU: interpreted, and compiled as for one, with aligned pointers."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+TARGETS = [("cuda", 75, 32), ("cuda", 86, 32), ("cuda", 90, 32), ("hip", "gfx942", 64)]
 INTEGERS = ("height", "width", "full_size", "full_width", "rows", "columns", "stride", "steps", "in_stripe")
+
+
+def interpreted(code: str) -> list[str]:
+    """The lines printed by a separate process, since Triton selects its interpreter at import."""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """binary: whether there is one; registers: of a thread; spilled: bytes of its stack; vector_loads: of 4 values."""
+    """binary: whether there is one; registers: of a thread; spilled: bytes of its stack; vector_…: of 4 values."""
 
     binary: bool
     registers: int
     spilled: int
     vector_loads: int
+    vector_stores: int
 
 
 def compiled(
@@ -48,11 +64,13 @@ def compiled(
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     result = triton.compile(source, target=GPUTarget(*target), options={"num_warps": warps})
     if target[0] != "cuda":
-        return Compiled(bool(result.asm["hsaco"]), 0, 0, 0)
+        return Compiled(bool(result.asm["hsaco"]), 0, 0, 0, 0)
     file = folder / "kernel.cubin"
     file.write_bytes(result.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     usage = subprocess.run([tool, "--dump-resource-usage", file], capture_output=True, text=True, check=True)
     registers, stack = map(int, re.findall(r"REG:(\d+) STACK:(\d+)", usage.stdout)[0])
-    vectors = len(re.findall(r"ld\.global[.\w:]*\.v4", result.asm["ptx"]))
-    return Compiled(bool(result.asm["cubin"]), registers, stack, vectors)
+    loads, stores = (
+        len(re.findall(rf"{what}\.global[.\w:]*\.v4", result.asm["ptx"])) for what in ("ld", "st")
+    )
+    return Compiled(bool(result.asm["cubin"]), registers, stack, loads, stores)

@@ -26,6 +26,7 @@ from m3flow.camera.candidates import (
 )
 from m3flow.camera.geometry import DARK, UNIFORM
 from m3flow.camera.homography_torch import frame_motion, in_pixels, squared_transfer_error
+from m3flow.flow.fused import kernels
 from m3flow.flow.image_ops import correlate, pixel_grid, resize, resize_area, sample
 from m3flow.flow.transfer import Readback, constant, to_device
 
@@ -328,9 +329,9 @@ def track(previous: Tensor, current: Tensor, points: Tensor) -> tuple[Tensor, Te
 
     Those with a forward-backward error below 0.5 px that stay in the frame and moved 25 px at most.
     """
-    one, two = lucas_kanade.pyramid(previous.float()), lucas_kanade.pyramid(current.float())
-    end = lucas_kanade.follow(one, two, points)
-    back = lucas_kanade.follow(two, one, end)
+    fused = kernels("lucas_kanade_triton", str(points.device), "m3flow.camera")
+    there_and_back = lucas_kanade.there_and_back if fused is None else fused.there_and_back
+    end, back = there_and_back(previous.float(), current.float(), points)
     height, width = previous.shape[1:]
     x, y = end.unbind(2)
     good = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)

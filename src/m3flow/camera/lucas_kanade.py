@@ -15,7 +15,15 @@ RADIUS = 4  # of the square window around a point
 LEVELS = 4  # including the full size: covers motion of about 30 px
 SMALLEST_SIDE = 16  # no level is smaller
 ITERATIONS = 5  # per level
+PYRAMID_TAPS = [1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16]  # of `cv2.pyrDown`
 WEAKEST = 1e-4  # of a window's smaller eigenvalue, per pixel and squared grey level: below, the point stays
+
+
+def there_and_back(previous: Tensor, current: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """The positions of points [B, N, 2] in the current frames, and of those in the previous: float32 [B, H, W] each."""
+    one, two = pyramid(previous), pyramid(current)
+    end = follow(one, two, points)
+    return end, follow(two, one, end)
 
 
 def follow(previous: list[Tensor], current: list[Tensor], points: Tensor) -> Tensor:
@@ -52,9 +60,8 @@ def follow(previous: list[Tensor], current: list[Tensor], points: Tensor) -> Ten
 def pyramid(frames: Tensor) -> list[Tensor]:
     """The pyramid of float32 [B, H, W], full size first, with the filter of `cv2.pyrDown`."""
     levels = [frames]
-    taps = [1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16]
     while len(levels) < LEVELS and min(levels[-1].shape[1:]) >= 2 * SMALLEST_SIDE:
-        smooth = correlate(correlate(levels[-1], taps, -1, "reflect"), taps, -2, "reflect")
+        smooth = correlate(correlate(levels[-1], PYRAMID_TAPS, -1, "reflect"), PYRAMID_TAPS, -2, "reflect")
         levels.append(smooth[:, ::2, ::2])
     return levels
 

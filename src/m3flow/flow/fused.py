@@ -15,8 +15,8 @@ log = logging.getLogger("m3flow")
 
 
 @cache
-def kernels(module: str, device: str) -> Any | None:
-    """The module `m3flow.flow.<module>` of Triton kernels if they work on the device; None for torch operations.
+def kernels(module: str, device: str, package: str = "m3flow.flow") -> Any | None:
+    """The module `<package>.<module>` of Triton kernels if they work on the device; None for torch operations.
 
     Tried at the first call: the module's `try_out` compiles and runs them on a small example and compares the result
     with that of torch operations. Where that fails (no Triton, an unsupported GPU, no compiler), the log says why.
@@ -24,7 +24,7 @@ def kernels(module: str, device: str) -> Any | None:
     if torch.device(device).type != "cuda":
         return None
     try:
-        found = import_module(f"m3flow.flow.{module}")
+        found = import_module(f"{package}.{module}")
         found.try_out(device)
     except Exception as error:
         # A kernel that exceeds the on-chip memory does so with any batch.

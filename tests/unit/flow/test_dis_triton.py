@@ -12,10 +12,8 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from test_farneback_triton import TARGETS, interpreted
-
 from m3flow.flow import estimator, fused
-from support.triton_compiler import compiled
+from support.triton_compiler import TARGETS, compiled, interpreted
 
 INTERPRETED = """
 import cv2, numpy as np, torch

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -14,9 +10,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from m3flow.flow.farneback import Farneback
 from m3flow.flow.parameters import FarnebackParameters
-from support.triton_compiler import compiled
-
-TARGETS = [("cuda", 75, 32), ("cuda", 86, 32), ("cuda", 90, 32), ("hip", "gfx942", 64)]
+from support.triton_compiler import TARGETS, compiled, interpreted
 
 INTERPRETED = """
 import cv2, numpy as np, torch
@@ -61,18 +55,6 @@ try:
 except RuntimeError as error:
     print(str(error))
 """
-
-
-def interpreted(code: str) -> list[str]:
-    """The lines printed by a separate process, since Triton selects its interpreter at import."""
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.splitlines()
 
 
 @pytest.mark.slow

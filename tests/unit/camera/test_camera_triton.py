@@ -1,0 +1,98 @@
+"""The fused kernels of the camera search: their results in Triton's interpreter, their code in its compiler."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from m3flow.camera import candidates_torch
+from m3flow.flow import fused
+from support.triton_compiler import TARGETS, compiled, interpreted
+
+TEXTURE = """
+import cv2, numpy as np, torch
+
+random = np.random.default_rng(0)
+texture = cv2.GaussianBlur(random.uniform(0, 255, (250, 330)), (0, 0), 2)
+texture = np.clip((texture - texture.mean()) * 6 + 128, 0, 255).astype(np.uint8)
+previous, current = (torch.from_numpy(np.stack([texture[y : y + 240, x : x + 320] for y, x in places]))
+    for places in (((0, 0), (6, 2)), ((2, 3), (0, 9))))
+"""
+TRACKED = (
+    TEXTURE
+    + """
+from m3flow.camera import lucas_kanade, lucas_kanade_triton as kernels
+
+# The interpreter's time goes by programs, whatever their size.
+kernels.BLOCK = kernels.SUM_BLOCK = 8192
+previous, current = previous.float(), current.float()
+points = torch.from_numpy(random.uniform((0, 0), (319, 239), (2, 12, 2)).astype(np.float32))
+points[:, 0], points[:, 1] = torch.tensor([319.0, 239.0]), torch.tensor([0.0, 0.0])
+eager = lucas_kanade.there_and_back(previous, current, points)
+found = kernels.there_and_back(previous, current, points)
+for motion, other in zip(eager, found):
+    print(float((motion - points).abs().median()), float((motion - other).abs().max()))
+kernels.try_out("cpu")
+
+# Coordinates that are no numbers, or no places: no index outside the frames, and the numbers of torch operations.
+small, points = previous[:1, :17, :19], torch.tensor([[[9.0, 8.0], [np.nan, 8.0], [np.inf, 3.0], [-1e20, 1e20]]])
+eager, found = (module.there_and_back(small, small, points)[1] for module in (lucas_kanade, kernels))
+print(np.array_equal(eager, found, equal_nan=True))
+"""
+)
+
+
+@pytest.mark.slow
+def test_interpreted_tracking_equals_eager():
+    forward, back, others = interpreted(TRACKED)
+    (moved, difference), (_, difference_back) = (map(float, line.split()) for line in (forward, back))
+    assert moved > 1.5, "the points should move"
+    assert difference < 1e-3 and difference_back < 1e-3
+    assert others == "True"
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_tracking_compiles_for_gpus_that_are_not_here(target, tmp_path):
+    from m3flow.camera import lucas_kanade_triton as kernels
+    from m3flow.flow.farneback_pyramid_triton import weighted_reads
+
+    window = {"STEPS": kernels.ITERATIONS, "SIDE": kernels.SIDE, "LANES": kernels.LANES}
+    numbers = {"scale": "fp32", "weakest": "fp32"}
+    track = compiled(kernels.track_level, target, tmp_path, warps=1, **numbers, **window)
+    slopes = compiled(kernels.differentiate, target, tmp_path, BLOCK=kernels.BLOCK)
+    indices = {"rows": "*i32", "columns": "*i32"}
+    halve = compiled(weighted_reads, target, tmp_path, TAPS=5, BLOCK=kernels.SUM_BLOCK, **indices)
+    assert track.binary and slopes.binary and halve.binary
+    if target[0] == "cuda":
+        # A program is one warp; these let 16 of them run on a multiprocessor of the older ones, and 32 of the newest:
+        # as many as each takes.
+        assert track.registers <= (64 if target[1] == 90 else 128)
+        assert slopes.registers <= 64 and halve.registers <= 64
+        assert not (track.spilled or slopes.spilled or halve.spilled)
+        assert slopes.vector_stores == 2
+
+
+def test_tracking_is_fused_where_kernels_work(monkeypatch):
+    tried, tracked = [], []
+
+    def there_and_back(previous, _current, points):
+        tracked.append(previous.dtype)
+        return points + 1, points
+
+    fused.kernels.cache_clear()
+    module = SimpleNamespace(try_out=tried.append, there_and_back=there_and_back)
+    monkeypatch.setitem(sys.modules, "m3flow.camera.lucas_kanade_triton", module)
+    monkeypatch.setattr(
+        candidates_torch, "kernels", lambda name, _device, package: fused.kernels(name, "cuda:0", package)
+    )
+    frames, points = torch.zeros(1, 40, 50, dtype=torch.uint8), torch.full((1, 2, 2), 20.0)
+    end, good = candidates_torch.track(frames, frames, points)
+    assert np.array_equal(end, points + 1) and good.all()
+    assert tried == ["cuda:0"] and tracked == [torch.float32]
+    fused.kernels.cache_clear()
