@@ -47,6 +47,30 @@ def test_the_interpreted_kernel_equals_eager():
     assert (different < 0.03).all(), different
 
 
+# As large as the interpreter allows in a test; the coarser level's flow is not everywhere a number.
+LARGER = """
+import cv2, numpy as np, torch
+from m3flow.flow import dis, dis_triton
+
+random = np.random.default_rng(0)
+texture = cv2.GaussianBlur(random.uniform(0, 255, (74, 90)), (0, 0), 1.5)
+texture = np.clip((texture - texture.mean()) * 4 + 128, 0, 255).round().astype(np.float32)
+one, two = (torch.from_numpy(texture[None, y : y + 64, x : x + 80].copy()) for x, y in ((0, 0), (3, 2)))
+flow = torch.from_numpy(random.normal(size=(1, 2, 64, 80)).astype(np.float32))
+flow[:, :, 20:30, 20:40] = float("nan")
+eager = dis.eager_search(one, two, flow, 4, 3)
+found = dis_triton.search(one, two, dis.sobel(one), flow, 4, 3)
+print(float(eager.abs().mean()), float((found - eager).square().sum(1).sqrt().max()))
+"""
+
+
+@pytest.mark.slow
+def test_the_interpreted_kernel_equals_eager_where_it_starts_from_no_number():
+    (line,) = interpreted(LARGER)
+    size, difference = map(float, line.split())
+    assert size > 1 and difference < 1e-3
+
+
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_the_kernel_compiles_for_gpus_that_are_not_here(target, tmp_path):
     from m3flow.flow import dis_triton
