@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 import machine
 from m3flow.camera.compensation import MotionEstimator
+from m3flow.camera.lucas_kanade import LEVELS
 from m3flow.camera.selection import Selection
 from m3flow.flow import estimator
 from m3flow.flow.dis import PATCH, STRIPES, SWEEPS
@@ -104,10 +105,23 @@ def fused_kernels(count: Counted) -> Iterator[None]:
         count.bytes += 6 * images.nbytes
         return torch.zeros(len(images), 5, *images.shape[1:])
 
-    def kernels(_module: str, _device: str) -> Any:
-        return SimpleNamespace(refine=refine, search=search, shrink=shrink, expand=expand)
+    def there_and_back(previous: Any, _current: Any, points: Any) -> Any:
+        # Two pyramids; for each level and direction the slopes and the tracking; zeros and a sum for each direction.
+        count.launches += 2 * (LEVELS - 1) + 2 * 2 * LEVELS + 2 * 2
+        # The levels have 4/3 of the frames' pixels: slopes 1 -> 2 planes, tracking reads 4.
+        count.bytes += round(previous.nbytes * (2 * (4 / 3 + 1 / 3) + 2 * 4 / 3 * (1 + 2 + 4)))
+        return points, points
 
-    with patch("m3flow.flow.farneback.kernels", kernels), patch("m3flow.flow.dis.kernels", kernels):
+    made = SimpleNamespace(
+        refine=refine, search=search, shrink=shrink, expand=expand, there_and_back=there_and_back
+    )
+
+    def kernels(_module: str, _device: str, _package: str = "") -> Any:
+        return made
+
+    with ExitStack() as stack:
+        for module in ("flow.farneback", "flow.dis", "camera.candidates_torch"):
+            stack.enter_context(patch(f"m3flow.{module}.kernels", kernels))
         yield
 
 
