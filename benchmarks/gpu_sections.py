@@ -33,7 +33,13 @@ from m3flow.results.quantisation import quantise
 from m3flow.trajectories import track
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-KERNELS = ("dis_triton", "farneback_pyramid_triton", "farneback_triton")
+# Modules of fused kernels, by package.
+KERNELS = {
+    "dis_triton": "m3flow.flow",
+    "farneback_pyramid_triton": "m3flow.flow",
+    "farneback_triton": "m3flow.flow",
+    "lucas_kanade_triton": "m3flow.camera",
+}
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -70,7 +76,7 @@ def speed(options: Options, report: Report) -> None:
     batches = [2] if options.smoke else [32, 128]
     end = time.monotonic() + 0.9 * options.seconds
     skip = (flow_benchmark.COMPILED,)
-    fused = {module: kernels(module, options.device) is not None for module in KERNELS}
+    fused = {name: kernels(name, options.device, where) is not None for name, where in KERNELS.items()}
     bench = flow_benchmark.Bench(options.device, batches, 0 if options.smoke else 0.4, end, skip)
     for size in sizes.values():
         frames = flow_benchmark.texture(*size)
