@@ -4,7 +4,8 @@
 Each clip is made 10 s long (forwards, backwards, …) with a short side of 256 px, in H.264 as copies of Kinetics are,
 with key frames at several distances; 250 frames are x264's default. A sample is 16 frames at stride 4 of 224x224.
 One thread everywhere; all loaders in turn, on the same samples. Rates are per second of CPU time, so that other work
-on the machine does not count.
+on the machine does not count. One process is measured too, in wall time on a quiet machine: `ClipStream` with a
+thread per core beside the loader before, which had one.
 
 A library is left out where it is not installed, and the results say why.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -32,7 +34,7 @@ import cv2
 import numpy as np
 import torch
 
-from m3flow.data import TrajectoryClips
+from m3flow.data import ClipStream, TrajectoryClips
 from m3flow.data.sampling import Window
 from m3flow.data.trajectory_clips import windows_of
 from m3flow.errors import UsageError
@@ -60,7 +62,9 @@ OURS, PACKED, OURS_TORCHCODEC, OUR_FRAMES, BEFORE = (
     "m3flow, frames alone",
     "m3flow before the index of key frames",
 )
+STREAM = "ClipStream with a thread per core"
 FRAMES, STRIDE, CROP, LENGTH = 16, 4, (224, 224), 6
+THREADS = len(os.sched_getaffinity(0))
 
 Sample = tuple[Video, Window, list[int]]
 
@@ -90,6 +94,7 @@ def main() -> None:
             data = prepare(Path(folder), clips, interval)
             measured[f"every {interval} frames"] = measure(data, loaders, options.samples, options.rounds)
     result = {
+        "threads": THREADS,
         "machine": describe(),
         "others": {name: version(name) for name in ("decord", "torchcodec") if name not in missing},
         "not_measured": missing,
@@ -173,13 +178,46 @@ def measure(
                 load(*arguments)
             rates[name].append(len(drawn) / (time.process_time() - began))
     of_loader = {name: round(median(values), 1) for name, values in rates.items()}
+    in_one_process = wall_rates(data, drawn, rounds)
     return {
+        "clips_per_second_of_one_process": in_one_process,
+        "one_process_over_before": round(in_one_process[STREAM] / in_one_process[BEFORE], 2),
         "clips_per_second": of_loader,
         "over_before": round(of_loader[OURS] / of_loader[BEFORE], 2),
         "over_decoding_alone": round(of_loader[OURS] / max(of_loader[name] for name in others), 2),
         "over_our_decoding_alone": round(of_loader[OURS] / of_loader[OUR_FRAMES], 2),
         "our_decoding_alone_over_before": round(of_loader[OUR_FRAMES] / of_loader[BEFORE], 2),
     }
+
+
+class Repeated:
+    """A data set whose videos are drawn several times in an epoch."""
+
+    def __init__(self, clips: TrajectoryClips, times: int) -> None:
+        self._clips, self._times = clips, times
+
+    def __len__(self) -> int:
+        return len(self._clips) * self._times
+
+    def draw(self, index: int, generator: torch.Generator) -> Any:
+        return self._clips.draw(index % len(self._clips), generator)
+
+
+def wall_rates(data: DataSets, drawn: list[tuple[Any, ...]], rounds: int) -> dict[str, float]:
+    """Clips per second of wall time of one process: the stream with all threads, and the loader before."""
+    clips = Repeated(data.single, len(drawn) // len(data.single))
+    stream = ClipStream(clips, len(data.single), threads=THREADS)  # type: ignore[arg-type]
+    rates: dict[str, list[float]] = {STREAM: [], BEFORE: []}
+    for _ in range(rounds):
+        began = time.perf_counter()
+        for _batch in stream:
+            pass
+        rates[STREAM].append(len(clips) / (time.perf_counter() - began))
+        began = time.perf_counter()
+        for arguments in drawn:
+            before(*arguments)
+        rates[BEFORE].append(len(drawn) / (time.perf_counter() - began))
+    return {name: round(median(values), 1) for name, values in rates.items()}
 
 
 def generator(seed: int) -> torch.Generator:

@@ -21,10 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from m3flow.atomic import remove
 from m3flow.layout import Outputs
 from m3flow.packs.packing import rewrite_without, verify_packs
 from m3flow.packs.store import Packs
 from m3flow.results.forms.mp4 import Mp4Writer
+from m3flow.results.repair import leftovers
 from m3flow.results.trajectoryfile import TrajectoryWriter
 from machine import describe
 
@@ -60,23 +62,14 @@ def measure(folder: Path, videos: int, kills: int, size: int) -> dict[str, Any]:
     assert packed(Outputs(folder / "copy")) == before
     shutil.rmtree(folder / "copy")
 
-    draws, killed = random.Random(17), 0
-    while killed < kills:
-        process = subprocess.Popen([*command, str(outputs.folder)], stderr=subprocess.DEVNULL)
-        try:
-            # Within what one pack takes, past the start of the interpreter.
-            process.wait(draws.uniform(0.3, 0.3 + 3 * seconds / kills))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            killed += 1
-            there = packed(outputs)
-            assert singles(outputs) | there == before, "lost or changed"
-        else:
-            break
-    subprocess.run([*command, str(outputs.folder)], check=True, stderr=subprocess.DEVNULL)
+    killed = pack_with_kills([*command, str(outputs.folder)], outputs, kills, 3 * seconds / kills)
     rows = sum(len(pack) for pack in names_in_packs(outputs).values())
     assert packed(outputs) == before and not singles(outputs) and rows == len(names)
+    # What a killed process was writing has a temporary name; m3flow verify --repair removes it.
+    left = list(leftovers(outputs))
+    assert all(file.abandoned for file in left)
+    for file in left:
+        remove(file.path)
     files_after, bytes_after = count(outputs.folder)
     lost = truncate_and_repair(outputs)
     return {
@@ -87,10 +80,32 @@ def measure(folder: Path, videos: int, kills: int, size: int) -> dict[str, Any]:
         "bytes_after": bytes_after,
         "seconds_to_pack": round(seconds, 1),
         "kills": killed,
+        "temporary_files_left": len(left),
         "lost": 0,
         "twice": rows - len(names),
         "truncated_pack": lost,
     }
+
+
+def pack_with_kills(command: list[str], outputs: Outputs, kills: int, longest: float) -> int:
+    """Pack, killed at random moments and called again, until all is packed; returns the number of kills."""
+    before = singles(outputs)
+    draws, killed = random.Random(17), 0
+    while killed < kills:
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            # Within what one pack takes, past the start of the interpreter.
+            process.wait(draws.uniform(0.3, 0.3 + longest))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed += 1
+            there = packed(outputs)
+            assert singles(outputs) | there == before, "lost or changed"
+        else:
+            break
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return killed
 
 
 def make(folder: Path, videos: int) -> list[str]:

@@ -273,6 +273,11 @@ def loaders() -> str:
     rows = [[name, *(f"{of['clips_per_second'][name]:.1f}" for of in measured.values())] for name in names]
     for title, key in LOADER_RATIOS.items():
         rows.append([title, *(f"{of[key]:.2f}" for of in measured.values())])
+    whole = {key: of["clips_per_second_of_one_process"] for key, of in measured.items()}
+    for name in next(iter(whole.values())):
+        rows.append([f"one process: {name}", *(f"{of[name]:.1f}" for of in whole.values())])
+    ratios = (f"{of['one_process_over_before']:.2f}" for of in measured.values())
+    rows.append([f"ratio in one process, with {stored['threads']} threads", *ratios])
     return _table(["clips per second and core", *measured], rows) + f"\n\n{_where(stored)}"
 
 
@@ -303,7 +308,8 @@ def packing() -> str:
     ]
     text = (
         f"{stored['videos']:,} small videos, packed in {stored['seconds_to_pack']} s; killed at {stored['kills']} "
-        f"random moments and called again: {stored['lost']} lost, {stored['twice']} twice."
+        f"random moments and called again: {stored['lost']} lost, {stored['twice']} twice; temporary "
+        f"files left, which `m3flow verify --repair` removes: {stored['temporary_files_left']}."
     )
     return _table(["", "single", "packed"], rows) + f"\n\n{text}"
 
