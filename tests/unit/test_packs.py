@@ -252,6 +252,20 @@ def test_readers_see_packed_files(made: Path, out: Outputs) -> None:
     assert not view.trajectories("set/a.mkv", 5).exists() and not view.flow("set/gone.mkv").exists()
 
 
+def test_half_of_the_single_flow_does_not_hide_the_pack(made: Path, out: Outputs) -> None:
+    before = content(out.folder)
+    pack(out, videos(made))
+    out.flow_files("set/a.mkv")[0].unlink()
+    assert status_of(experiment(made, out)).counts["done"] == 4
+    view = with_packs(out)
+    assert view.flow_files("set/a.mkv")[0].read_bytes() == before["flows/set/a.mkv/x.mp4"]
+    longer = Work(outputs=out, flow=work(out.folder).flow, trajectories=TrajectorySettings(length=2))
+    with Extractor(longer) as extractor:
+        assert [extractor(video).status for video in videos(made)] == ["done"] * 4
+    pack(out, videos(made))
+    assert unpacked(out) == before
+
+
 def test_damage_is_found_and_repaired(made: Path, out: Outputs) -> None:
     every, before = videos(made), content(out.folder)
     table = pack(out, every).table

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from m3flow.errors import BadInput, UsageError
-from m3flow.layout import FLOW_FILES, PACKED_TRAJECTORIES, Outputs, pack_tars
+from m3flow.layout import FLOW_FILES, PACKED_TRAJECTORIES, Outputs, flow_files, pack_tars
 from m3flow.packs.archive import Packed, read_member, read_table
 
 UNPACKED_AT_ONCE = 64
@@ -71,7 +71,7 @@ class Packs:
 class UnpackedOutputs(Outputs):
     """The output folder for readers: files of a packed video are unpacked into a temporary folder on request.
 
-    An existing single file takes precedence over the packed one. Do not write below these paths.
+    Complete single files take precedence over the packed ones. Do not write below these paths.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -86,7 +86,7 @@ class UnpackedOutputs(Outputs):
 
     def flow(self, name: str) -> Path:
         single = super().flow(name)
-        if single.is_dir() or name not in self._packs:
+        if name not in self._packs or _is_complete(single):
             return single
         return Outputs(self._unpack(name)).flow(name)
 
@@ -111,6 +111,11 @@ class UnpackedOutputs(Outputs):
                 if len(self._unpacked) > UNPACKED_AT_ONCE:
                     self._unpacked.popitem(last=False)[1].cleanup()
             return Path(self._unpacked[name].name)
+
+
+def _is_complete(flow: Path) -> bool:
+    """Whether a video's flow folder holds flow in any form."""
+    return any(all(path.is_file() for path in flow_files(flow, form)) for form in FLOW_FILES)
 
 
 def with_packs(outputs: Outputs) -> Outputs:
