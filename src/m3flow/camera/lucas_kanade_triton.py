@@ -21,8 +21,7 @@ from torch import Tensor
 from m3flow.camera import lucas_kanade
 from m3flow.camera.lucas_kanade import ITERATIONS, LEVELS, RADIUS, SMALLEST_SIDE, WEAKEST
 from m3flow.flow import fused
-from m3flow.flow.farneback_pyramid_triton import BLOCK as SUM_BLOCK
-from m3flow.flow.farneback_pyramid_triton import weighted_reads
+from m3flow.flow.farneback_pyramid_triton import Plan, weighted_sums
 from m3flow.flow.image_ops import reflected
 
 BLOCK = 512  # pixels per program
@@ -73,35 +72,16 @@ def pyramid(frames: Tensor) -> list[Tensor]:
 
 def halved(frames: Tensor) -> Tensor:
     """The next level of the pyramid of float32 [B, H, W]."""
-    batch, full_height, full_width = frames.shape
-    height, width = (full_height + 1) // 2, (full_width + 1) // 2
-    rows, weights = halving_plan(full_height, height, frames.device)
-    columns, column_weights = halving_plan(full_width, width, frames.device)
-    result = frames.new_empty(batch, height, width)
-    with torch.cuda.device_of(frames):
-        weighted_reads[(triton.cdiv(height * width, SUM_BLOCK), batch)](
-            frames,
-            rows,
-            weights,
-            columns,
-            column_weights,
-            result,
-            height,
-            width,
-            full_height * full_width,
-            full_width,
-            TAPS=len(lucas_kanade.PYRAMID_TAPS),
-            BLOCK=SUM_BLOCK,
-        )
-    return result
+    _, height, width = frames.shape
+    return weighted_sums(frames, *(halving_plan(length, frames.device) for length in (height, width)))
 
 
 @lru_cache(maxsize=64)
-def halving_plan(length: int, new_length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The old samples that each new one is a weighted sum of, and their weights: int32, float32 [new_length, taps]."""
+def halving_plan(length: int, device: torch.device) -> Plan:
+    """The samples of which each of the half as many is a weighted sum, and their weights."""
     taps = lucas_kanade.PYRAMID_TAPS
     reads = reflected(length, len(taps) // 2, torch.device("cpu")).unfold(0, len(taps), 2)
-    weights = torch.tensor(taps).repeat(new_length, 1)
+    weights = torch.tensor(taps).repeat(len(reads), 1)
     return reads.to(torch.int32).contiguous().to(device), weights.to(device)
 
 

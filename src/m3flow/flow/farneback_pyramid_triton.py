@@ -23,29 +23,38 @@ from m3flow.flow.image_ops import reflected, resize_plan
 from m3flow.flow.transfer import constant
 
 BLOCK = 128  # pixels per program
+Plan = tuple[Tensor, Tensor]
 
 
 def shrink(images: Tensor, scale: float, height: int, width: int) -> Tensor:
     """`m3flow.flow.farneback.shrink`: the pyramid level [F, height, width] of full-size frames, float32 [F, H, W]."""
+    _, full_height, full_width = images.shape
+    taps = tuple(farneback.blur_taps(scale))
+    rows = separable_plan(full_height, height, taps, images.device)
+    return weighted_sums(images, rows, separable_plan(full_width, width, taps, images.device))
+
+
+def weighted_sums(images: Tensor, rows: Plan, columns: Plan) -> Tensor:
+    """Images each of whose pixels is a sum over pixels of float32 [F, H, W]: [F, new rows, new columns].
+
+    rows, columns: the samples that each new one reads along either side, and their weights; int32 and float32
+    [new length, taps].
+    """
     images = images.contiguous()
     frames, full_height, full_width = images.shape
-    taps = tuple(farneback.blur_taps(scale))
-    rows, row_weights = separable_plan(full_height, height, taps, images.device)
-    columns, column_weights = separable_plan(full_width, width, taps, images.device)
+    (height, taps), (width, _) = rows[0].shape, columns[0].shape
     result = images.new_empty(frames, height, width)
     with torch.cuda.device_of(images):
         weighted_reads[(triton.cdiv(height * width, BLOCK), frames)](
             images,
-            rows,
-            row_weights,
-            columns,
-            column_weights,
+            *rows,
+            *columns,
             result,
             height,
             width,
             full_height * full_width,
             full_width,
-            TAPS=len(taps) + 1,
+            TAPS=taps,
             BLOCK=BLOCK,
         )
     return result
@@ -65,9 +74,7 @@ def expand(images: Tensor, n: int, sigma: float) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def separable_plan(
-    length: int, new_length: int, taps: tuple[float, ...], device: torch.device
-) -> tuple[Tensor, Tensor]:
+def separable_plan(length: int, new_length: int, taps: tuple[float, ...], device: torch.device) -> Plan:
     """For each new sample, the old samples that it is a weighted sum of: int32 and float32 [new_length, taps + 1].
 
     Blurred by the taps with a reflected border, then resized bilinearly.
