@@ -21,6 +21,8 @@ import socket
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -122,6 +124,15 @@ class Cluster:
 
     def start_node(self, name: str) -> None:
         self._spawn(name, "-D", "-N", name, "-f", str(self.conf), program="slurmd")
+
+    @contextmanager
+    def all_at_once(self) -> Iterator[None]:
+        """Jobs submitted within start together at its end: none has freed its node before another starts."""
+        self.command("scontrol", "update", "PartitionName=main", "State=DOWN")
+        try:
+            yield
+        finally:
+            self.command("scontrol", "update", "PartitionName=main", "State=UP")
 
     def kill_node(self, name: str) -> None:
         """Simulate a power failure of a node: kill its daemon and every process of its jobs at once.
