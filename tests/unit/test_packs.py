@@ -333,6 +333,29 @@ def test_without_pyarrow_one_line_says_so(made: Path, out: Outputs, monkeypatch:
 
 
 @pytest.mark.slow
+def test_another_size_is_refused_before_anything_is_packed(made: Path, out: Outputs, tmp_path: Path) -> None:
+    def packed(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            "-c",
+            "from m3flow.cli import main; main()",
+            "pack",
+            str(made / "list.csv"),
+        ]
+        places = ["--root", str(made), "--parts", "2", "--output", str(output), "--length", str(LENGTH)]
+        return subprocess.run([*command, *places, *options], capture_output=True, text=True, check=False)
+
+    assert packed(out.folder, "--size", "2").returncode == 0
+    done = packed(out.folder, "--size", "1")
+    assert done.returncode == 2 and "packed in another division" in done.stderr
+    assert "complete" not in done.stderr and "written" not in done.stderr
+
+    # No pack is named that does not exist.
+    done = packed(tmp_path / "elsewhere")
+    assert done.returncode == 3 and done.stderr.startswith("pack: 0 of ")
+
+
+@pytest.mark.slow
 def test_killed_at_random_moments_and_called_again(made: Path, out: Outputs) -> None:
     before = content(out.folder)
     command = [

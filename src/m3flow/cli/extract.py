@@ -59,10 +59,12 @@ def flow(
     output: Output,
     root: Root = Path(),
     preset: Preset = "none",
-    estimator: Annotated[str, typer.Option(help="dis, farneback, tvl1 or brox.")] = "dis",
+    estimator: Annotated[
+        str, typer.Option(help="dis, farneback, tvl1, brox, or another one of `m3flow estimators`.")
+    ] = "dis",
     set_: Settings = None,
     backend: Annotated[
-        str, typer.Option(help="auto, torch or opencv; auto is torch on a GPU if there is one.")
+        str, typer.Option(help="auto, torch or opencv; auto: the faster one, measured once per GPU.")
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     camera: Annotated[str, typer.Option(help="warp removes the camera motion, none keeps it.")] = "warp",

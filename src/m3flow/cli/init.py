@@ -39,7 +39,11 @@ def init(
     """
     existing = [name for name in FILES if (folder / name).exists()]
     if existing:
-        raise UsageError("\n".join(f"{folder / name}: exists already" for name in existing))
+        raise UsageError(
+            "\n".join(
+                f"{folder / name}: exists already; name another folder, or remove it" for name in existing
+            )
+        )
     package = files("m3flow") / "project"
     for name, source in FILES.items():
         write_text(folder / name, (package / source).read_text(encoding="utf-8"))

@@ -78,22 +78,27 @@ def _pack(experiment: Experiment, size: int, remove: bool) -> int:
     listed, outputs = experiment.videos.read(), experiment.outputs
     packs = Packs(outputs)
     packed, missing, damaged, removed = 0, list[str](), 0, 0
-    for number, first in enumerate(range(0, len(listed), size)):
-        videos = listed[first : first + size]
-        name, length = experiment.videos.name, experiment.trajectories.length
+    name, length = experiment.videos.name, experiment.trajectories.length
+    shards = {
+        shard_name(number): listed[first : first + size]
+        for number, first in enumerate(range(0, len(listed), size))
+    }
+    for shard, videos in shards.items():
         for video in videos:
             if video.name in packs and to_pack(outputs, video.name, length, packs.videos[video.name][1]):
-                packs.require_no_other(video.name, outputs.pack_table(name, shard_name(number)))
+                packs.require_no_other(video.name, outputs.pack_table(name, shard))
+    for shard, videos in shards.items():
         try:
-            done = pack_shard(outputs, name, shard_name(number), videos, length, remove=remove)
+            done = pack_shard(outputs, name, shard, videos, length, remove=remove)
         except BadInput as error:
             damaged += 1
             _say(console, f"wrong: {error}")
             continue
         for problem in done.damaged:
             _say(console, f"wrong: {problem}")
-        state = "written" if done.written else "complete"
-        _say(console, f"{done.table}: {len(done.videos)} videos, {state}")
+        if done.videos or done.written:
+            state = "written" if done.written else "complete"
+            _say(console, f"{done.table}: {len(done.videos)} videos, {state}")
         elsewhere = [video for video in done.missing if video in packs]
         packed += len(done.videos) + len(elsewhere)
         missing += [video for video in done.missing if video not in packs]

@@ -93,6 +93,8 @@ def _table(found: Forecast) -> Table:
         f"{seen.missing:.0%} cannot be opened",
     )
     table.add_row("shards", f"{found.shards:,} of {found.size:,} videos; {found.open:,} with work left")
+    if not found.left:
+        return table
     longest = found.longest
     table.add_row("longest", f"shard {longest['shard']}: {longest['videos']:,} videos{_of(longest['hours'])}")
     if found.start_hours is not None:

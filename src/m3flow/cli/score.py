@@ -87,8 +87,12 @@ def score(
     """Score tracks of any program against ground truth: error by step, coverage, confidence.
 
     A true track is compared with the nearest one that starts within 6 pixels of it in the same frame, by their
-    displacements from there. `auroc` is the probability that a point within 2 px of the truth has a higher confidence
-    than one farther off or hidden.
+    displacements from there.
+
+    Columns: the mean error in pixels after 1, 3 and 6 steps; given: the share of true points that have a track; wrong:
+    the share of points that are more than 2 px off or no longer visible, at step 6; AUROC: the probability that a right
+    point has a higher confidence than a wrong one; best ½: the error of the more confident half over that of all;
+    camera: the motion of background points, in pixels per step; s and MB: seconds and megabytes per 1,000 frames.
     """
     problems = []
     if sum(map(bool, (tracks, render, estimator))) != 1:
@@ -124,9 +128,9 @@ def _of_files(tracks: list[Path], truth: Path, size: tuple[int, int] | None) -> 
 
     rows = []
     for path in tracks:
+        found = read_tracks(path, size, clip_of(path))
         true_file = truth_of(truth, clip_of(path))
         true = read_tracks(true_file, size, clip_of(path))
-        found = read_tracks(path, size, clip_of(path))
         scores = score_tracks(found, true).as_dict()
         size_per_frame = path.stat().st_size / found.frames
         scores["bytes_per_1000_frames"] = round(1000 * size_per_frame)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from m3flow.cli.experiment import Configuration
-from m3flow.cli.options import Parts, Root
+from m3flow.cli.options import Parts
 from m3flow.errors import BadInput, UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ VideoArgument = Annotated[
         show_default=False,
     ),
 ]
+Root = Annotated[Path, typer.Option(help="The folder to which a relative path of the video refers.")]
 Results = Annotated[
     Path | None,
     typer.Option(
@@ -61,7 +62,12 @@ Columns = Annotated[int, typer.Option(min=1, max=12, help="Moments on the contac
 Start = Annotated[float, typer.Option(min=0, help="Start of the film, in seconds.")]
 Seconds = Annotated[float, typer.Option(min=0.04, help="Maximum length of the film, in seconds.")]
 Length = Annotated[int, typer.Option(min=1, max=999, help="Steps of a trajectory, L.")]
-EstimatorName = Annotated[str, typer.Option(help="For computed motion: dis, farneback, tvl1 or brox.")]
+EstimatorName = Annotated[
+    str,
+    typer.Option(
+        help="For computed motion: dis, farneback, tvl1, brox, or another one of `m3flow estimators`."
+    ),
+]
 Camera = Annotated[str, typer.Option(help="For computed motion: warp or none.")]
 Backend = Annotated[str, typer.Option(help="For computed motion: auto, torch or opencv.")]
 Device = Annotated[str, typer.Option(help="For computed motion: auto, cpu, cuda or cuda:N.")]

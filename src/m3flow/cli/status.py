@@ -33,6 +33,10 @@ EXAMPLES = """**Examples**
 `m3flow status --json status.json` — with the state of every video
 """
 REASONS_SHOWN = 20
+COMPARED = (
+    "Settings are compared with config.yaml and the options of this call. A run with other options: give them here "
+    "too, such as --set flow.camera=none for flow --camera none."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -114,5 +118,5 @@ def _picture(found: Status) -> RenderableType:
     if left > 0:
         rest.insert(0, Text(f"and {left} more reasons; --json has them all"))
     if found.counts["outdated"]:
-        rest.append(Text("Settings are compared with config.yaml and this call's options and --set."))
+        rest.append(Text(COMPARED))
     return Group(counts, Text(""), why, *rest)

@@ -293,9 +293,12 @@ def _difference(wanted: Wanted, name: str, *, of_flow: bool) -> str:
 
 def _words(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
     """The difference of settings in words: "dis → farneback", "bound 20.0 → 10.0, step 1 → 2"."""
-    for key in ("estimator", "job", "store", "camera"):
+    for key in ("estimator", "job", "store"):
         if key in wanted and stored.get(key) != wanted[key]:
             return f"{stored.get(key, 'unknown')} → {wanted[key]}"
+    if "camera" in wanted and stored.get("camera") != wanted["camera"]:
+        # Of two cameras, most other settings differ too.
+        return f"camera {stored.get('camera', 'unknown')} → {wanted['camera']}"
     words = []
     for key in stored | wanted:
         # Settings that add an array are omitted if they add none.

@@ -74,7 +74,10 @@ def _holds(table: pd.DataFrame, condition: str) -> pd.Series:
     except Exception as error:
         # pandas raises nearly any exception for an invalid condition.
         columns = ", ".join(name for name in table.columns if name not in LISTED)
-        raise UsageError(f"--where {condition!r}: {error}; the columns are {columns}") from error
+        raise UsageError(
+            f"--where {condition!r} is not a condition ({error}); write it like 'speed > 1 and still < 0.5', with "
+            f"the columns {columns}"
+        ) from error
     if not isinstance(holds, pd.Series) or holds.dtype != bool:
         raise UsageError(
             f"--where {condition!r} is not a condition; write it like 'speed > 1 and still < 0.5'"

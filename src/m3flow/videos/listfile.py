@@ -284,7 +284,8 @@ def _header_problem(first: str) -> str:
         is_row = len(columns) > 1 and (
             (len(columns) == 2 and columns[1].isdecimal()) or columns[0].lower().endswith(_VIDEO_ENDINGS)
         )
-        if is_row and separator != "\t" and " " not in first:
+        # A space after the separator is no path's end.
+        if is_row and separator != "\t" and (" " not in first or f"{separator} " in first):
             return (
                 f"{first!r} is separated by a {name} but there is no header; "
                 f"add a first line 'path{separator}label'"

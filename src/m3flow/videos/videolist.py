@@ -25,6 +25,7 @@ from m3flow.videos.listfile import (
 )
 
 LIST_SUFFIXES = frozenset({".csv", ".list", ".lst", ".tsv", ".txt", ".gz"}) | SPREADSHEET_SUFFIXES
+PROBLEMS_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ class VideoList:
 
         Raises
         ------
-        UsageError: every problem of the list, one line each; an exclusion that leaves no video.
+        UsageError: the first problems of the list, one line each; an exclusion that leaves no video.
         """
         videos, problems = self._videos()
         problems += _clashes(videos)
@@ -215,8 +216,14 @@ class VideoList:
     def _refuse(self, problems: list[tuple[int, str]]) -> None:
         if problems and self.kind == "video":
             raise UsageError(f"{self.file}: {problems[0][1]}")
-        if problems:
-            raise UsageError("\n".join(f"{self.location}:{line}: {text}" for line, text in sorted(problems)))
+        lines = [f"{self.location}:{line}: {text}" for line, text in sorted(problems)]
+        if len(lines) > PROBLEMS_SHOWN:
+            left = len(lines) - PROBLEMS_SHOWN
+            lines[PROBLEMS_SHOWN:] = [
+                f"{self.location}: {left:,} more lines have problems; is it a list of videos?"
+            ]
+        if lines:
+            raise UsageError("\n".join(lines))
 
 
 def _rejected_in(path: Path) -> set[str] | None:

@@ -284,6 +284,11 @@ class TestRefusals:
         assert "first on line 2" in lines[1]
         assert "line 2" in lines[2] and "--parts" in lines[2]
 
+    def test_of_many_problems_the_first_are_named(self, tmp_path: Path) -> None:
+        lines = refusal(tmp_path, "a/b/c.avi\n" * 1000)
+        assert len(lines) == 21 and lines[0].startswith("2: duplicate")
+        assert lines[-1].endswith("979 more lines have problems; is it a list of videos?")
+
     @pytest.mark.parametrize(
         "second", ["a/b/c.avi", "./a/b/c.avi", "a//b/c.avi", "a/x/../b/c.avi", "/data/a/b/c.avi"]
     )
@@ -327,6 +332,7 @@ class TestRefusals:
             ("file;class", "has no column path or video"),
             ("c/d/a.avi;3", "is separated by a semicolon but there is no header"),
             ("a/b/c.avi,0", "add a first line 'path,label'"),
+            ("a/b/c.avi, 0", "add a first line 'path,label'"),
         ],
     )
     def test_headers_that_cannot_be_used(self, tmp_path: Path, first: str, words: str) -> None:
