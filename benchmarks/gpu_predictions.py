@@ -4,9 +4,9 @@
 
 The torch operations of a batch are counted while they run on the CPU: each that is no view is one launch, which reads
 and writes its tensors once. Fused kernels do not run; their launches and bytes are those of their arguments. The
-prediction is the longer of the launches' time, the bytes at the memory's bandwidth and, for the search of DIS, the
-patches that one program searches after another. No GPU has confirmed it. Writes
-benchmarks/results/gpu_predictions.json.
+prediction is the longer of the launches' time and the bytes at the memory's bandwidth, and in addition what one program
+does alone: for the search of DIS the patches, one after another, for the camera a pair's homographies. No GPU has
+confirmed it. Writes benchmarks/results/gpu_predictions.json.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ RESULT = Path(__file__).parent / "results" / "gpu_predictions.json"
 HEIGHT, WIDTH, PAIRS, BATCH = 240, 320, 4, 104
 LAUNCH_SECONDS = 3e-6
 BANDWIDTHS = {"H200": 3.9e12, "RTX 3090": 0.8e12, "T4": 0.25e12}  # bytes per second that a copy reaches
+FIT_SECONDS = 60e-6  # of a pair's homographies: 80,000 cycles of its programs; all pairs' run at once
 EVALUATION_SECONDS = 0.3e-6  # of one comparison of a patch: its reads and four sums over its pixels
 NO_LAUNCH = set(
     "view _unsafe_view expand slice select unbind transpose permute t unsqueeze squeeze as_strided detach alias "
@@ -112,8 +113,20 @@ def fused_kernels(count: Counted) -> Iterator[None]:
         count.bytes += round(previous.nbytes * (2 * (4 / 3 + 1 / 3) + 2 * 4 / 3 * (1 + 2 + 4)))
         return points, points
 
+    def fit_successively(start: Any, end: Any, valid: Any, **how: Any) -> Any:
+        fitted = start.new_empty(len(start), how["count"], 3, 3)
+        count.launches += 3  # with the copy of which matches are valid
+        count.bytes += 2 * (start.nbytes + end.nbytes + how["count"] * valid.nbytes) + fitted.nbytes
+        count.serial += FIT_SECONDS
+        return fitted, torch.empty(fitted.shape[:2], dtype=torch.int64)
+
     made = SimpleNamespace(
-        refine=refine, search=search, shrink=shrink, expand=expand, there_and_back=there_and_back
+        refine=refine,
+        search=search,
+        shrink=shrink,
+        expand=expand,
+        there_and_back=there_and_back,
+        fit_successively=fit_successively,
     )
 
     def kernels(_module: str, _device: str, _package: str = "") -> Any:

@@ -38,6 +38,7 @@ KERNELS = {
     "dis_triton": "m3flow.flow",
     "farneback_pyramid_triton": "m3flow.flow",
     "farneback_triton": "m3flow.flow",
+    "homography_triton": "m3flow.camera",
     "lucas_kanade_triton": "m3flow.camera",
 }
 Report = Callable[[dict[str, Any]], None]

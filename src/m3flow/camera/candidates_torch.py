@@ -98,7 +98,9 @@ def _evidence(
     middle = torch.stack([torch.full_like(points[..., 0], value) for value in centre], -1)
     start, end = (points - middle) / scale, (matches - middle) / scale
     inlier = thresholds.INLIER_DISTANCE / scale
-    fitted, inliers = homography_torch.fit_successively(
+    fused = kernels("homography_triton", str(points.device), "m3flow.camera")
+    fit_successively = homography_torch.fit_successively if fused is None else fused.fit_successively
+    fitted, inliers = fit_successively(
         start,
         end,
         valid,

@@ -23,6 +23,8 @@ from m3flow.flow.transfer import constant
 HYPOTHESES = 128
 FIRST_REFINEMENTS = 2  # before a homography's inliers are left out of the next fit
 REFINEMENTS = 4  # of all homographies together
+RIDGE = 1e-6  # keeps pairs without enough matches solvable; far below the weight of any real match
+SMALLEST = 1e-6  # scale of a point in front of the camera
 
 
 def fit_successively(
@@ -45,7 +47,7 @@ def fit_successively(
     from_start, to_end = (points[:, None].expand(-1, count, -1, -1).flatten(0, 1) for points in (start, end))
     limit = inlier * inlier
     for _ in range(REFINEMENTS):
-        refined = _refine(refined, from_start, to_end, weights, limit)
+        refined = gauss_newton_step(refined, from_start, to_end, weights, limit)
     inliers = ((squared_transfer_error(refined, from_start, to_end) <= limit) & weights).sum(1)
     return refined.view(-1, count, 3, 3), inliers.view(-1, count)
 
@@ -66,7 +68,7 @@ def fit(start: Tensor, end: Tensor, valid: Tensor, inlier: float, seed: int) -> 
     best = truncated_sum(squared, valid[:, None], limit).argmin(1)
     homography = hypotheses.gather(1, best[:, None, None, None].expand(-1, 1, 3, 3))[:, 0]
     for _ in range(FIRST_REFINEMENTS):
-        homography = _refine(homography, start, end, valid, limit)
+        homography = gauss_newton_step(homography, start, end, valid, limit)
     return homography
 
 
@@ -125,7 +127,7 @@ def transform(homographies: Tensor, points: Tensor) -> Tensor:
     x, y = points.unbind(-1)
     h = homographies[..., None]
     scale = h[..., 2, 0, :] * x + h[..., 2, 1, :] * y + h[..., 2, 2, :]
-    scale = torch.where(scale > 1e-6, scale, 1e-6)
+    scale = torch.where(scale > SMALLEST, scale, SMALLEST)
     moved_x = h[..., 0, 0, :] * x + h[..., 0, 1, :] * y + h[..., 0, 2, :]
     moved_y = h[..., 1, 0, :] * x + h[..., 1, 1, :] * y + h[..., 1, 2, :]
     return torch.stack([moved_x / scale, moved_y / scale], -1)
@@ -136,7 +138,7 @@ def squared_transfer_error(homographies: Tensor, start: Tensor, end: Tensor) -> 
     return (transform(homographies, start) - end).square().sum(-1)
 
 
-def _refine(homography: Tensor, start: Tensor, end: Tensor, valid: Tensor, limit: float) -> Tensor:
+def gauss_newton_step(homography: Tensor, start: Tensor, end: Tensor, valid: Tensor, limit: float) -> Tensor:
     """One Gauss-Newton step on the error of the matches, weighted by Tukey's biweight.
 
     Matches beyond twice the inlier distance have zero weight.
@@ -162,14 +164,13 @@ def _refine(homography: Tensor, start: Tensor, end: Tensor, valid: Tensor, limit
     weighted = jacobian * weight[..., None, None]
     normal = (weighted[..., :, None] * jacobian[..., None, :]).sum((1, 2))
     right = (weighted * error[..., None]).sum((1, 2))
-    # Keeps pairs without enough matches solvable; far below the weight of any real match.
-    normal = normal + 1e-6 * torch.eye(8, device=normal.device)
+    normal = normal + RIDGE * torch.eye(8, device=normal.device)
     change = torch.linalg.solve_ex(normal, right).result
     return homography + functional.pad(change, (0, 1)).view(-1, 3, 3)
 
 
 def _not_zero(values: Tensor) -> Tensor:
-    return torch.where(values.abs() < 1e-6, 1e-6, values)
+    return torch.where(values.abs() < SMALLEST, SMALLEST, values)
 
 
 def in_pixels(fitted: Tensor, centre: tuple[float, float], scale: float) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from m3flow.camera import candidates_torch
+from m3flow.camera import candidates_torch, homography_torch
 from m3flow.flow import fused
 from support.triton_compiler import TARGETS, compiled, interpreted
 
@@ -47,6 +47,74 @@ eager, found = (module.there_and_back(small, small, points)[1] for module in (lu
 print(np.array_equal(eager, found, equal_nan=True))
 """
 )
+FITTED = """
+import numpy as np, torch
+from m3flow.camera import homography_torch as eager, homography_triton as kernels
+from m3flow.camera.geometry import transform
+from m3flow.scoring.camera_pairs import random_homography
+
+kernels.TILE = 512  # the interpreter's time goes by programs and loops
+kernels.try_out("cpu")
+random, (height, width), count = np.random.default_rng(0), (240, 320), 512
+start = random.uniform((0, 0), (width - 1, height - 1), (8, count, 2)).astype(np.float32)
+cameras = [[random_homography(random, height, width, reach) for reach in (3, 8, 20)] for _ in range(3)]
+end = start.copy()
+for pair, of_pair in enumerate(cameras):
+    for camera, first in zip(of_pair, (0, 260, 400)):
+        end[pair, first:480] = transform(camera, start[pair, first:480])
+    end[pair] += random.normal(0, 0.1, (count, 2))
+    end[pair, 480:] += random.uniform(-20, 20, (32, 2))  # and no camera
+valid = random.random((8, count)) < 0.9
+# Without a match; with three; one point; a line; as the first, and no numbers where there is no match.
+valid[3], valid[4] = False, np.arange(count) < 3
+start[5] = end[5] = (12, 34)
+start[6, :, 1] = end[6, :, 1] = 50
+start[7], end[7], valid[7] = start[0], end[0], valid[0]
+end[7][~valid[7]] = np.nan
+scale, centre = width / 2, ((width - 1) / 2, (height - 1) / 2)
+points = [torch.from_numpy((one - np.float32(centre)) / np.float32(scale)) for one in (start, end)]
+how = {"count": 3, "inlier": 1 / scale, "outlier": 1.5 / scale, "seed": 0}
+expected, inliers = eager.fit_successively(*points, torch.from_numpy(valid), **how)
+found, also = kernels.fit_successively(*points, torch.from_numpy(valid), **how)
+corners = np.array([(0, 0), (width - 1, 0), (width - 1, height - 1), (0, height - 1)], np.float64)
+for pair in range(3):
+    for index in range(3):
+        ours, theirs = (
+            transform(eager.in_pixels(one[pair], centre, scale)[index].double().numpy(), corners)
+            for one in (found, expected)
+        )
+        true = [np.linalg.norm(ours - transform(camera, corners), axis=1).max() for camera in cameras[pair]]
+        print(np.linalg.norm(ours - theirs, axis=1).max(), min(true), *(int(n[pair, index]) for n in (also, inliers)))
+print(bool(found.isfinite().all()), torch.equal(found[7], found[0]), int(also[3:5].max()) <= 3)
+"""
+
+
+@pytest.mark.slow
+def test_interpreted_fit_equals_eager():
+    *fits, degenerate = interpreted(FITTED)
+    for fit in fits:
+        difference, error, inliers, of_eager = map(float, fit.split())
+        assert difference < 1e-3, "px at the frame's corners"
+        assert error < 0.5 and inliers == of_eager > 50
+    assert degenerate == "True True True"
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_fit_compiles_for_gpus_that_are_not_here(target, tmp_path):
+    from m3flow.camera import homography_triton as kernels
+
+    numbers = {"matches": "*u8", "number": "i32", "limit": "fp32"}
+    constants = {"COUNT": 3, "STEPS": 2, "HYPOTHESES": 128, "LANES": 512, "TILE": kernels.TILE}
+    of_fit = numbers | {"order": "*i32", "outlier": "fp32"}
+    fit = compiled(kernels.fit_pairs, target, tmp_path, warps=kernels.WARPS, **of_fit, **constants)
+    last = compiled(
+        kernels.refine_last, target, tmp_path, **numbers, inliers="*i64", STEPS=kernels.REFINEMENTS, LANES=512
+    )
+    assert fit.binary and last.binary
+    if target[0] == "cuda":
+        # Two programs of eight warps run on a multiprocessor at a time.
+        assert fit.registers <= 128 and last.registers <= 128
+        assert not (fit.spilled or last.spilled)
 
 
 @pytest.mark.slow
@@ -97,3 +165,16 @@ def test_tracking_is_fused_where_kernels_work(monkeypatch):
     assert np.array_equal(end, points + 1) and good.all()
     assert tried == ["cuda:0"] and tracked == [torch.float32]
     fused.kernels.cache_clear()
+
+
+def test_fits_are_fused_where_kernels_work(monkeypatch):
+    batches = []
+
+    def fit_successively(start, end, valid, **how):
+        batches.append(len(start))
+        return homography_torch.fit_successively(start, end, valid, **how)
+
+    modules = {"homography_triton": SimpleNamespace(fit_successively=fit_successively)}
+    monkeypatch.setattr(candidates_torch, "kernels", lambda name, _device, _package: modules.get(name))
+    candidates_torch.find_candidates(torch.zeros(4, 40, 50, dtype=torch.uint8), 1)
+    assert batches == [3]
