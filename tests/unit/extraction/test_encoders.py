@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
+from m3flow.atomic import TEMPORARY_SUFFIX, remove
 from m3flow.errors import Interrupted
 from m3flow.extraction.encoders import Encoder
 from m3flow.extraction.extractor import Extractor, Queue
@@ -25,6 +26,7 @@ from m3flow.extraction.work import Work
 from m3flow.layout import Outputs
 from m3flow.results.quantisation import Piece
 from m3flow.results.records import Record
+from m3flow.results.repair import leftovers
 from m3flow.results.stored_frames import FrameWriter
 from m3flow.settings import FlowSettings, TrajectorySettings
 from m3flow.videos.videolist import Video
@@ -94,19 +96,26 @@ def kill_encoder(task: FrameTask) -> None:
     os.kill(encoder.child.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("encoders", [1, 2])
+@pytest.mark.parametrize(("encoders", "frames"), [(1, "none"), (2, "none"), (2, "jpg")])
 def test_an_encoder_that_is_killed_in_mid_video_costs_that_video_alone(
-    videos: list[Video], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoders: int
+    videos: list[Video], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoders: int, frames: Any
 ) -> None:
-    run(work(tmp_path / "whole"), videos)
+    # Of the next video, frames are stored before the motion of the first is whole; another encoder has them.
+    flow = replace(FLOW, frames=replace(FLOW.frames, store=frames))
+    run(work(tmp_path / "whole", flow=flow), videos)
     with monkeypatch.context() as patch:
         at_piece(patch, videos[0], 3, kill_encoder)
-        records = run(work(tmp_path / "out", encoders), videos)
+        records = run(work(tmp_path / "out", encoders, flow=flow), videos)
     statuses = [record.status for record in records]
     assert statuses == ["failed", "done", "done", "done", "done", "rejected"]
     assert records[0].reason == "RuntimeError: the encoding process ended (SIGKILL)"
-    assert not any(name.startswith(("flows/0", "trajs/0")) for name in contents(tmp_path / "out"))
-    again = run(work(tmp_path / "out", encoders), videos)
+    left = [name for name in contents(tmp_path / "out") if name.startswith(("flows/0", "trajs/0"))]
+    assert all(TEMPORARY_SUFFIX in name for name in left)
+    # What a killed process leaves is recognised as such.
+    for leftover in leftovers(Outputs(tmp_path / "out")):
+        assert leftover.abandoned
+        remove(leftover.path)
+    again = run(work(tmp_path / "out", encoders, flow=flow), videos)
     assert [record.status for record in again] == ["done", "kept", "kept", "kept", "kept", "rejected"]
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
