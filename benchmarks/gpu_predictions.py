@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import machine
+from m3flow.camera import thresholds
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.camera.lucas_kanade import LEVELS
 from m3flow.camera.selection import Selection
@@ -120,7 +121,33 @@ def fused_kernels(count: Counted) -> Iterator[None]:
         count.serial += FIT_SECONDS
         return fitted, torch.empty(fitted.shape[:2], dtype=torch.int64)
 
+    # Made here, so that they are not counted.
+    no_bars = torch.zeros(PAIRS + 1, 4, dtype=torch.int64)
+    points = torch.full((PAIRS, thresholds.CORNERS, 2), 20.0)
+    strong = torch.ones(points.shape[:2], dtype=torch.bool)
+
+    def dark_bars(frames: Any) -> Any:
+        count.launches += 1
+        # A line at each side, of frames without bars; each level of a column is in another sector of 32 bytes.
+        count.bytes += 2 * len(frames) * (WIDTH + 32 * HEIGHT) + no_bars.nbytes
+        return no_bars
+
+    def corners(frames: Any, bars: Any) -> Any:
+        count.launches += 3
+        # Four numbers a cell are written and read.
+        count.bytes += frames.nbytes + bars.nbytes + len(frames) * thresholds.CELLS * 4 * 4 * 2
+        count.bytes += points.nbytes + strong.nbytes
+        return points, strong
+
+    def stabilised(current: Any, homographies: Any, previous: Any, moving: Any, bars: Any) -> Any:
+        count.launches += 1
+        count.bytes += sum(one.nbytes for one in (current, homographies, previous, moving, bars, current))
+        return current
+
     made = SimpleNamespace(
+        corners=corners,
+        dark_bars=dark_bars,
+        stabilised=stabilised,
         refine=refine,
         search=search,
         shrink=shrink,
@@ -133,7 +160,7 @@ def fused_kernels(count: Counted) -> Iterator[None]:
         return made
 
     with ExitStack() as stack:
-        for module in ("flow.farneback", "flow.dis", "camera.candidates_torch"):
+        for module in ("flow.farneback", "flow.dis", "camera.candidates_torch", "camera.compensation_torch"):
             stack.enter_context(patch(f"m3flow.{module}.kernels", kernels))
         yield
 

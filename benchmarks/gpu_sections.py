@@ -35,6 +35,8 @@ from m3flow.trajectories import track
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Modules of fused kernels, by package.
 KERNELS = {
+    "compensation_triton": "m3flow.camera",
+    "corners_triton": "m3flow.camera",
     "dis_triton": "m3flow.flow",
     "farneback_pyramid_triton": "m3flow.flow",
     "farneback_triton": "m3flow.flow",

@@ -28,20 +28,32 @@ def interpreted(code: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Compiled:
-    """binary: whether there is one; registers: of a thread; spilled: bytes of its stack; vector_…: of 4 values."""
+    """The binary, and what its code does.
+
+    binary: whether there is one; registers: of a thread; spilled: bytes of its stack; vector_…: of 4 values of 4 bytes;
+    byte_…: of a single byte.
+    """
 
     binary: bool
     registers: int
     spilled: int
     vector_loads: int
     vector_stores: int
+    byte_loads: int
+    byte_stores: int
 
 
 def compiled(
-    kernel: Any, target: tuple[str, Any, int], folder: Path, warps: int = 4, **constants: Any
+    kernel: Any,
+    target: tuple[str, Any, int],
+    folder: Path,
+    warps: int = 4,
+    enable_fp_fusion: bool = True,
+    **constants: Any,
 ) -> Compiled:
     """The kernel compiled for a target such as ("cuda", 90, 32): compute capability 9.0, warps of 32 threads.
 
+    enable_fp_fusion: whether a product and a sum may be rounded once.
     constants: values of its compile-time constants, or types such as "*i32" of its other arguments.
     """
     import triton
@@ -62,15 +74,18 @@ def compiled(
     ]
     attributes = {place: [["tt.divisibility", 16]] for place in aligned}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    result = triton.compile(source, target=GPUTarget(*target), options={"num_warps": warps})
+    options = {"num_warps": warps, "enable_fp_fusion": enable_fp_fusion}
+    result = triton.compile(source, target=GPUTarget(*target), options=options)
     if target[0] != "cuda":
-        return Compiled(bool(result.asm["hsaco"]), 0, 0, 0, 0)
+        return Compiled(bool(result.asm["hsaco"]), 0, 0, 0, 0, 0, 0)
     file = folder / "kernel.cubin"
     file.write_bytes(result.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     usage = subprocess.run([tool, "--dump-resource-usage", file], capture_output=True, text=True, check=True)
     registers, stack = map(int, re.findall(r"REG:(\d+) STACK:(\d+)", usage.stdout)[0])
-    loads, stores = (
-        len(re.findall(rf"{what}\.global[.\w:]*\.v4", result.asm["ptx"])) for what in ("ld", "st")
+    accesses = (
+        len(re.findall(rf"{what}\.global[.\w:]*\.{size}\b", result.asm["ptx"]))
+        for size in ("v4", "b8")
+        for what in ("ld", "st")
     )
-    return Compiled(bool(result.asm["cubin"]), registers, stack, loads, stores)
+    return Compiled(bool(result.asm["cubin"]), registers, stack, *accesses)

@@ -62,9 +62,10 @@ def _enlarged(flow: Array, height: int, width: int) -> Array:
         import torch
 
         from m3flow.flow.image_ops import resize
+        from m3flow.flow.transfer import constant
 
         larger = resize(torch.as_tensor(flow), height, width)
-        return larger * torch.as_tensor(scales, device=larger.device)[:, None, None]
+        return larger * constant(tuple(scales.tolist()), larger.device)[:, None, None]
     return np.stack(
         [
             np.stack([cv2.resize(channel, (width, height)) for channel in np.asarray(pair)])
@@ -80,11 +81,14 @@ def _resampled(current: Array, homographies: Array, previous: Array) -> Array:
         import torch
 
         from m3flow.camera import compensation_torch
+        from m3flow.flow.transfer import to_device
 
-        matrices = torch.as_tensor(homographies, device=current.device)
+        if not is_tensor(homographies):
+            homographies = to_device(np.asarray(homographies), current.device)
+        matrices = torch.as_tensor(homographies)
         moving = (matrices != torch.eye(3, device=current.device)).flatten(1).any(1)
-        resampled = compensation_torch.resample(torch.as_tensor(current), matrices, torch.as_tensor(previous))
-        return compensation_torch.chosen(moving, resampled, torch.as_tensor(current))
+        later, earlier = torch.as_tensor(current), torch.as_tensor(previous)
+        return compensation_torch.stabilised(later, matrices, earlier, moving)
     from m3flow.camera.compensation_opencv import resample
 
     return np.stack(

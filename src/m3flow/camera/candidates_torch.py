@@ -7,14 +7,12 @@ the device until a single copy at the end.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from m3flow.camera import cuts, homography_torch, lucas_kanade, thresholds
+from m3flow.camera import corners_torch, cuts, homography_torch, lucas_kanade, thresholds
 from m3flow.camera.candidates import (
     COLUMNS,
     LARGEST_DIFFERENCE,
@@ -24,7 +22,6 @@ from m3flow.camera.candidates import (
     THUMBNAIL,
     Candidates,
 )
-from m3flow.camera.geometry import DARK, UNIFORM
 from m3flow.camera.homography_torch import frame_motion, in_pixels, squared_transfer_error
 from m3flow.flow.fused import kernels
 from m3flow.flow.image_ops import correlate, pixel_grid, resize, resize_area, sample
@@ -45,19 +42,20 @@ def find_candidates(frames: Tensor, step: int, *, camera: bool = True, seed: int
         (tiny,) = Readback([thumbnails]).arrays()
         change = cuts.change(tiny, step)
         return Candidates.empty(len(change)).with_change(change)
-    bars = dark_bars(frames)
+    search = kernels("corners_triton", str(frames.device), "m3flow.camera") or corners_torch
+    bars = search.dark_bars(frames)
     of_both = torch.minimum(bars[:-step], bars[step:])
     bars = _within_half(of_both, frames.shape[1], frames.shape[2])
     previous, current = images[:-step], images[step:]
-    matched, differs = match_brightness(previous, current)
+    brightness, differs = brightness_change(frames, step)
     # Read while the device tracks; few pairs differ.
     differing = Readback([differs])
-    points, valid = corners(previous, bars)
+    points, valid = search.corners(frames[:-step], bars)
     matches, returned = track(previous, current, points)
     current, matches, returned = _at_one_brightness(
         previous,
         current,
-        matched,
+        brightness,
         np.flatnonzero(*differing.arrays()),
         points,
         valid,
@@ -150,7 +148,7 @@ def _sums(weights: Tensor, on_grid: Tensor) -> Tensor:
 def _at_one_brightness(
     previous: Tensor,
     current: Tensor,
-    matched: Tensor,
+    brightness: Tensor,
     differing: np.ndarray,
     points: Tensor,
     valid: Tensor,
@@ -159,11 +157,15 @@ def _at_one_brightness(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The current frames, the matches and which are tracked; in the `differing` pairs with matched brightness where
     that tracks most corners, or more than without: new content may look like a change of exposure.
+
+    brightness: the gain and offset of each pair, from `brightness_change`.
     """
     if not len(differing):
         return current, matches, tracked
     pairs = to_device(differing, current.device)
-    others, returned = track(previous[pairs], matched[pairs], points[pairs])
+    gain, offset = brightness[:, pairs, None, None]
+    matched = (gain * current[pairs] + offset).round().clamp(0, 255)
+    others, returned = track(previous[pairs], matched, points[pairs])
     returned &= valid[pairs]
     most = returned.sum(1) >= thresholds.MOST_TRACKED * valid[pairs].sum(1)
     better = (most | (returned.sum(1) > tracked[pairs].sum(1)))[:, None]
@@ -172,15 +174,16 @@ def _at_one_brightness(
         chosen = better if values.ndim == 2 else better[..., None]
         return values.index_copy(0, pairs, torch.where(chosen, new, values[pairs]))
 
-    return replaced(current, matched[pairs]), replaced(matches, others), replaced(tracked, returned)
+    return replaced(current, matched), replaced(matches, others), replaced(tracked, returned)
 
 
-def match_brightness(previous: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
-    """The current frames with the previous frames' brightness and contrast, and which of them differ.
+def brightness_change(frames: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """The gains and offsets that give the current frames the previous ones' brightness, and which pairs differ.
 
-    float32 [B, H, W], bool [B]. As `m3flow.camera.candidates_opencv`.
+    uint8 [F, H, W] -> float32 [2, B], bool [B]. As `m3flow.camera.candidates_opencv`.
     """
-    x, y = _quantiles(current), _quantiles(previous)
+    levels = _quantiles(frames)
+    x, y = levels[step:], levels[:-step]
     x_mean, y_mean = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
     spread = (x - x_mean).square().sum(1, keepdim=True).clamp_min(1e-6)
     gain = (((x - x_mean) * (y - y_mean)).sum(1, keepdim=True) / spread).clamp(0.5, 2)
@@ -188,25 +191,14 @@ def match_brightness(previous: Tensor, current: Tensor) -> tuple[Tensor, Tensor]
     before, after = (y - x).abs().mean(1), (gain * x + offset - y).abs().mean(1)
     differs = before >= thresholds.BRIGHTNESS_DIFFERENCE
     differs &= after <= thresholds.BRIGHTNESS_LEFT * before
-    matched = (gain[..., None] * current + offset[..., None]).round().clamp(0, 255)
-    return matched, differs
+    return torch.stack([gain[:, 0], offset[:, 0]]), differs
 
 
 def _quantiles(frames: Tensor) -> Tensor:
-    """The 5th to the 95th percentile of the grey levels, evenly spaced: float32 [B, n]."""
+    """The 5th to the 95th percentile of the grey levels, evenly spaced: float32 [F, n]."""
     levels = frames[:, 2::6, 2::6].flatten(1).sort(1).values
     cut = levels.shape[1] // 20
-    return levels[:, cut : max(levels.shape[1] - cut, 1)]
-
-
-def dark_bars(frames: Tensor) -> Tensor:
-    """Uniform dark rows and columns at the frames' edges: uint8 [F, H, W] -> int64 [F, 4], as in `geometry`."""
-    counts = []
-    for axis in (2, 1):
-        brightest, darkest = frames.amax(axis), frames.amin(axis)
-        bar = ((brightest <= DARK) & (brightest - darkest <= UNIFORM)).long()
-        counts += [bar.cumprod(1).sum(1), bar.flip(1).cumprod(1).sum(1)]
-    return torch.stack(counts, 1)
+    return levels[:, cut : max(levels.shape[1] - cut, 1)].float()
 
 
 def photometric_support(
@@ -248,82 +240,14 @@ def _within(bars: Tensor, length: int, count: int) -> Tensor:
 
 def _within_half(bars: Tensor, height: int, width: int) -> Tensor:
     """As `m3flow.camera.geometry.within_half`."""
-    sides = constant((height, height, width, width), bars.device, bars.dtype)
-    taken = torch.stack([bars[:, :2].sum(1), bars[:, 2:].sum(1)], 1).repeat_interleave(2, 1)
-    return torch.where(taken * 2 > sides, 0, bars)
+    pairs = bars.view(-1, 2, 2)
+    lengths = constant(((height,), (width,)), bars.device, bars.dtype)
+    return torch.where(pairs.sum(2, keepdim=True) * 2 > lengths, 0, pairs).view(-1, 4)
 
 
 def _shrunk(images: Tensor, size: tuple[int, int]) -> Tensor:
     larger = images.shape[1] >= size[0] and images.shape[2] >= size[1]
     return resize_area(images, *size) if larger else resize(images, *size)
-
-
-def corners(frames: Tensor, bars: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Each frame's best corners, at most one per cell, spread over the grid.
-
-    [B, H, W], bars [B, 4] -> (float32 [B, N, 2] as (x, y), bool [B, N] which of them are corners). As in
-    `m3flow.camera.candidates_opencv`: the best of every grid cell first, then every second best, and so on.
-    """
-    batch, height, width = frames.shape
-    border, size = thresholds.CORNER_BORDER, thresholds.cell_size(height, width)
-    if min(height, width) <= 2 * border:
-        return frames.new_zeros(batch, 1, 2, dtype=torch.float32), frames.new_zeros(batch, 1).bool()
-    strength = smaller_eigenvalue(frames.to(torch.float32))
-    if bars is not None:
-        strength = strength * _picture(bars, height, width)
-    strength = strength[:, border : height - border, border : width - border]
-    rows, columns = -(-strength.shape[1] // size), -(-strength.shape[2] // size)
-    below, right = rows * size - strength.shape[1], columns * size - strength.shape[2]
-    cells = functional.pad(strength, (0, right, 0, below)).view(batch, rows, size, columns, size)
-    value, place = cells.transpose(2, 3).reshape(batch, rows * columns, -1).max(2)
-    cell = _spread_over_grid(value, rows, columns)
-    best, place = value.gather(1, cell), place.gather(1, cell)
-    x = cell % columns * size + place % size + border
-    y = cell // columns * size + place // size + border
-    strong = best > thresholds.CORNER_QUALITY * value.amax(1, keepdim=True)
-    return torch.stack([x, y], 2).to(torch.float32), strong
-
-
-def _picture(bars: Tensor, height: int, width: int) -> Tensor:
-    """1 in the picture, 0 in and near its bars: float32 [B, H, W]."""
-    hidden = (bars + torch.where(bars > 0, thresholds.BAR_MARGIN, 0))[:, :, None]
-    row, column = torch.arange(height, device=bars.device), torch.arange(width, device=bars.device)
-    inside_y = (row >= hidden[:, 0]) & (row < height - hidden[:, 1])
-    inside_x = (column >= hidden[:, 2]) & (column < width - hidden[:, 3])
-    return (inside_y[:, :, None] & inside_x[:, None]).float()
-
-
-def _spread_over_grid(value: Tensor, rows: int, columns: int) -> Tensor:
-    """The corners to track: indices of up to `CORNERS` of [B, rows * columns], int64 [B, N]."""
-    group, rank = _groups(rows, columns, value.device)
-    by_value = value.sort(dim=1, descending=True, stable=True).indices
-    in_group = group[by_value].sort(dim=1, stable=True).indices
-    cell = by_value.gather(1, in_group)
-    relative = value.gather(1, cell) / value.amax(1, keepdim=True).clamp_min(1e-20)
-    order = (rank - 0.5 * relative).sort(dim=1, stable=True).indices[:, : thresholds.CORNERS]
-    return cell.gather(1, order)
-
-
-@lru_cache(maxsize=8)
-def _groups(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The grid cell of each corner cell, and the rank in its group of each after sorting by group."""
-    row, column = np.divmod(np.arange(rows * columns), columns)
-    group = row * ROWS // rows * COLUMNS + column * COLUMNS // columns
-    ordered = np.sort(group)
-    rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
-    return torch.from_numpy(group).to(device), torch.from_numpy(rank.astype(np.float32)).to(device)
-
-
-def smaller_eigenvalue(frames: Tensor) -> Tensor:
-    """The smaller eigenvalue of the structure tensor over 3x3 pixels, up to a factor: float32 [B, H, W]."""
-    smooth, slope = [1.0, 2.0, 1.0], [-1.0, 0.0, 1.0]
-    in_x = correlate(correlate(frames, slope, -1, "reflect"), smooth, -2, "reflect")
-    in_y = correlate(correlate(frames, smooth, -1, "reflect"), slope, -2, "reflect")
-    products = torch.stack([in_x * in_x, in_y * in_y, in_x * in_y])
-    box = [1.0, 1.0, 1.0]
-    xx, yy, xy = correlate(correlate(products, box, -1, "reflect"), box, -2, "reflect")
-    half_difference = (xx - yy) / 2
-    return (xx + yy) / 2 - (half_difference * half_difference + xy * xy).sqrt()
 
 
 def track(previous: Tensor, current: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from m3flow.camera import thresholds
 from m3flow.camera.selection import Selection
 from m3flow.flow.base import Estimator
+from m3flow.flow.fused import kernels
 from m3flow.flow.image_ops import pixel_grid, sample
 from m3flow.flow.torch_base import TorchEstimator
 from m3flow.flow.transfer import to_device
@@ -34,10 +35,10 @@ def compensated(estimator: Estimator, scheme: str, frames: Array, step: int, sel
     if moves.any():
         homographies = to_device(selection.homographies.astype(np.float32), images.device)
         moving, bars = (to_device(array, images.device) for array in (moves, selection.bars))
-        resampled = resample(current, homographies, previous, bars)
+        without_camera = stabilised(current, homographies, previous, moving, bars)
         if scheme == "two-pass":
             estimator.sequence(images, step)
-        result = _tensor(estimator(previous, chosen(moving, resampled, current)))
+        result = _tensor(estimator(previous, without_camera))
     else:
         result = _tensor(estimator.sequence(images, step))
     # Exactly zero motion: Farneback gives up to 0.8 px at the right and lower edge.
@@ -49,6 +50,23 @@ def compensated(estimator: Estimator, scheme: str, frames: Array, step: int, sel
 def _tensor(flow: Array) -> Tensor:
     assert isinstance(flow, Tensor)  # tensors in, tensors out
     return flow
+
+
+def stabilised(
+    current: Tensor, homographies: Tensor, previous: Tensor, moving: Tensor, bars: Tensor | None = None
+) -> Tensor:
+    """The current frames, in pairs with a `moving` camera (bool [B]) `resample`d into the previous frames' view."""
+    fused = kernels("compensation_triton", str(current.device), "m3flow.camera")
+    chosen = eager_stabilised if fused is None else fused.stabilised
+    return chosen(current, homographies, previous, moving, bars)
+
+
+def eager_stabilised(
+    current: Tensor, homographies: Tensor, previous: Tensor, moving: Tensor, bars: Tensor | None = None
+) -> Tensor:
+    """`stabilised` by torch operations."""
+    resampled = resample(current, homographies, previous, bars)
+    return torch.where(moving.reshape(-1, *(1 for _ in current.shape[1:])), resampled, current)
 
 
 def camera_flow(homographies: Tensor, height: int, width: int) -> Tensor:
@@ -92,8 +110,3 @@ def resample(current: Tensor, homographies: Tensor, previous: Tensor, bars: Tens
     moved = moved[:, 0] if current.ndim == 3 else moved.permute(0, 2, 3, 1)
     shown_there = _trusted(x, y, height, width, bars)
     return torch.where(shown_there if current.ndim == 3 else shown_there[..., None], moved, previous)
-
-
-def chosen(which: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """Of each pair the first where `which` [B], else the second: [B, ...]."""
-    return torch.where(which.reshape(-1, *(1 for _ in one.shape[1:])), one, other)

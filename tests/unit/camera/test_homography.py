@@ -13,6 +13,7 @@ from m3flow.camera import (
     candidates_torch,
     compensation_opencv,
     compensation_torch,
+    corners_torch,
     geometry,
     homography_torch,
     put_camera_back,
@@ -147,14 +148,14 @@ def test_a_homography_that_no_camera_makes_is_refused(matrix, plausible):
 def test_both_backends_find_the_same_corners():
     frame = camera_pair(6, 3.0).frames[0]
     expected = opencv.corners(frame)
-    points, valid = candidates_torch.corners(torch.from_numpy(frame[None]))
+    points, valid = corners_torch.corners(torch.from_numpy(frame[None]))
     assert len(expected) > 100
     np.testing.assert_array_equal(points[valid].numpy(), expected)
 
 
 def test_smaller_eigenvalue_is_opencvs_up_to_a_factor():
     frame = camera_pair(6, 3.0).frames[0]
-    ours = candidates_torch.smaller_eigenvalue(torch.from_numpy(frame[None]).float())[0].numpy()
+    ours = corners_torch.smaller_eigenvalue(torch.from_numpy(frame[None]).float())[0].numpy()
     theirs = cv2.cornerMinEigenVal(frame, blockSize=3)
     np.testing.assert_allclose(ours / ours.max(), theirs / theirs.max(), atol=1e-5)
 
