@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.camera.selection import Selection
+from m3flow.extraction.evidence import evidence_of
 from m3flow.extraction.extractor import CAMERA_BYTES_PER_PIXEL, SEARCH_BYTES_PER_PIXEL
 from m3flow.flow import estimator
 
@@ -81,7 +82,13 @@ def test_bytes_of_the_camera_are_added(name, scheme):
     bars = np.zeros((PAIRS, 4), np.int32)
     selection = Selection(moving, every, every.astype(np.float32), ~every, bars)
     expected = motion.estimator.bytes_per_pixel + CAMERA_BYTES_PER_PIXEL
+
+    def both_ways(frames):
+        """With the backward flow that a confidence needs, while the forward flow is held."""
+        return evidence_of("forward-backward", motion, frames, 1, motion(frames, 1, selection))
+
     assert 0.7 * expected < peak_bytes(lambda frames: motion(frames, 1, selection)) < 1.05 * expected
+    assert 0.7 * expected < peak_bytes(both_ways) < 1.05 * expected
 
 
 @pytest.mark.slow
