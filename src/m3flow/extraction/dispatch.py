@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from m3flow.errors import Interrupted, UsageError
-from m3flow.extraction.extractor import Extractor, Queue
 from m3flow.extraction.gpu_errors import DeviceLost
 from m3flow.extraction.process_pool import UNRESPONSIVE, Channel, Workers
 from m3flow.extraction.work import Work, limit_threads
@@ -168,6 +167,8 @@ def _run_here(
     on_frames: Callable[[int], None],
     on_stop: Callable[[float], None],
 ) -> None:
+    from m3flow.extraction.extractor import Extractor, Queue
+
     at_alarm = signal.getsignal(signal.SIGALRM)
 
     def begin_grace() -> None:
@@ -277,6 +278,9 @@ def _stop_signals(on_first: Callable[[], None]) -> Iterator[Callable[[], bool]]:
 
 def _serve(channel: Channel, slot: int, work: Work, devices: tuple[str, ...]) -> None:
     """The main function of a worker process."""
+    # A parent that only distributes videos does without it, and starts sooner.
+    from m3flow.extraction.extractor import Extractor
+
     # The parent decides when to stop; Ctrl-C reaches the workers too.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

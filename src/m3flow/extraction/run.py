@@ -16,7 +16,6 @@ from rich.console import Console
 
 from m3flow.errors import Interrupted
 from m3flow.extraction import dispatch
-from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.gpu_errors import DeviceLost
 from m3flow.extraction.progress import Display
 from m3flow.extraction.work import Work
@@ -156,6 +155,8 @@ def execute_one(title: str, video: Video, work: Work, log_file: Path | str) -> i
 
     The outcome goes to the log and to the records of the output folder; returns the exit status.
     """
+    from m3flow.extraction.extractor import Extractor
+
     log_to(Path(log_file))
     describe_run(title, work, dispatch.WorkerConfig(1, work.threads, (work.device,)), 1)
     try:

@@ -13,7 +13,7 @@ import pytest
 
 from m3flow.camera.compensation import Motion, MotionEstimator
 from m3flow.errors import Interrupted, UsageError
-from m3flow.extraction import dispatch, gpu_errors
+from m3flow.extraction import dispatch, extractor, gpu_errors
 from m3flow.extraction.dispatch import WorkerConfig, run, worker_config
 from m3flow.extraction.extractor import Extractor
 from m3flow.extraction.process_pool import Channel, Workers
@@ -145,7 +145,7 @@ def _serve_on_a_fake_gpu(channel: Channel, slot: int, work: Work, _devices: Any,
 
     MotionEstimator.__call__ = compute  # type: ignore[method-assign]
     gpu_errors.is_usable = lambda _device: not (lost and broken)
-    dispatch.Extractor = OnGpu  # type: ignore[misc]
+    extractor.Extractor = OnGpu  # type: ignore[misc]
     original_serve(channel, slot, work, ("cpu",))
 
 
