@@ -5,6 +5,7 @@ Waiting drains the queue of launched work: the device then idles until the host 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor
 
 from m3flow.flow.out_of_memory import is_out_of_memory
+
+# Iterations of a loop by which the host knows the results later, by type of device.
+LATE = {"cpu": 0, "cuda": 2}
 
 
 def to_device(array: np.ndarray, device: torch.device | str) -> Tensor:
@@ -79,6 +83,33 @@ class Readback:
         if self._copied is not None:
             self._copied.synchronize()
         return [copy.cpu().numpy() for copy in self._copies]
+
+
+class LateReadback:
+    """The values of a tensor that changes in a loop, as they were some iterations ago.
+
+    The device always has the work of `late` iterations left, so it does not idle while the host waits. On a CPU the
+    values are those of now.
+
+    Attributes
+    ----------
+    late: the number of iterations; None on a device without asynchronous copies, where the host reads nothing.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.late = LATE.get(device.type)
+        self._copies: deque[Readback] = deque()
+
+    def read(self, tensor: Tensor) -> np.ndarray | None:
+        """The values `late` calls ago; None if there have been fewer since the last `forget`."""
+        if self.late is None:
+            return None
+        self._copies.append(Readback([tensor]))
+        return self._copies.popleft().arrays()[0] if len(self._copies) > self.late else None
+
+    def forget(self) -> None:
+        """Drop the copies that were not read."""
+        self._copies.clear()
 
 
 def page_locked(like: Tensor) -> Tensor:

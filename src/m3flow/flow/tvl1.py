@@ -7,6 +7,7 @@ alternately, coupled by theta, around a linearisation that is updated in every w
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +15,11 @@ from m3flow.flow.image_ops import pixel_grid, resize, sample_bicubic
 from m3flow.flow.median import median_filter
 from m3flow.flow.parameters import TVL1Parameters
 from m3flow.flow.torch_base import TorchEstimator
+from m3flow.flow.transfer import LateReadback, to_device
 
 SMALLEST_SIDE = 16
+# On a GPU stopped pairs leave the batch together: when they are this part of it.
+ENOUGH_STOPPED = 8
 
 
 class TVL1(TorchEstimator):
@@ -27,7 +31,7 @@ class TVL1(TorchEstimator):
     """
 
     name = "tvl1"
-    bytes_per_pixel = 437
+    bytes_per_pixel = 464
     parameters: TVL1Parameters
 
     def __init__(self, parameters: TVL1Parameters, *, device: str) -> None:
@@ -69,33 +73,50 @@ class TVL1(TorchEstimator):
     ) -> tuple[Tensor, Tensor]:
         """Flow and dual variables after the iterations of one warp; each pair stops separately.
 
-        Pairs that have stopped leave the batch.
+        Pairs that have stopped leave the batch. A GPU's host knows of them later; until then they keep their values.
         """
         p = self.parameters
         limit = p.epsilon**2 * flow.shape[-2] * flow.shape[-1]
-        result_flow, result_dual = flow.clone(), dual.clone()
-        running = torch.arange(len(flow), device=flow.device)
+        result = flow.clone(), dual.clone()
+        places = np.arange(len(flow))  # of the pairs in the result
+        running = torch.ones(len(flow), dtype=torch.bool, device=flow.device)
+        readback = LateReadback(flow.device)
+        least = 1 if readback.late == 0 else len(flow) // ENOUGH_STOPPED + 1
         inverse_norm = -1 / gradient.square().sum(1).clamp_min(torch.finfo(torch.float32).eps)
         for iteration in range(p.outer * p.inner):
-            if iteration % p.inner == 0:
-                flow = median_filter(flow, p.median)
-            flow, dual, change = _iterate(
-                flow, dual, gradient, constant, inverse_norm, p.lambda_ * p.theta, p.theta, p.tau / p.theta
+            start = median_filter(flow, p.median) if iteration % p.inner == 0 else flow
+            new_flow, new_dual, change = _iterate(
+                start, dual, gradient, constant, inverse_norm, p.lambda_ * p.theta, p.theta, p.tau / p.theta
             )
-            going = change > limit
-            count = int(going.sum())
-            if count < len(running):
-                stopped = ~going
-                result_flow[running[stopped]] = flow[stopped]
-                result_dual[running[stopped]] = dual[stopped]
-                if count == 0:
-                    return result_flow, result_dual
-                running = running[going]
-                flow, dual, gradient, constant, inverse_norm = (
-                    x[going] for x in (flow, dual, gradient, constant, inverse_norm)
-                )
-        result_flow[running], result_dual[running] = flow, dual
-        return result_flow, result_dual
+            if readback.late != 0:
+                torch.where(running[:, None, None, None], new_flow, flow, out=new_flow)
+                torch.where(running[:, None, None, None, None], new_dual, dual, out=new_dual)
+            flow, dual, running = new_flow, new_dual, running & (change > limit)
+            going = readback.read(running)
+            if going is None or going.all() or len(going) - going.sum() < min(least, len(going)):
+                continue
+            _store(result, places[~going], (flow, dual), np.flatnonzero(~going))
+            places, left = places[going], to_device(np.flatnonzero(going), flow.device)
+            if len(left) == 0:
+                return result
+            flow, dual, gradient, constant, inverse_norm, running = (
+                values.index_select(0, left)
+                for values in (flow, dual, gradient, constant, inverse_norm, running)
+            )
+            readback.forget()
+        if len(places) == len(result[0]):
+            return flow, dual
+        _store(result, places, (flow, dual), np.arange(len(places)))
+        return result
+
+
+def _store(
+    result: tuple[Tensor, Tensor], places: np.ndarray, values: tuple[Tensor, Tensor], pairs: np.ndarray
+) -> None:
+    """Copy some pairs of `values` to their places in the result."""
+    to, of = (to_device(index, result[0].device) for index in (places, pairs))
+    for whole, some in zip(result, values, strict=True):
+        whole.index_copy_(0, to, some.index_select(0, of))
 
 
 def _iterate(

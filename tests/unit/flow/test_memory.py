@@ -18,7 +18,7 @@ from m3flow.flow import estimator
 
 FEW_ITERATIONS = {
     "farneback": {"iterations": 1},
-    "tvl1": {"scales": 1, "warps": 1, "inner": 2, "outer": 1},
+    "tvl1": {"scales": 2, "warps": 2, "inner": 3, "outer": 2},
     "dis": {},
     "brox": {"outer": 1, "inner": 2, "solver": 1},
 }

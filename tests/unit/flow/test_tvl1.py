@@ -9,6 +9,7 @@ import torch
 
 from m3flow.flow import estimator
 from m3flow.flow.median import median_filter
+from m3flow.flow.tvl1 import _iterate
 from support.flow_cases import (
     DEMO_CLIPS,
     SHARED_CLIPS,
@@ -120,6 +121,26 @@ def test_a_result_depends_on_its_pair_alone():
     for i in (0, 7, 31):
         alone = ours(warps=2)(previous[i : i + 1], current[i : i + 1])
         np.testing.assert_allclose(batch[i], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("late", [1, 2, 7, None], ids=str)
+@pytest.mark.slow
+def test_a_host_that_knows_later_who_stopped_gets_the_same_result(monkeypatch, late):
+    """As on a GPU, where pairs that have stopped stay in the batch until their number has been copied."""
+    previous, current = different_pairs(20)
+    at_once = ours(scales=2, warps=2, outer=3)
+    expected = at_once(previous, current)
+    computed = []
+
+    def iterate(flow, *rest):
+        computed.append(len(flow))
+        return _iterate(flow, *rest)
+
+    monkeypatch.setattr("m3flow.flow.tvl1._iterate", iterate)
+    monkeypatch.setattr("m3flow.flow.transfer.LATE", {} if late is None else {"cpu": late})
+    np.testing.assert_array_equal(ours(scales=2, warps=2, outer=3)(previous, current), expected)
+    # The batch shrinks and ends early if the host ever knows.
+    assert (set(computed) == {20} and len(computed) == 4 * 90) == (late is None)
 
 
 def test_two_runs_are_equal():
