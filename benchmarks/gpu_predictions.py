@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 import flow as flow_benchmark
 import machine
 from m3flow.camera import thresholds
+from m3flow.camera.candidates import COLUMNS, ROWS
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.camera.lucas_kanade import LEVELS
 from m3flow.camera.selection import Selection
@@ -79,9 +80,8 @@ def touched(tensor: torch.Tensor) -> int:
     return int(np.prod(sizes, dtype=np.int64)) * tensor.element_size()
 
 
-@contextmanager
-def fused_kernels(count: Counted) -> Iterator[None]:
-    """Inside the block the estimators call stand-ins, which count what the kernels would do."""
+def of_estimators(count: Counted) -> dict[str, Any]:
+    """Stand-ins for the estimators' kernels, by name, which count what the kernels would do."""
 
     def refine(_one: Any, _two: Any, flow: Any, *rest: Any) -> Any:
         iterations, planes = rest[-1], flow.nbytes // 2
@@ -109,6 +109,12 @@ def fused_kernels(count: Counted) -> Iterator[None]:
         count.launches += 1
         count.bytes += 6 * images.nbytes
         return torch.zeros(len(images), 5, *images.shape[1:])
+
+    return {"refine": refine, "search": search, "shrink": shrink, "expand": expand}
+
+
+def of_camera_search(count: Counted) -> dict[str, Any]:
+    """As `of_estimators`, for the camera search."""
 
     def there_and_back(previous: Any, _current: Any, points: Any) -> Any:
         # Two pyramids; for each level and direction the slopes and the tracking; zeros and a sum for each direction.
@@ -147,17 +153,49 @@ def fused_kernels(count: Counted) -> Iterator[None]:
         count.bytes += sum(one.nbytes for one in (current, homographies, previous, moving, bars, current))
         return current
 
-    made = SimpleNamespace(
-        corners=corners,
-        dark_bars=dark_bars,
-        stabilised=stabilised,
-        refine=refine,
-        search=search,
-        shrink=shrink,
-        expand=expand,
-        there_and_back=there_and_back,
-        fit_successively=fit_successively,
+    def shrunk(images: Any, size: tuple[int, int]) -> Any:
+        result = torch.empty(len(images), *size)
+        count.launches += 1
+        count.bytes += images.nbytes + result.nbytes
+        return result
+
+    def with_identity(fitted: Any, inliers: Any, _height: int, _width: int) -> Any:
+        candidates = fitted.new_empty(len(fitted), 1 + fitted.shape[1], 3, 3)
+        count.launches += 1
+        count.bytes += fitted.nbytes + inliers.nbytes + 2 * candidates.nbytes
+        return candidates, candidates, torch.empty(candidates.shape[:2], dtype=torch.bool)
+
+    def sums_over_grid(points: Any, _start: Any, _end: Any, valid: Any, fitted: Any, *_: Any) -> Any:
+        sums = fitted.new_empty(2 + fitted.shape[1], len(fitted), ROWS, COLUMNS)
+        count.launches += 1
+        count.bytes += 3 * points.nbytes + valid.nbytes + fitted.nbytes + sums.nbytes
+        return sums[0], sums[2:].transpose(0, 1), sums[1]
+
+    def photometric_support(previous: Any, current: Any, homographies: Any, *_: Any) -> Any:
+        candidates = homographies.shape[1]
+        count.launches += 2  # the errors at each pixel are written and read
+        count.bytes += previous.nbytes + current.nbytes + 2 * candidates * previous.nbytes
+        return previous.new_empty(len(previous), candidates, ROWS, COLUMNS)
+
+    made = (
+        dark_bars,
+        corners,
+        stabilised,
+        there_and_back,
+        fit_successively,
+        shrunk,
+        with_identity,
+        sums_over_grid,
+        photometric_support,
     )
+    return {stand_in.__name__: stand_in for stand_in in made}
+
+
+@contextmanager
+def fused_kernels(count: Counted) -> Iterator[None]:
+    """Inside the block the estimators call the stand-ins."""
+
+    made = SimpleNamespace(**of_estimators(count), **of_camera_search(count))
 
     def kernels(_module: str, _device: str, _package: str = "") -> Any:
         return made

@@ -40,6 +40,7 @@ KERNELS = {
     "dis_triton": "m3flow.flow",
     "farneback_pyramid_triton": "m3flow.flow",
     "farneback_triton": "m3flow.flow",
+    "evidence_triton": "m3flow.camera",
     "homography_triton": "m3flow.camera",
     "lucas_kanade_triton": "m3flow.camera",
 }

@@ -234,8 +234,9 @@ def photometric_support(
 
 def _within(bars: np.ndarray, length: int, count: int) -> np.ndarray:
     """`count` places spread over a side between its two bars, in a frame of `count` rows or columns: int64."""
-    start, end = bars * count / length
-    return (start + (np.arange(count) + 0.5) * (count - start - end) / count).astype(np.int64)
+    start, end = bars.astype(np.int64)
+    middles = np.arange(1, 2 * count, 2)
+    return (2 * count * start + middles * (length - start - end)) // (2 * length)
 
 
 def scaling(down: float, across: float) -> np.ndarray:

@@ -173,6 +173,17 @@ def _not_zero(values: Tensor) -> Tensor:
     return torch.where(values.abs() < SMALLEST, SMALLEST, values)
 
 
+def centre_and_scale(height: int, width: int) -> tuple[tuple[float, float], float]:
+    """The origin of the centred coordinates, and the pixels in their unit."""
+    return ((width - 1) / 2, (height - 1) / 2), max(height, width) / 2
+
+
+def centred(points: Tensor, height: int, width: int) -> Tensor:
+    """Points [..., 2] in pixels, in centred coordinates."""
+    centre, scale = centre_and_scale(height, width)
+    return (points - constant(centre, points.device)) / scale
+
+
 def in_pixels(fitted: Tensor, centre: tuple[float, float], scale: float) -> Tensor:
     """Homographies in centred coordinates converted to pixels, with last element 1."""
     x, y = centre

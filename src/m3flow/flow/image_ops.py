@@ -101,7 +101,7 @@ def resize(images: Tensor, height: int, width: int, *, ratio: float | None = Non
 
 
 @lru_cache(maxsize=256)
-def _area_plan(length: int, new_length: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+def area_plan(length: int, new_length: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """For each tap: the index of the old sample read for each new sample, and its weight."""
     ratio = length / new_length
     start = torch.arange(new_length, dtype=torch.float64) * ratio
@@ -128,7 +128,7 @@ def resize_area(images: Tensor, height: int, width: int) -> Tensor:
         if images.shape[dim] == new_length:
             continue
         total: Tensor | None = None
-        for index, weight in _area_plan(images.shape[dim], new_length, images.device):
+        for index, weight in area_plan(images.shape[dim], new_length, images.device):
             weight = weight[:, None] if dim == -2 else weight
             term = images.index_select(dim, index).mul_(weight)
             total = term if total is None else total.add_(term)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -89,17 +90,49 @@ def test_compensation_quantising_and_tracking_wait_for_nothing(
     assert early_reads == []
 
 
+class Unlaunched:
+    """In place of a kernel: launching it does nothing."""
+
+    def __getitem__(self, _grid: Any) -> Callable[..., None]:
+        return lambda *_arguments, **_constants: None
+
+
+def fused_without_kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The camera search takes the modules of fused kernels, whose launches do nothing; the list of those taken."""
+    jit = pytest.importorskip("triton", reason="Triton is not installed").runtime.jit
+    asked: list[str] = []
+
+    def kernels(name: str, _device: str, package: str) -> Any:
+        asked.append(name)
+        module = import_module(f"{package}.{name}")
+        for one in (module, farneback_pyramid_triton, photometric_triton):
+            for attribute, value in vars(one).items():
+                if isinstance(value, jit.JITFunction):
+                    monkeypatch.setattr(one, attribute, Unlaunched())
+        return module
+
+    from m3flow.camera import photometric_triton
+    from m3flow.flow import farneback_pyramid_triton
+
+    monkeypatch.setattr(candidates_torch, "kernels", kernels)
+    return asked
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("fused", [False, True])
 def test_the_camera_search_waits_for_its_results(
-    monkeypatch: pytest.MonkeyPatch, early_reads: list[int]
+    monkeypatch: pytest.MonkeyPatch, early_reads: list[int], fused: bool
 ) -> None:
     """And, while the device tracks, for which pairs differ in brightness."""
+    asked = fused_without_kernels(monkeypatch) if fused else []
 
     def make() -> Callable[[torch.Tensor], Any]:
         return lambda frames: candidates_torch.find_candidates(frames, 1)
 
     assert launched(monkeypatch, make) == []
     assert early_reads == [1, 9] * 2
+    if fused:
+        assert {"evidence_triton", "homography_triton", "lucas_kanade_triton"} <= set(asked)
 
 
 def test_a_wait_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
