@@ -11,6 +11,8 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from m3flow.camera import candidates_torch, evidence_torch
+from m3flow.camera.geometry import transform
+from m3flow.scoring.camera_pairs import camera_pair
 from support.triton_compiler import TARGETS, compiled, interpreted
 
 EVIDENCE = """
@@ -133,3 +135,26 @@ def test_evidence_is_fused_where_kernels_work(monkeypatch):
     found = candidates_torch.find_candidates(frames, 1)
     assert used == ["shrunk", "shrunk", *names[1:]]
     np.testing.assert_array_equal(found.support, expected.support)
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_the_candidates_of_the_cpu():
+    frames = np.concatenate(
+        [camera_pair(seed, reach).frames for seed, reach in enumerate((1.0, 3.0, 8.0, 20.0))]
+    )
+    on_cpu, on_gpu = (
+        candidates_torch.find_candidates(torch.from_numpy(frames).to(device), 1)
+        for device in ("cpu", "cuda:0")
+    )
+    # Every other pair is of two scenes, with homographies by chance.
+    one, other = on_cpu[::2], on_gpu[::2]
+    assert one.valid.sum() >= 8
+    np.testing.assert_array_equal(other.valid, one.valid)
+    corners = [(0, 0), (319, 0), (319, 239), (0, 239)]
+    for pair, candidate in np.argwhere(one.valid):
+        places = (
+            transform(found.homographies[pair, candidate], np.array(corners, float)) for found in (one, other)
+        )
+        assert np.abs(np.subtract(*places)).max() < 0.01
+    np.testing.assert_allclose(other.support, one.support, atol=0.05)
+    np.testing.assert_allclose(other.photometric, one.photometric, atol=0.05)
