@@ -137,8 +137,8 @@ def of_camera_search(count: Counted) -> dict[str, Any]:
 
     def dark_bars(frames: Any) -> Any:
         count.launches += 1
-        # A line at each side, of frames without bars; each level of a column is in another sector of 32 bytes.
-        count.bytes += 2 * len(frames) * (WIDTH + 32 * HEIGHT) + no_bars.nbytes
+        # Of frames without bars 16 lines at each side; those of a column are in one sector of 32 bytes.
+        count.bytes += 2 * len(frames) * (16 * WIDTH + 32 * HEIGHT) + no_bars.nbytes
         return no_bars
 
     def corners(frames: Any, bars: Any) -> Any:

@@ -6,9 +6,12 @@ both raises, as on a GPU.
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import _lru_cache_wrapper
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -81,8 +84,19 @@ def pretended_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
     monkeypatch.setattr(FakeTensor, "tolist", noting("tolist()", lambda tensor: _zeros(tensor).tolist()))
     monkeypatch.setattr(FakeTensor, "numpy", noting("numpy()", _zeros))
     monkeypatch.setattr(FakeTensor, "cpu", noting("cpu()", lambda tensor: torch.from_numpy(_zeros(tensor))))
-    with _mode, waits:
-        yield waits
+    try:
+        with _mode, waits:
+            yield waits
+    finally:
+        _forget_constants()
+
+
+def _forget_constants() -> None:
+    """Clears the caches of the package: constants made inside the block are pretended, also those of the CPU."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("m3flow.")]
+    for value in [value for module in modules for value in vars(module).values()]:
+        if isinstance(value, _lru_cache_wrapper):
+            value.cache_clear()
 
 
 def pretended_copies(monkeypatch: pytest.MonkeyPatch, *uploading: str) -> list[int]:
@@ -106,6 +120,28 @@ def pretended_copies(monkeypatch: pytest.MonkeyPatch, *uploading: str) -> list[i
     for module in uploading:
         monkeypatch.setattr(f"m3flow.{module}.to_device", uploaded)
     return read
+
+
+def pretended_kernels(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The fused kernels are chosen and launched, and do nothing; a tensor that is not on `DEVICE` raises.
+
+    Returns the names of those that were launched, as a set that grows.
+    """
+    jit = pytest.importorskip("triton.runtime.jit", reason="Triton is not installed")
+    names: set[str] = set()
+
+    def chosen(module: str, _device: str, package: str = "m3flow.flow") -> Any:
+        return import_module(f"{package}.{module}")
+
+    def run(kernel: Any, *args: Any, **options: Any) -> None:
+        places = {leaf.device for leaf in tree_leaves((args, options)) if isinstance(leaf, torch.Tensor)}
+        assert places == {torch.device(DEVICE)}, f"{kernel.__name__} gets tensors on {places}"
+        names.add(kernel.__name__)
+
+    monkeypatch.setattr(jit.JITFunction, "run", run)
+    for module in ("flow.farneback", "flow.dis", "camera.candidates_torch", "camera.compensation_torch"):
+        monkeypatch.setattr(f"m3flow.{module}.kernels", chosen)
+    return names
 
 
 def _zeros(tensor: torch.Tensor) -> np.ndarray:

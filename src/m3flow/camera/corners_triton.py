@@ -23,7 +23,7 @@ from m3flow.flow import fused
 
 CELLS, PIXELS = 4, 64  # cells per program, one a warp, and pixels of each at a time
 BLOCK, OTHERS = 32, 32  # cells per program that are sorted, and those that they are compared with at a time
-LINE = 256  # pixels of a line at a time
+LINES, LENGTH = 16, 64  # lines at a frame's edge at a time, and pixels of each
 
 
 def dark_bars(frames: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def dark_bars(frames: Tensor) -> Tensor:
     count, height, width = frames.shape
     bars = torch.empty(count, 4, dtype=torch.int64, device=frames.device)
     with torch.cuda.device_of(frames):
-        count_dark_lines[(4, count)](frames, bars, height, width, DARK, UNIFORM, LINE=LINE, num_warps=1)
+        count_dark_lines[(4, count)](frames, bars, height, width, DARK, UNIFORM, LINES=LINES, LENGTH=LENGTH)
     return bars
 
 
@@ -47,8 +47,8 @@ def corners(frames: Tensor, bars: Tensor | None = None) -> tuple[Tensor, Tensor]
     count = rows * columns
     groups = corners_torch.groups(rows, columns, frames.device)[0]
     found = min(count, thresholds.CORNERS)
-    values, keys = torch.empty(2, batch, count, device=frames.device).unbind()
-    places, listed = torch.empty(2, batch, count, dtype=torch.int32, device=frames.device).unbind()
+    values, keys = (torch.empty(batch, count, device=frames.device) for _ in range(2))
+    places, listed = (torch.empty(batch, count, dtype=torch.int32, device=frames.device) for _ in range(2))
     points = torch.empty(batch, found, 2, device=frames.device)
     strong = torch.empty(batch, found, dtype=torch.bool, device=frames.device)
     blocks = triton.cdiv(count, BLOCK)
@@ -107,7 +107,7 @@ def try_out(device: str) -> None:
 
 
 @triton.jit
-def count_dark_lines(frames, bars, height, width, dark, uniform, LINE: tl.constexpr):
+def count_dark_lines(frames, bars, height, width, dark, uniform, LINES: tl.constexpr, LENGTH: tl.constexpr):
     """The uniform dark lines from one side inwards; bars int64 [F, 4]. Grid: (sides, frames).
 
     dark: the brightest level of a bar; uniform: the largest range of a line's levels.
@@ -120,19 +120,21 @@ def count_dark_lines(frames, bars, height, width, dark, uniform, LINE: tl.conste
     count = 0
     go_on = True
     while go_on:
-        line = tl.where(side % 2 == 1, lines - 1 - count, count)
-        brightest = tl.zeros([LINE], tl.int32)
-        darkest = tl.full([LINE], 255, tl.int32)
-        for start in range(0, length, LINE):
-            pixel = start + tl.arange(0, LINE)
-            live = pixel < length
-            level = tl.load(frames + line * to_next + pixel * along, mask=live, other=0).to(tl.int32)
-            brightest = tl.maximum(brightest, level)
-            darkest = tl.minimum(darkest, tl.where(live, level, 255))
-        most = tl.max(brightest, 0)
-        is_dark = (most <= dark) & (most - tl.min(darkest, 0) <= uniform)
-        count += tl.where(is_dark, 1, 0)
-        go_on = is_dark & (count < lines)
+        place = tl.arange(0, LINES)
+        line = tl.minimum(count + place, lines - 1)
+        line = tl.where(side % 2 == 1, lines - 1 - line, line)[:, None] * to_next
+        brightest = tl.zeros([LINES, LENGTH], tl.int32)
+        darkest = tl.full([LINES, LENGTH], 255, tl.int32)
+        for start in range(0, length, LENGTH):
+            # The last pixel again in place of those beyond the end.
+            pixel = tl.minimum(start + tl.arange(0, LENGTH), length - 1)[None]
+            level = tl.load(frames + line + pixel * along).to(tl.int32)
+            brightest, darkest = tl.maximum(brightest, level), tl.minimum(darkest, level)
+        most = tl.max(brightest, 1)
+        is_dark = (most <= dark) & (most - tl.min(darkest, 1) <= uniform) & (count + place < lines)
+        leading = tl.min(tl.where(is_dark, LINES, place), 0)
+        count += leading
+        go_on = leading == LINES
     tl.store(bars + frame * 4 + side, count)
 
 

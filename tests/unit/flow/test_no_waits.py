@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,13 @@ import pytest
 import torch
 
 from m3flow.camera import candidates_torch
+from m3flow.camera.backward import backward_flow
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.camera.selection import Selection
 from m3flow.flow import estimator
 from m3flow.results.quantisation import quantise
 from m3flow.trajectories.tracking import Tracker
-from support.pretended_device import DEVICE, pretended_copies, pretended_device
+from support.pretended_device import DEVICE, pretended_copies, pretended_device, pretended_kernels
 
 PAIRS, HEIGHT, WIDTH = 4, 64, 80
 
@@ -41,6 +41,12 @@ def launched(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Callable[[torch
     return waits.found
 
 
+@pytest.fixture(params=["torch operations", "fused kernels"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> set[str] | None:
+    """The names of the fused kernels that were launched; None where there are none."""
+    return pretended_kernels(monkeypatch) if request.param == "fused kernels" else None
+
+
 FEW = {
     "dis": {},
     "farneback": {},
@@ -51,11 +57,15 @@ FEW = {
 
 @pytest.mark.parametrize("name", FEW)
 @pytest.mark.slow
-def test_an_estimator_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_estimator_waits_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, kernels: set[str] | None, name: str
+) -> None:
     def make() -> Callable[[torch.Tensor], Any]:
         return estimator(name, backend="torch", device=DEVICE, **FEW[name]).sequence  # type: ignore[return-value]
 
     assert launched(monkeypatch, make) == []
+    expected = {"dis": "search_stripes", "farneback": "sum_rows_and_solve"}.get(name)
+    assert kernels is None or (expected in kernels if expected else not kernels)
 
 
 def moving_camera() -> Selection:
@@ -73,7 +83,10 @@ def moving_camera() -> Selection:
 @pytest.mark.parametrize("how", [{"scheme": "one-pass"}, {"scheme": "two-pass"}, {"camera": "none"}], ids=str)
 @pytest.mark.slow
 def test_compensation_quantising_and_tracking_wait_for_nothing(
-    monkeypatch: pytest.MonkeyPatch, early_reads: list[int], how: dict[str, str]
+    monkeypatch: pytest.MonkeyPatch,
+    early_reads: list[int],
+    kernels: set[str] | None,
+    how: dict[str, str],
 ) -> None:
     def make() -> Callable[[torch.Tensor], Any]:
         chosen = estimator("farneback", backend="torch", device=DEVICE, levels=1, iterations=1)
@@ -81,58 +94,37 @@ def test_compensation_quantising_and_tracking_wait_for_nothing(
         tracker = Tracker(length=3, job="trajs_dense", tracking="subpixel")
 
         def call(frames: torch.Tensor) -> Any:
-            flow = motion(frames, 1, moving_camera()).flow
-            return tracker.push(quantise(flow, 20))
+            found = motion(frames, 1, moving_camera())
+            backward_flow(chosen, frames, 1, found.homographies)
+            return tracker.push(quantise(found.flow, 20))
 
         return call
 
     assert launched(monkeypatch, make) == []
     assert early_reads == []
-
-
-class Unlaunched:
-    """In place of a kernel: launching it does nothing."""
-
-    def __getitem__(self, _grid: Any) -> Callable[..., None]:
-        return lambda *_arguments, **_constants: None
-
-
-def fused_without_kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The camera search takes the modules of fused kernels, whose launches do nothing; the list of those taken."""
-    jit = pytest.importorskip("triton", reason="Triton is not installed").runtime.jit
-    asked: list[str] = []
-
-    def kernels(name: str, _device: str, package: str) -> Any:
-        asked.append(name)
-        module = import_module(f"{package}.{name}")
-        for one in (module, farneback_pyramid_triton, photometric_triton):
-            for attribute, value in vars(one).items():
-                if isinstance(value, jit.JITFunction):
-                    monkeypatch.setattr(one, attribute, Unlaunched())
-        return module
-
-    from m3flow.camera import photometric_triton
-    from m3flow.flow import farneback_pyramid_triton
-
-    monkeypatch.setattr(candidates_torch, "kernels", kernels)
-    return asked
+    assert kernels is None or ("resample_levels" in kernels) == ("scheme" in how)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fused", [False, True])
 def test_the_camera_search_waits_for_its_results(
-    monkeypatch: pytest.MonkeyPatch, early_reads: list[int], fused: bool
+    monkeypatch: pytest.MonkeyPatch, early_reads: list[int], kernels: set[str] | None
 ) -> None:
     """And, while the device tracks, for which pairs differ in brightness."""
-    asked = fused_without_kernels(monkeypatch) if fused else []
 
     def make() -> Callable[[torch.Tensor], Any]:
         return lambda frames: candidates_torch.find_candidates(frames, 1)
 
     assert launched(monkeypatch, make) == []
     assert early_reads == [1, 9] * 2
-    if fused:
-        assert {"evidence_triton", "homography_triton", "lucas_kanade_triton"} <= set(asked)
+    expected = {
+        "count_dark_lines",
+        "best_of_cells",
+        "track_level",
+        "fit_pairs",
+        "sum_in_cells",
+        "compare_greys",
+    }
+    assert kernels is None or kernels >= expected
 
 
 def test_a_wait_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
