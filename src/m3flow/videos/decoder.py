@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import select
@@ -21,11 +20,11 @@ import numpy as np
 
 from m3flow.errors import BadInput
 from m3flow.videos.decoder_process import COUNT, INDEXED
+from m3flow.videos.frame_ring import FrameReader
 from m3flow.videos.frames import CHANNELS, Picture, VideoInfo
 from m3flow.videos.limits import Limits
 from m3flow.videos.resize import KEPT, Resize
 
-PIPE_BYTES = 2**20
 # Signals raised by a crash of the decoder itself; SIGKILL comes from outside (the kernel's out-of-memory killer).
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 
@@ -81,6 +80,7 @@ class Decoder:
         self.limits = limits or Limits()
         self._threads, self._indexed = threads, indexed
         self._child: subprocess.Popen[bytes] | None = None
+        self._ring: FrameReader | None = None
         self._is_decoding = False
         # Requests sent to the process and not opened yet.
         self._requested: deque[bytes] = deque()
@@ -99,10 +99,11 @@ class Decoder:
         if child is None:
             return
         child.kill()
-        for pipe in (child.stdin, child.stdout):
+        for pipe in (child.stdin, child.stdout, self._ring):
             if pipe is not None:
                 with suppress(BrokenPipeError):
                     pipe.close()
+        self._ring = None
         child.wait()
 
     def kill(self) -> None:
@@ -116,6 +117,7 @@ class Decoder:
         if self._child is not None and self._child.poll() is None:
             return
         self.close()
+        self._ring = FrameReader()
         self._child = subprocess.Popen(
             [
                 sys.executable,
@@ -125,7 +127,9 @@ class Decoder:
                 str(int(self.limits.memory_gb * 2**30)),
                 str(self._threads),
                 INDEXED if self._indexed else "",
+                *map(str, self._ring.inherited),
             ],
+            pass_fds=self._ring.inherited,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -134,9 +138,7 @@ class Decoder:
             # Ctrl-C is for the parent alone; the process ends when the parent closes it or exits.
             start_new_session=True,
         )
-        with suppress(OSError):
-            # A larger pipe lets the decoder run ahead; if the system refuses it, the default size works too.
-            fcntl.fcntl(self._pipe(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._ring.started()
 
     def expect(self, path: str, resize: Resize = KEPT, *, picture: Picture = "grey", rate: float = 0) -> None:
         """Prefetch a video: the process decodes it after the ones before; `open` it next."""
@@ -184,17 +186,19 @@ class Decoder:
 
     def _blocks(self, decoded: Decoded) -> Generator[np.ndarray]:
         shape = (decoded.info.height, decoded.info.width, *CHANNELS[decoded.picture])
-        child = self._child
+        child, ring = self._child, self._ring
         ended = False
         try:
+            if ring is not None and self._child is child:
+                ring.begin(shape)
             while True:
                 if self._child is not child:
                     raise RuntimeError("another video was opened before this one was read to its end")
                 count = COUNT.unpack(self._read(COUNT.size, decoded.frames))[0]
                 if count == 0:
                     break
-                block = np.empty((count, *shape), np.uint8)
-                self._read_into(block.data.cast("B"), decoded.frames)
+                assert ring is not None
+                block = ring.take(count)
                 decoded.frames += count
                 if decoded.frames > self.limits.frames:
                     raise BadInput(f"more than {self.limits.frames} frames, which limits.frames allows")

@@ -1,15 +1,16 @@
-"""The decoding process: requests on standard input, frames on standard output.
+"""The decoding process: requests on standard input, answers on standard output, frames in shared memory.
 
 Started by `m3flow.videos.decoder.Decoder`. Whatever a damaged file does to a decoder (a crash, an infinite
 loop, memory exhaustion) happens here and costs only that video.
 
-A request is a JSON line. The answer is a JSON line (`info`, or `rejected` with the reason), then blocks of
-a 4-byte count and that many frames, a count of 0, and a JSON line (`end`, or `rejected`). A request that is
-rejected at once has no blocks.
+A request is a JSON line. The answer is a JSON line (`info`, or `rejected` with the reason), then for each block of
+frames in the shared memory (`m3flow.videos.frame_ring`) its number as 4 bytes, a number of 0, and a JSON line (`end`,
+or `rejected`). A request that is rejected at once has no blocks.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -27,11 +28,11 @@ import numpy as np
 
 from m3flow.errors import BadInput
 from m3flow.system import exit_with_parent
+from m3flow.videos.frame_ring import FrameWriter, block_frames
 
 if TYPE_CHECKING:
     from m3flow.videos.frames import Frames
 
-BLOCK_FRAMES = 8
 INDEXED = "indexed"
 COUNT = struct.Struct("<i")
 END_OF_BLOCKS = COUNT.pack(0)
@@ -62,17 +63,18 @@ def main() -> None:
     memory = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     with suppress(BrokenPipeError):  # the parent has closed the pipe
+        ring = FrameWriter(*map(int, sys.argv[4:6]))
         for line in sys.stdin.buffer:
-            answer(json.loads(line), sys.stdout.fileno(), indexed=indexed)
+            answer(json.loads(line), sys.stdout.fileno(), ring, indexed=indexed)
     # Skip Python's shutdown, which would try to flush undelivered data again.
     os._exit(0)
 
 
-def answer(request: dict[str, Any], out: int, *, indexed: bool = False) -> None:
-    """Decode the video of a request (`path`, `resize`, `picture`, `rate`) into the open file `out`, with its index."""
+def answer(request: dict[str, Any], out: int, ring: FrameWriter, *, indexed: bool = False) -> None:
+    """Decode the video of a request (`path`, `resize`, `picture`, `rate`), with its index; the answers go to `out`."""
     import cv2
 
-    from m3flow.videos.frames import Frames
+    from m3flow.videos.frames import CHANNELS, Frames
     from m3flow.videos.key_frames import index_key_frames
     from m3flow.videos.resize import Resize
 
@@ -93,10 +95,14 @@ def answer(request: dict[str, Any], out: int, *, indexed: bool = False) -> None:
     seconds = time.perf_counter() - began
     count = 0
     try:
-        for block, cost in _blocks(frames):
+        shape = (frames.info.height, frames.info.width, *CHANNELS[picture])
+        for block, cost in _blocks(frames, block_frames(shape)):
+            if count == 0:
+                ring.begin(shape)
             count += len(block)
             seconds += cost
-            _send_block(out, block)
+            ring.put(block)
+            _write(out, COUNT.pack(len(block)))
     except BrokenPipeError:
         raise
     except unusable as error:
@@ -110,8 +116,8 @@ def answer(request: dict[str, Any], out: int, *, indexed: bool = False) -> None:
     return _send_message(out, ending)
 
 
-def _blocks(frames: Frames) -> Iterator[tuple[np.ndarray, float]]:
-    """(uint8 [up to BLOCK_FRAMES, H, W] or [..., 3 or 4], seconds spent decoding them)."""
+def _blocks(frames: Frames, largest: int) -> Iterator[tuple[list[np.ndarray], float]]:
+    """(up to `largest` frames uint8 [H, W] or [H, W, 3 or 4], seconds spent decoding them)."""
     iterator = iter(frames)
     # The first block is a single frame, so that the timeout covers one frame and not a whole block.
     size = 1
@@ -120,19 +126,15 @@ def _blocks(frames: Frames) -> Iterator[tuple[np.ndarray, float]]:
         block = list(islice(iterator, size))
         if not block:
             return
-        yield np.asarray(block), time.perf_counter() - began
-        size = BLOCK_FRAMES
+        yield block, time.perf_counter() - began
+        size = largest
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, MemoryError) or "Failed to allocate" in str(error):
+    no_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if no_memory or "Failed to allocate" in str(error):
         return "decoding needs more memory than the limit allows"
     return " ".join(str(error).split())
-
-
-def _send_block(out: int, block: np.ndarray) -> None:
-    _write(out, COUNT.pack(len(block)))
-    _write(out, block.data.cast("B"))
 
 
 def _send_message(out: int, message: dict[str, Any]) -> None:

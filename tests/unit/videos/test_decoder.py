@@ -18,6 +18,8 @@ import pytest
 
 from m3flow.errors import BadInput, UsageError
 from m3flow.videos.decoder import Decoder, Limits
+from m3flow.videos.decoder_process import COUNT
+from m3flow.videos.frame_ring import SLOTS, FrameReader, FrameWriter, block_frames
 from m3flow.videos.frames import Frames
 from m3flow.videos.resize import KEPT, Resize
 from support.clips import clip, image_folder, moving_texture, write_video
@@ -126,14 +128,15 @@ class TestAhead:
             decoder.expect(str(other), Resize(24))
             assert np.array_equal(everything(decoder, other), frames)
 
-    def test_suspended_with_its_pipe_full_and_taken_up_again(self, tmp_path: Path) -> None:
-        # As with Slurm suspending jobs, and Ctrl-Z: a blocked write becomes partial.
+    def test_suspended_with_its_memory_full_and_taken_up_again(self, tmp_path: Path) -> None:
+        # As with Slurm suspending jobs, and Ctrl-Z: what it waits in is interrupted.
         frames = moving_texture(200, 128, 160)
         with Decoder() as decoder:
             decoded = decoder.open(str(write_video(tmp_path / "a.mkv", frames)))
             child = psutil.Process(pid(decoder))
             waiting = bytearray(4)
-            while child.status() != psutil.STATUS_SLEEPING or int.from_bytes(waiting, "little") < 2**19:
+            announced = SLOTS * COUNT.size
+            while child.status() != psutil.STATUS_SLEEPING or int.from_bytes(waiting, "little") < announced:
                 fcntl.ioctl(decoder._pipe(), termios.FIONREAD, waiting)
             stop(child.pid)
             child.resume()
@@ -290,3 +293,46 @@ class TestDeath:
                 _, alive = psutil.wait_procs([child], timeout=20)
                 left = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
         assert not left
+
+
+class TestFrameRing:
+    def test_blocks_come_as_they_were_put_over_several_videos(self) -> None:
+        random = np.random.default_rng(0)
+        reader = FrameReader()
+        writer = FrameWriter(os.dup(reader.inherited[0]), os.dup(reader.inherited[1]))
+        reader.started()
+        for shape in ((48, 64), (6, 5, 3), (1024, 2048), (48, 64, 4)):
+            writer.begin(shape)
+            reader.begin(shape)
+            for _ in range(3):
+                # As many as fit, before any is read; then one after the other.
+                blocks = [
+                    random.integers(0, 255, (n, *shape), np.uint8) for n in (1, *[block_frames(shape)] * 3)
+                ]
+                for block in blocks:
+                    writer.put(list(block))
+                for block in blocks:
+                    assert np.array_equal(reader.take(len(block)), block)
+        reader.close()
+
+    def test_large_frames_take_few_to_a_block(self) -> None:
+        assert [block_frames(shape) for shape in ((240, 320), (1080, 1920), (2160, 3840, 3))] == [8, 2, 1]
+
+    def test_the_child_cannot_take_memory_away(self) -> None:
+        reader = FrameReader()
+        reader.begin((8, 8))
+        with pytest.raises(PermissionError):
+            os.ftruncate(reader.inherited[0], 0)
+        reader.started()
+        reader.close()
+
+    def test_a_child_whose_parent_is_gone_stops_waiting(self) -> None:
+        reader = FrameReader()
+        writer = FrameWriter(os.dup(reader.inherited[0]), os.dup(reader.inherited[1]))
+        reader.started()
+        writer.begin((8, 8))
+        for _ in range(SLOTS):
+            writer.put([np.zeros((8, 8), np.uint8)])
+        reader.close()
+        with pytest.raises(BrokenPipeError):
+            writer.put([np.zeros((8, 8), np.uint8)])

@@ -89,7 +89,6 @@ def test_a_decoder_that_is_killed_costs_its_video_alone(
     paths: list[str], three: Decoders, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     monkeypatch.setattr(module, "AHEAD_BYTES", 1)
-    monkeypatch.setattr("m3flow.videos.decoder.PIPE_BYTES", 4096)
     three.expect(paths[3])
     decoded = three.open(paths[3])
     next(decoded.blocks)
