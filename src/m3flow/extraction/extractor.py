@@ -243,6 +243,7 @@ class Extractor:
         used = motion.estimator.bytes_per_pixel + (CAMERA_BYTES_PER_PIXEL if motion.camera != "none" else 0)
         if motion.looks_ahead:
             used = max(used, SEARCH_BYTES_PER_PIXEL)
+        used += motion.estimator.kept_bytes_per_pixel
         size = batch_size(
             self.device, height, width, bytes_per_pixel=used, sharing=work.sharing, setting=work.batch or None
         )

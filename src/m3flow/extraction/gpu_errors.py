@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from m3flow.errors import BadInput, Interrupted
-from m3flow.flow.out_of_memory import is_out_of_memory
+from m3flow.flow.out_of_memory import free_locals, is_out_of_memory
 
 
 class DeviceLost(Interrupted):
@@ -45,11 +44,8 @@ def is_usable(device: str) -> bool:
 
 
 def free_memory_of(error: BaseException) -> None:
-    """Free the tensors of a failed computation: local variables referenced by the error's traceback."""
-    seen: BaseException | None = error
-    while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
-        seen = seen.__cause__ or seen.__context__
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    """Free the tensors of a computation that ran out of memory, and the memory of CUDA graphs."""
+    graphs = sys.modules.get("m3flow.flow.graphs")
+    if graphs is not None:
+        graphs.release()
+    free_locals(error)

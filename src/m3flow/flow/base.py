@@ -74,6 +74,11 @@ class Estimator(ABC):
         """
         return self(frames[:-step], frames[step:])
 
+    @property
+    def kept_bytes_per_pixel(self) -> int:
+        """Memory that stays occupied between batches, as `bytes_per_pixel`."""
+        return 0
+
     def describe(self) -> dict[str, Any]:
         """Name and parameters of the estimator as JSON values; they identify its results."""
         return {"estimator": self.name, **self.parameters.as_dict()}

@@ -50,6 +50,7 @@ class Brox(TorchEstimator):
 
     name = "brox"
     bytes_per_pixel = 263
+    replayable = True
     parameters: BroxParameters
 
     def __init__(self, parameters: BroxParameters, *, device: str) -> None:

@@ -25,13 +25,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from m3flow.errors import BadInput
+from m3flow.flow.constants import constants
 from m3flow.flow.dis_refinement import refine
 from m3flow.flow.fused import kernels
 from m3flow.flow.image_ops import correlate, pad, pixel_grid, resize, resize_area, sample
@@ -74,6 +74,7 @@ class DIS(TorchEstimator):
 
     name = "dis"
     bytes_per_pixel = 60
+    replayable = True
     parameters: DISParameters
 
     def __init__(self, parameters: DISParameters, *, device: str) -> None:
@@ -164,7 +165,7 @@ class Order:
     below: Tensor
 
 
-@lru_cache(maxsize=64)
+@constants(maxsize=64)
 def make_order(height: int, width: int, stride: int, device: torch.device) -> Order:
     """The order of the patches on a level of this size."""
     rows, columns = 1 + (height - PATCH) // stride, 1 + (width - PATCH) // stride

@@ -47,6 +47,7 @@ class Farneback(TorchEstimator):
 
     name = "farneback"
     bytes_per_pixel = 148
+    replayable = True
     parameters: FarnebackParameters
 
     def __init__(
@@ -88,7 +89,7 @@ class Farneback(TorchEstimator):
     def sequence(self, frames: Array, step: int = 1) -> Array:
         """See `Estimator.sequence`; the pyramid and expansion of a frame are computed once."""
         check_frames(frames)
-        return self.give_back(self._pyramid(self.bring(frames), step), like=frames)
+        return self.give_back(self.run(self._pyramid, self.bring(frames), step=step), like=frames)
 
     def _pyramid(self, frames: Tensor, step: int) -> Tensor:
         """The flow from frame t to frame t + step for all t, coarse to fine."""

@@ -6,12 +6,12 @@ For the layout of expansions and equations see `m3flow.flow.farneback`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from m3flow.flow.constants import constants
 from m3flow.flow.image_ops import correlate, inside, pad, sample
 
 BORDER_TRUST = (0.14, 0.14, 0.4472, 0.4472, 0.4472)  # weight of the pixels at distance 0..4 from a border
@@ -26,7 +26,7 @@ class Level(NamedTuple):
     trust: Tensor  # [H, W], the weight of each pixel's equations
 
 
-@lru_cache(maxsize=32)
+@constants(maxsize=32)
 def make_level(height: int, width: int, count: int, device: torch.device) -> Level:
     """The constants of a level; `count` divides the equations (the number of pixels of a box window)."""
 

@@ -11,14 +11,13 @@ With TRITON_INTERPRET=1 set before the import, the kernels run (slowly) on CPU t
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from m3flow.flow import farneback, fused
+from m3flow.flow.constants import constants
 from m3flow.flow.image_ops import reflected, resize_plan
 from m3flow.flow.transfer import constant
 
@@ -73,7 +72,7 @@ def expand(images: Tensor, n: int, sigma: float) -> Tensor:
     return result
 
 
-@lru_cache(maxsize=64)
+@constants(maxsize=64)
 def separable_plan(length: int, new_length: int, taps: tuple[float, ...], device: torch.device) -> Plan:
     """For each new sample, the old samples that it is a weighted sum of: int32 and float32 [new_length, taps + 1].
 

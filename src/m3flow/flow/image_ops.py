@@ -9,12 +9,13 @@ Borders as OpenCV names them: "replicate" aaa|abcd|ddd, "reflect" (101) dcb|abcd
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from m3flow.flow.constants import constants
 
 Border = Literal["replicate", "reflect"]
 CUBIC = -0.75  # the parameter of Keys' family of cubic kernels (1981) that OpenCV uses
@@ -32,7 +33,7 @@ def pad(images: Tensor, amount: int, dim: int, border: Border = "replicate") -> 
     return images.index_select(dim, reflected(length, amount, images.device))
 
 
-@lru_cache(maxsize=256)
+@constants(maxsize=256)
 def reflected(length: int, amount: int, device: torch.device) -> Tensor:
     """The index, among `length` samples, of each sample of the padded line."""
     period = 2 * (length - 1)
@@ -70,7 +71,7 @@ def filter_bank(
     return results
 
 
-@lru_cache(maxsize=256)
+@constants(maxsize=256)
 def resize_plan(
     length: int, new_length: int, ratio: float, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,7 +101,7 @@ def resize(images: Tensor, height: int, width: int, *, ratio: float | None = Non
     return images
 
 
-@lru_cache(maxsize=256)
+@constants(maxsize=256)
 def area_plan(length: int, new_length: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """For each tap: the index of the old sample read for each new sample, and its weight."""
     ratio = length / new_length
@@ -137,7 +138,7 @@ def resize_area(images: Tensor, height: int, width: int) -> Tensor:
     return images
 
 
-@lru_cache(maxsize=64)
+@constants(maxsize=64)
 def pixel_grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The coordinates of the pixels: x [W] and y [H, 1], float32; they broadcast to [H, W]."""
     x = torch.arange(width, dtype=torch.float32, device=device)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m3flow.flow.constants import constants
 from m3flow.flow.out_of_memory import is_out_of_memory
 
 # Iterations of a loop by which the host knows the results later, by type of device.
@@ -63,7 +64,7 @@ def _in_page_locked(source: Tensor) -> Tensor:
         return source
 
 
-@lru_cache(maxsize=256)
+@constants(maxsize=256)
 def constant(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """A small constant, nested tuples of numbers, copied to the device at its first use."""
     return torch.tensor(values, dtype=dtype).to(device)

@@ -26,6 +26,7 @@ from m3flow.trajectories import tracking
 from m3flow.trajectories.tracking import Tracker
 from m3flow.videos.videolist import Video
 from support.clips import clip
+from support.recorded_graphs import pretended_graphs
 
 LENGTHS = (12, 3, 20, 9)
 FLOW = FlowSettings(estimator="farneback", parameters={"iterations": 2}, camera="warp", codec="h264-lossless")
@@ -394,6 +395,19 @@ def test_without_page_locked_memory_ordinary_memory_is_used(monkeypatch: pytest.
         for function in (transfer._in_page_locked, transfer.page_locked):
             with pytest.raises(RuntimeError, match="illegal"):
                 function(levels)
+
+
+@pytest.mark.parametrize("name", ["farneback", "dis"])
+@pytest.mark.slow
+def test_files_are_the_same_with_graphs(
+    videos: list[Video], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    few = replace(FLOW, estimator=name, parameters=FLOW.parameters if name == "farneback" else {})
+    run(work(tmp_path / "plain", flow=few), videos)
+    recordings = pretended_graphs(monkeypatch)
+    run(work(tmp_path / "graphs", flow=few), videos)
+    assert recordings.made >= 1 and recordings.replays > 2 * recordings.made
+    same_files(tmp_path / "plain", tmp_path / "graphs")
 
 
 @pytest.mark.gpu
