@@ -10,7 +10,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import _lru_cache_wrapper
 from importlib import import_module
 from typing import Any
 
@@ -95,8 +94,9 @@ def _forget_constants() -> None:
     """Clears the caches of the package: constants made inside the block are pretended, also those of the CPU."""
     modules = [module for name, module in sys.modules.items() if name.startswith("m3flow.")]
     for value in [value for module in modules for value in vars(module).values()]:
-        if isinstance(value, _lru_cache_wrapper):
-            value.cache_clear()
+        clear = getattr(value, "cache_clear", None)
+        if callable(clear):
+            clear()
 
 
 def pretended_copies(monkeypatch: pytest.MonkeyPatch, *uploading: str) -> list[int]:
@@ -117,6 +117,9 @@ def pretended_copies(monkeypatch: pytest.MonkeyPatch, *uploading: str) -> list[i
         return torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=device)
 
     monkeypatch.setattr("m3flow.camera.candidates_torch.Readback", Readback)
+    # A module that is imported after the first replacement would keep it.
+    for module in uploading:
+        import_module(f"m3flow.{module}")
     for module in uploading:
         monkeypatch.setattr(f"m3flow.{module}.to_device", uploaded)
     return read

@@ -25,6 +25,7 @@ def constants(maxsize: int) -> Callable[[Callable[..., Constant]], Callable[...,
                 collection.append(found)
             return found
 
+        wrapper.cache_clear = cached.cache_clear  # type: ignore[attr-defined]
         return wrapper
 
     return decorate

@@ -24,7 +24,6 @@ PAIRS, HEIGHT, WIDTH = 4, 64, 80
 @pytest.fixture
 def early_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tensors were read at a time; reading is pretended, as are uploads."""
-    # In modules that are imported already: one imported now would keep the stand-in.
     return pretended_copies(
         monkeypatch, "flow.transfer", "camera.candidates_torch", "camera.compensation_torch"
     )
