@@ -61,8 +61,8 @@ def try_out(device: str) -> None:
     homographies = torch.tensor([[[1.01, 0.02, 1.3], [-0.01, 0.98, 2.4], [1e-4, -2e-4, 1]]] * 2).to(device)
     moving = torch.tensor([True, False]).to(device)
     bars = torch.tensor([[3, 0, 0, 2]] * 2, dtype=torch.int32).to(device)
-    for current, previous in ((frames[:2], frames[2:]), (frames[:2, ..., None].expand(-1, -1, -1, 3),) * 2):
-        given = current, homographies, previous, moving, bars
+    for images in (frames, torch.stack([frames, 255 - frames, frames // 2], -1)):
+        given = images[:2], homographies, images[2:], moving, bars
         expected = compensation_torch.eager_stabilised(*given)
         fused.compare(stabilised(*given).float(), expected.float(), tolerance=1)
 

@@ -102,8 +102,10 @@ def try_out(device: str) -> None:
     frames = frames.round().to(torch.uint8).to(device)
     bars = corners_torch.dark_bars(frames)
     fused.compare(dark_bars(frames), bars, tolerance=0)
-    for found, expected in zip(corners(frames, bars), corners_torch.corners(frames, bars), strict=True):
-        fused.compare(found.float(), expected.float(), tolerance=0)
+    (points, strong), (expected, also) = corners(frames, bars), corners_torch.corners(frames, bars)
+    fused.compare(strong.float(), also.float(), tolerance=0)
+    # Which of equally weak pixels torch takes may depend on the device.
+    fused.compare(points * strong[..., None], expected * also[..., None], tolerance=0)
 
 
 @triton.jit
