@@ -5,9 +5,9 @@
     python benchmarks/gpu.py --only speed node
 
 Sections, in this order: pairs per second of every estimator against OpenCV, and agreement with it; camera
-compensation; memory; a real out-of-memory; results equal to the CPU's; numbers of workers; frames per second of
-the node against the limit set by its cores; the tests marked `gpu`. Each section runs in its own process with a
-time limit: one that fails or takes too long is reported, and the others still run.
+compensation; CUDA graphs; memory; a real out-of-memory; results equal to the CPU's; numbers of workers; frames per
+second of the node against the limit set by its cores; the tests marked `gpu`. Each section runs in its own process
+with a time limit: one that fails or takes too long is reported, and the others still run.
 
 Needs torch, NumPy and OpenCV; Triton, PyAV, ISA-L and pytest are used where they are installed. The JSON is
 written after each section, to $OUT/gpu.json or benchmarks/results/gpu-<the GPU's name>.json, and its
@@ -32,13 +32,14 @@ import machine
 HERE = Path(__file__).resolve().parent
 # Seconds at most, in the order of the sections.
 SECTIONS = {
-    "speed": 150,
+    "speed": 145,
     "camera": 40,
-    "memory": 45,
+    "graphs": 25,
+    "memory": 40,
     "out_of_memory": 30,
     "equality": 45,
-    "workers": 75,
-    "node": 85,
+    "workers": 70,
+    "node": 80,
     "tests": 60,
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -27,7 +28,7 @@ import gpu_node
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.extraction.batching import Batches
 from m3flow.extraction.extractor import CAMERA_BYTES_PER_PIXEL
-from m3flow.flow import Estimator, estimator
+from m3flow.flow import Estimator, estimator, graphs, implementation_of
 from m3flow.flow.fused import kernels
 from m3flow.results.quantisation import quantise
 from m3flow.trajectories import track
@@ -106,6 +107,42 @@ def camera(options: Options, report: Report) -> None:
             motion = MotionEstimator(chosen, **how)  # type: ignore[arg-type]
             found[f"{name}, {label}"] = round(pairs / seconds_of(lambda: motion(frames), options), 1)  # noqa: B023
             report({"pairs_per_s": found})
+
+
+def cuda_graphs(options: Options, report: Report) -> None:
+    """Pairs per second of a batch without and with CUDA graphs, and what became of each graph."""
+    pairs = 2 if options.smoke else 104
+    frames = torch.from_numpy(options.frames(pairs + 1)).to(options.device)
+    messages: list[str] = []
+    log = logging.getLogger("m3flow")
+    log.setLevel(logging.INFO)
+    log.addHandler(Messages(messages))
+    found: dict[str, dict[str, Any]] = {}
+    for name in options.estimators:
+        if not getattr(implementation_of(name, "torch"), "replayable", False):
+            continue
+        found[name] = {}
+        for label, switch in (("without", "0"), ("with", "1")):
+            os.environ[graphs.VARIABLE] = switch
+            chosen = estimator(name, backend="torch", device=options.device)
+            for _ in range(2):  # the second batch is recorded
+                chosen.sequence(frames)
+            seconds = seconds_of(lambda: chosen.sequence(frames), options)  # noqa: B023
+            found[name][label] = round(pairs / seconds, 1)
+            report({"pairs_per_s": found, "graphs": messages})
+    os.environ.pop(graphs.VARIABLE)
+
+
+class Messages(logging.Handler):
+    """Collects what is said about CUDA graphs."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__()
+        self._messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "CUDA graph" in record.getMessage():
+            self._messages.append(record.getMessage())
 
 
 def memory(options: Options, report: Report) -> None:
@@ -228,6 +265,7 @@ def seconds_of(call: Callable[[], Any], options: Options) -> float:
 SECTIONS: dict[str, Callable[[Any, Report], None]] = {
     "speed": speed,
     "camera": camera,
+    "graphs": cuda_graphs,
     "memory": memory,
     "out_of_memory": out_of_memory,
     "equality": equality,

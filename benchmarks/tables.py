@@ -137,6 +137,12 @@ def gpu_measured(stored: dict[str, Any]) -> str:
     ways = list(dict.fromkeys(how for of in rates.values() for how in of))
     rows = [[*key, *(f"{of[how]:,.0f}" if how in of else "" for how in ways)] for key, of in rates.items()]
     parts = [_table(["pairs/s", "size", *ways], rows)] if rows else []
+    if compared := stored.get("graphs", {}).get("pairs_per_s", {}):
+        lines = [
+            [name, *(f"{of[how]:,.0f}" if how in of else "" for how in ("without", "with"))]
+            for name, of in compared.items()
+        ]
+        parts.append(_table(["pairs/s at 320x240", "without CUDA graphs", "with them"], lines))
     node = stored.get("node", {})
     if cases := node.get("cases", {}):
         lines = [

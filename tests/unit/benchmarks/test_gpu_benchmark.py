@@ -57,6 +57,10 @@ def test_every_section_runs_without_the_other_packages(
     assert {("farneback", "opencv, 1 core"), ("farneback", "torch"), ("dis", "torch")} <= measured
     assert set(result["speed"]["fused_kernels"].values()) == {False}
     assert min(result["camera"]["pairs_per_s"].values()) > 0
+    assert {name: set(of) for name, of in result["graphs"]["pairs_per_s"].items()} == {
+        "farneback": {"without", "with"},
+        "dis": {"without", "with"},
+    }
     assert result["out_of_memory"] | {"seconds": 0} == {
         "pairs": 32,
         "of": 32,
@@ -88,6 +92,7 @@ def test_every_section_runs_without_the_other_packages(
     )
     assert "| dis | 80x64 | " in table and f"{best:,.0f}" in table and "Predicted" not in table
     assert f"| dis, camera warp | {case['frames_per_s']:,.0f} | {case['share_of_floor']:.2f} |" in table
+    assert f"| dis | {result['graphs']['pairs_per_s']['dis']['without']:,.0f} | " in table
     # A run whose first section failed has the others.
     partial = {"speed": {"error": "exit status 1"}, "node": result["node"], "machine": result["machine"]}
     assert tables.gpu_measured(partial).startswith("| node |")
