@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 import flow as flow_benchmark
 import machine
 from m3flow.camera import thresholds
+from m3flow.camera.brightness_torch import sorted_levels
 from m3flow.camera.candidates import COLUMNS, ROWS
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.camera.lucas_kanade import LEVELS
@@ -123,6 +124,17 @@ def of_camera_search(count: Counted) -> dict[str, Any]:
         count.bytes += round(previous.nbytes * (2 * (4 / 3 + 1 / 3) + 2 * 4 / 3 * (1 + 2 + 4)))
         return points, points
 
+    def reliable(points: Any, _end: Any, _back: Any, *_: Any) -> Any:
+        count.launches += 1
+        count.bytes += 3 * points.nbytes + strong.nbytes
+        return strong
+
+    def brightness_change(frames: Any, step: int) -> Any:
+        levels, _ = sorted_levels(frames)
+        count.launches += 1
+        count.bytes += 2 * levels.nbytes
+        return torch.empty(2, len(frames) - step), no_change
+
     def fit_successively(start: Any, end: Any, valid: Any, **how: Any) -> Any:
         fitted = start.new_empty(len(start), how["count"], 3, 3)
         count.launches += 3  # with the copy of which matches are valid
@@ -134,6 +146,7 @@ def of_camera_search(count: Counted) -> dict[str, Any]:
     no_bars = torch.zeros(PAIRS + 1, 4, dtype=torch.int64)
     points = torch.full((PAIRS, thresholds.CORNERS, 2), 20.0)
     strong = torch.ones(points.shape[:2], dtype=torch.bool)
+    no_change = torch.zeros(PAIRS, dtype=torch.bool)
 
     def dark_bars(frames: Any) -> Any:
         count.launches += 1
@@ -182,6 +195,8 @@ def of_camera_search(count: Counted) -> dict[str, Any]:
         corners,
         stabilised,
         there_and_back,
+        reliable,
+        brightness_change,
         fit_successively,
         shrunk,
         with_identity,

@@ -36,6 +36,7 @@ from m3flow.trajectories import track
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Modules of fused kernels, by package.
 KERNELS = {
+    "brightness_triton": "m3flow.camera",
     "compensation_triton": "m3flow.camera",
     "corners_triton": "m3flow.camera",
     "dis_triton": "m3flow.flow",

@@ -13,7 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m3flow.camera import corners_torch, cuts, evidence_torch, homography_torch, lucas_kanade, thresholds
+from m3flow.camera import (
+    brightness_torch,
+    corners_torch,
+    cuts,
+    evidence_torch,
+    homography_torch,
+    lucas_kanade,
+    thresholds,
+)
 from m3flow.camera.candidates import SMALL, THUMBNAIL, Candidates
 from m3flow.camera.homography_torch import centre_and_scale, centred
 from m3flow.flow.fused import kernels
@@ -41,7 +49,8 @@ def find_candidates(frames: Tensor, step: int, *, camera: bool = True, seed: int
     of_both = torch.minimum(bars[:-step], bars[step:])
     bars = _within_half(of_both, *size)
     previous, current = images[:-step], images[step:]
-    brightness, differs = brightness_change(frames, step)
+    light = kernels("brightness_triton", str(frames.device), "m3flow.camera") or brightness_torch
+    brightness, differs = light.brightness_change(frames, step)
     # Read while the device tracks; few pairs differ.
     differing = Readback([differs])
     points, valid = search.corners(frames[:-step], bars)
@@ -127,7 +136,7 @@ def _at_one_brightness(
     """The current frames (small), the matches and which are tracked; in the `differing` pairs with matched brightness
     where that tracks most corners, or more than without: new content may look like a change of exposure.
 
-    brightness: the gain and offset of each pair, from `brightness_change`.
+    brightness: the gain and offset of each pair, from `brightness_torch.brightness_change`.
     """
     if not len(differing):
         return small_current, matches, tracked
@@ -147,30 +156,6 @@ def _at_one_brightness(
     return replaced(small_current, small_matched), replaced(matches, others), replaced(tracked, returned)
 
 
-def brightness_change(frames: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """The gains and offsets that give the current frames the previous ones' brightness, and which pairs differ.
-
-    uint8 [F, H, W] -> float32 [2, B], bool [B]. As `m3flow.camera.candidates_opencv`.
-    """
-    levels = _quantiles(frames)
-    x, y = levels[step:], levels[:-step]
-    x_mean, y_mean = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
-    spread = (x - x_mean).square().sum(1, keepdim=True).clamp_min(1e-6)
-    gain = (((x - x_mean) * (y - y_mean)).sum(1, keepdim=True) / spread).clamp(0.5, 2)
-    offset = y_mean - gain * x_mean
-    before, after = (y - x).abs().mean(1), (gain * x + offset - y).abs().mean(1)
-    differs = before >= thresholds.BRIGHTNESS_DIFFERENCE
-    differs &= after <= thresholds.BRIGHTNESS_LEFT * before
-    return torch.stack([gain[:, 0], offset[:, 0]]), differs
-
-
-def _quantiles(frames: Tensor) -> Tensor:
-    """The 5th to the 95th percentile of the grey levels, evenly spaced: float32 [F, n]."""
-    levels = frames[:, 2::6, 2::6].flatten(1).sort(1).values
-    cut = levels.shape[1] // 20
-    return levels[:, cut : max(levels.shape[1] - cut, 1)].float()
-
-
 def _within_half(bars: Tensor, height: int, width: int) -> Tensor:
     """As `m3flow.camera.geometry.within_half`."""
     pairs = bars.view(-1, 2, 2)
@@ -179,16 +164,7 @@ def _within_half(bars: Tensor, height: int, width: int) -> Tensor:
 
 
 def track(previous: Tensor, current: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """The positions of points [B, N, 2] in the current frames, and which are reliable: bool [B, N].
-
-    Those with a forward-backward error below 0.5 px that stay in the frame and moved 25 px at most.
-    """
-    fused = kernels("lucas_kanade_triton", str(points.device), "m3flow.camera")
-    there_and_back = lucas_kanade.there_and_back if fused is None else fused.there_and_back
-    end, back = there_and_back(previous.float(), current.float(), points)
-    height, width = previous.shape[1:]
-    x, y = end.unbind(2)
-    good = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    good &= (back - points).square().sum(2) < thresholds.RETURN_DISTANCE**2
-    good &= (end - points).square().sum(2) <= thresholds.MATCH_RADIUS**2
-    return end, good
+    """The positions of points [B, N, 2] in the current frames, and which are `lucas_kanade.reliable`: bool [B, N]."""
+    tracking = kernels("lucas_kanade_triton", str(points.device), "m3flow.camera") or lucas_kanade
+    end, back = tracking.there_and_back(previous.float(), current.float(), points)
+    return end, tracking.reliable(points, end, back, previous.shape[1], previous.shape[2])

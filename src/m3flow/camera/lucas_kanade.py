@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from m3flow.camera import thresholds
 from m3flow.flow.image_ops import correlate
 
 RADIUS = 4  # of the square window around a point
@@ -24,6 +25,18 @@ def there_and_back(previous: Tensor, current: Tensor, points: Tensor) -> tuple[T
     one, two = pyramid(previous), pyramid(current)
     end = follow(one, two, points)
     return end, follow(two, one, end)
+
+
+def reliable(points: Tensor, end: Tensor, back: Tensor, height: int, width: int) -> Tensor:
+    """Which points [B, N, 2] are tracked, from the results of `there_and_back`: bool [B, N].
+
+    Those with a forward-backward error below 0.5 px that stay in the frame and moved 25 px at most.
+    """
+    x, y = end.unbind(2)
+    good = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    good &= (back - points).square().sum(2) < thresholds.RETURN_DISTANCE**2
+    good &= (end - points).square().sum(2) <= thresholds.MATCH_RADIUS**2
+    return good
 
 
 def follow(previous: list[Tensor], current: list[Tensor], points: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ With TRITON_INTERPRET=1 set before the import, the kernels run (slowly) on CPU t
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 
 import torch
@@ -18,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from m3flow.camera import lucas_kanade
+from m3flow.camera import lucas_kanade, thresholds
 from m3flow.camera.lucas_kanade import ITERATIONS, LEVELS, RADIUS, SMALLEST_SIDE, WEAKEST
 from m3flow.flow import fused
 from m3flow.flow.farneback_pyramid_triton import Plan, weighted_sums
@@ -34,6 +35,26 @@ def there_and_back(previous: Tensor, current: Tensor, points: Tensor) -> tuple[T
     one, two = pyramid(previous), pyramid(current)
     end = follow(one, two, points)
     return end, follow(two, one, end)
+
+
+def reliable(points: Tensor, end: Tensor, back: Tensor, height: int, width: int) -> Tensor:
+    """As `m3flow.camera.lucas_kanade.reliable`."""
+    good = torch.empty(points.shape[:2], dtype=torch.bool, device=points.device)
+    number = good.numel()
+    with torch.cuda.device_of(points):
+        judge[(triton.cdiv(number, BLOCK),)](
+            points.contiguous(),
+            end.contiguous(),
+            back.contiguous(),
+            good.view(torch.uint8),
+            number,
+            width - 1,
+            height - 1,
+            thresholds.RETURN_DISTANCE**2,
+            thresholds.MATCH_RADIUS**2,
+            BLOCK=BLOCK,
+        )
+    return good
 
 
 def follow(previous: list[Tensor], current: list[Tensor], points: Tensor) -> Tensor:
@@ -105,6 +126,10 @@ def try_out(device: str) -> None:
     found = there_and_back(previous, current, points)
     expected = lucas_kanade.there_and_back(previous, current, points)
     fused.compare(torch.cat(found), torch.cat(expected), tolerance=1e-3)
+    good, also = (
+        module.reliable(points, *expected, 25, 30) for module in (sys.modules[__name__], lucas_kanade)
+    )
+    fused.compare(good.float(), also.float(), tolerance=0)
 
 
 @triton.jit
@@ -217,3 +242,20 @@ def track_level(
         dy += (xx * by_y - xy * by_x) * inverse
     tl.store(motion + point, dx)
     tl.store(motion + point + 1, dy)
+
+
+@triton.jit
+def judge(points, end, back, good, number, right, bottom, back_limit, limit, BLOCK: tl.constexpr):
+    """Whether each point is tracked. Grid: (blocks of points,).
+
+    right, bottom: the last pixel; back_limit, limit: the squared distances up to which it returned and moved.
+    """
+    point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    live = point < number
+    x, y = tl.load(points + 2 * point, mask=live), tl.load(points + 2 * point + 1, mask=live)
+    end_x, end_y = tl.load(end + 2 * point, mask=live), tl.load(end + 2 * point + 1, mask=live)
+    back_x, back_y = tl.load(back + 2 * point, mask=live) - x, tl.load(back + 2 * point + 1, mask=live) - y
+    result = (end_x >= 0) & (end_x <= right) & (end_y >= 0) & (end_y <= bottom)
+    result &= back_x * back_x + back_y * back_y < back_limit
+    result &= (end_x - x) * (end_x - x) + (end_y - y) * (end_y - y) <= limit
+    tl.store(good + point, result.to(tl.uint8), mask=live)

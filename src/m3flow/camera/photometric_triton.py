@@ -24,7 +24,7 @@ from m3flow.camera.refinement_triton import moved, numbers
 from m3flow.flow.farneback_pyramid_triton import Plan, weighted_sums
 from m3flow.flow.image_ops import area_plan, resize_plan
 
-BLOCK = 256  # pixels per program
+BLOCK = 512  # pixels per program
 
 
 def shrunk(images: Tensor, size: tuple[int, int]) -> Tensor:

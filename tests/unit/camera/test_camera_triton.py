@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from m3flow.camera import candidates_torch, homography_torch
+from m3flow.camera import candidates_torch, homography_torch, lucas_kanade
 from m3flow.flow import fused
 from support.triton_compiler import TARGETS, compiled, interpreted
 
@@ -45,6 +45,14 @@ kernels.try_out("cpu")
 small, points = previous[:1, :17, :19], torch.tensor([[[9.0, 8.0], [np.nan, 8.0], [np.inf, 3.0], [-1e20, 1e20]]])
 eager, found = (module.there_and_back(small, small, points)[1] for module in (lucas_kanade, kernels))
 print(np.array_equal(eager, found, equal_nan=True))
+
+# Which are reliable: at the limits, beyond them, and no number.
+points = torch.from_numpy(random.integers((0, 0), (320, 240), (3, 700, 2)).astype(np.float32))
+end = points + torch.from_numpy(random.integers(-20, 21, (3, 700, 2)).astype(np.float32))
+back = points + torch.from_numpy(random.choice([0, 0.25, 0.5], (3, 700, 2)).astype(np.float32))
+end[1, :9] = torch.nan
+eager, found = (module.reliable(points, end, back, 240, 320) for module in (lucas_kanade, kernels))
+print(torch.equal(eager, found) and 0.2 < float(eager.float().mean()) < 0.8)
 """
 )
 FITTED = """
@@ -119,11 +127,11 @@ def test_fit_compiles_for_gpus_that_are_not_here(target, tmp_path):
 
 @pytest.mark.slow
 def test_interpreted_tracking_equals_eager():
-    forward, back, others = interpreted(TRACKED)
+    forward, back, others, reliable = interpreted(TRACKED)
     (moved, difference), (_, difference_back) = (map(float, line.split()) for line in (forward, back))
     assert moved > 1.5, "the points should move"
     assert difference < 1e-3 and difference_back < 1e-3
-    assert others == "True"
+    assert others == "True" and reliable == "True"
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
@@ -137,13 +145,16 @@ def test_tracking_compiles_for_gpus_that_are_not_here(target, tmp_path):
     slopes = compiled(kernels.differentiate, target, tmp_path, BLOCK=kernels.BLOCK)
     indices = {"rows": "*i32", "columns": "*i32"}
     halve = compiled(pyramid.weighted_reads, target, tmp_path, TAPS=5, BLOCK=pyramid.BLOCK, **indices)
-    assert track.binary and slopes.binary and halve.binary
+    types = {"good": "*u8", **dict.fromkeys(("number", "right", "bottom"), "i32")}
+    limits = {"back_limit": "fp32", "limit": "fp32"}
+    judge = compiled(kernels.judge, target, tmp_path, **types, **limits, BLOCK=kernels.BLOCK)
+    assert track.binary and slopes.binary and halve.binary and judge.binary
     if target[0] == "cuda":
         # A program is one warp; these let 16 of them run on a multiprocessor of the older ones, and 32 of the newest:
         # as many as each takes.
         assert track.registers <= (64 if target[1] == 90 else 128)
-        assert slopes.registers <= 64 and halve.registers <= 64
-        assert not (track.spilled or slopes.spilled or halve.spilled)
+        assert slopes.registers <= 64 and halve.registers <= 64 and judge.registers <= 64
+        assert not (track.spilled or slopes.spilled or halve.spilled or judge.spilled)
         assert slopes.vector_stores == 2
 
 
@@ -155,7 +166,9 @@ def test_tracking_is_fused_where_kernels_work(monkeypatch):
         return points + 1, points
 
     fused.kernels.cache_clear()
-    module = SimpleNamespace(try_out=tried.append, there_and_back=there_and_back)
+    module = SimpleNamespace(
+        try_out=tried.append, there_and_back=there_and_back, reliable=lucas_kanade.reliable
+    )
     monkeypatch.setitem(sys.modules, "m3flow.camera.lucas_kanade_triton", module)
     monkeypatch.setattr(
         candidates_torch, "kernels", lambda name, _device, package: fused.kernels(name, "cuda:0", package)

@@ -118,7 +118,9 @@ def test_the_camera_search_waits_for_its_results(
     expected = {
         "count_dark_lines",
         "best_of_cells",
+        "compare_levels",
         "track_level",
+        "judge",
         "fit_pairs",
         "sum_in_cells",
         "compare_greys",
