@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
@@ -62,9 +63,11 @@ class Recording:
         # `torch.cuda.graph` does not go back to the current stream after an error in the recording.
         with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
             # Threads that download results go on calling CUDA.
-            how = {"stream": _recording_stream(device), "capture_error_mode": "thread_local"}
+            recorded = torch.cuda.graph(
+                self._graph, pool, stream=_recording_stream(device), capture_error_mode="thread_local"
+            )
             try:
-                with torch.cuda.graph(self._graph, pool, **how):
+                with recorded:
                     self.result = function()
             except BaseException:
                 _leave(pool, device)
@@ -85,10 +88,13 @@ class Recording:
 
 
 def _leave(pool: Any, device: torch.device) -> None:
-    """Take torch's allocator out of a recording that failed, if it is still in it: it would not free memory."""
-    for step in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
-        with suppress(Exception):
-            getattr(torch._C, step)(device.index or 0, pool)
+    """Take torch's allocator out of a recording that failed, if it is still in it: it would never free memory again.
+
+    Otherwise the first call raises an error, and the graph itself releases its pool.
+    """
+    with suppress(Exception):
+        torch._C._cuda_endAllocateToPool(device.index or 0, pool)
+        torch._C._cuda_releasePool(device.index or 0, pool)
 
 
 @lru_cache
@@ -168,17 +174,18 @@ class Graphs:
             return call(*inputs)  # the caller makes a graph of it
         sizes = tuple((values.shape[1:], values.dtype, values.device) for values in inputs)
         key = (function.__name__, sizes, *settings.items())
-        count, graph = len(inputs[0]), self._graphs.get(key)
-        if graph is not None and count <= graph.length:
-            self._graphs.move_to_end(key)
-            # A graph takes as long for a short batch as for a whole one.
-            return graph.replay(inputs) if 2 * count >= graph.length else call(*inputs)
-        case = self._cases.setdefault(key, _Case())
-        case.batches += 1
-        if self._released or case.refused or case.batches < case.due:
-            return call(*inputs)
-        case.batches, case.due = 0, 2 * case.due
-        return self._record(key, case, call, inputs)
+        with _one_thread:
+            count, graph = len(inputs[0]), self._graphs.get(key)
+            if graph is not None and count <= graph.length:
+                self._graphs.move_to_end(key)
+                # A graph takes as long for a short batch as for a whole one.
+                return graph.replay(inputs) if 2 * count >= graph.length else call(*inputs)
+            case = self._cases.setdefault(key, _Case())
+            case.batches += 1
+            if self._released or case.refused or case.batches < case.due:
+                return call(*inputs)
+            case.batches, case.due = 0, 2 * case.due
+            return self._record(key, case, call, inputs)
 
     def _record(
         self, key: Hashable, case: _Case, call: Callable[..., Tensor], inputs: tuple[Tensor, ...]
@@ -225,6 +232,8 @@ class Graphs:
         self._released = True
 
 
+# torch records in one thread at a time, and two must not use a graph's memory at once.
+_one_thread = threading.RLock()
 _all: WeakSet[Graphs] = WeakSet()
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock, create_autospec
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from m3flow import flow
 from m3flow.camera.compensation import MotionEstimator
 from m3flow.camera.selection import Selection
 from m3flow.errors import UsageError
@@ -300,6 +304,20 @@ def test_inside_the_callers_own_graph_there_is_none(
     assert recordings.made == 0
 
 
+def test_tensors_are_kept_by_no_other_cache() -> None:
+    """Fused kernels read constants too, which the pretended graph does not see."""
+    for path in sorted(Path(flow.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and "lru_cache" in map(_name, node.decorator_list):
+                kept = ast.unparse(node.returns) if node.returns else ""
+                assert kept in ("str", "Any", "Kernels"), f"{path.name}: {node.name} returns {kept}"
+
+
+def _name(decorator: ast.expr) -> str:
+    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return called.id if isinstance(called, ast.Name) else ""
+
+
 def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(graphs.VARIABLE, raising=False)
     assert not graphs.wanted("cuda:0")
@@ -319,6 +337,62 @@ def test_the_pretended_graph_finds_freed_memory() -> None:
     held.clear()
     with pytest.raises(NotPermitted, match="has been freed"):
         recording.replay()
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The interface of torch.cuda with its own signatures, and no GPU behind it."""
+    for name in ("CUDAGraph", "Stream", "current_stream", "graph", "graph_pool_handle"):
+        monkeypatch.setattr(torch.cuda, name, create_autospec(getattr(torch.cuda, name)))
+    for name in ("stream", "device"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    torch.cuda.graph.return_value.__exit__.return_value = None  # type: ignore[attr-defined]
+    graphs._recording_stream.cache_clear()
+    yield torch.cuda
+    graphs._recording_stream.cache_clear()
+
+
+def test_what_is_asked_of_cuda(cuda: Any) -> None:
+    device = torch.device("cuda:1")
+    recording = graphs.Recording(lambda: torch.ones(2), device)
+    how = cuda.graph.call_args
+    assert how.args == (cuda.CUDAGraph.return_value, cuda.graph_pool_handle.return_value)
+    assert how.kwargs == {"stream": cuda.Stream.return_value, "capture_error_mode": "thread_local"}
+    assert cuda.device.call_args.args == (device,) and cuda.Stream.call_args.args == (device,)
+    stream = cuda.current_stream.return_value
+    with recording.in_turn():
+        recording.replay()
+    stream.wait_event.assert_not_called()
+    with recording.in_turn():
+        recording.replay()
+    stream.wait_event.assert_called_once_with(stream.record_event.return_value)
+    assert cuda.CUDAGraph.return_value.replay.call_count == 2
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_after_a_failed_recording_the_allocator_leaves_it(
+    monkeypatch: pytest.MonkeyPatch, cuda: Any, inside: bool
+) -> None:
+    """Unless torch did so itself: its graph then releases the pool, and twice would end the process."""
+    left = []
+
+    def end(number: int, pool: Any) -> None:
+        if not inside:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        left.append(("end", number, pool))
+
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
+    monkeypatch.setattr(
+        torch._C, "_cuda_releasePool", lambda *about: left.append(("release", *about)), raising=False
+    )
+
+    def fails() -> Tensor:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        graphs.Recording(fails, torch.device("cuda:1"))
+    pool = cuda.graph_pool_handle.return_value
+    assert left == ([("end", 1, pool), ("release", 1, pool)] if inside else [])
 
 
 @pytest.mark.gpu
