@@ -22,6 +22,8 @@ from m3flow.camera.homography_torch import (
     FIRST_REFINEMENTS,
     HYPOTHESES,
     REFINEMENTS,
+    centre_and_scale,
+    centred,
     in_pixels,
     sample_positions,
     transform,
@@ -79,25 +81,27 @@ def fit_successively(
 
 
 def try_out(device: str) -> None:
-    """Raises an exception if the kernels do not give the results of torch operations on a small example."""
-    y, x = torch.meshgrid(torch.arange(6.0), torch.arange(7.0), indexing="ij")
-    start = torch.stack([x * 9 + (y * 5).sin(), y * 9 + (x * 3).cos()], -1).view(1, -1, 2).to(device)
-    one, two = torch.tensor(
-        [[[1.02, 0.01, 2], [-0.02, 0.99, 1], [2e-4, -1e-4, 1]], [[1, 0, -3], [0, 1, 2], [0, 0, 1]]]
-    )
-    of_first = (torch.arange(start.shape[1]) % 3 > 0).to(device)[:, None]
-    end = torch.where(
-        of_first, transform(one[None].to(device), start), transform(two[None].to(device), start)
-    )
-    centre, scale = (27.0, 22.0), 30.0
-    middle = torch.tensor(centre).to(device)
+    """Raises an exception if the kernels do not give the results of torch operations on an example.
+
+    With as many matches as a pair has, so that nothing is compiled twice.
+    """
+    height, width, count = 96, 160, 3
+    y, x = torch.meshgrid(torch.arange(16.0), torch.arange(32.0), indexing="ij")
+    start = torch.stack([x * 5 + (y * 5).sin(), y * 6 + (x * 3).cos()], -1).view(1, -1, 2)
+    cameras = torch.eye(3).repeat(count, 1, 1)
+    cameras[:, :2, 2] = torch.tensor([[2.0, 1.0], [-6.0, 2.0], [7.0, -9.0]])
+    cameras[0, 0, 1], cameras[0, 2, 0] = 0.01, 2e-4
+    # Half of the matches have the first camera's motion, a third the second's.
+    of_camera = torch.tensor([0, 0, 0, 1, 1, 2]).repeat(1 + start.shape[1] // 6)[: start.shape[1]]
+    end = transform(cameras[of_camera], start[0][:, None])[None, :, 0]
+    centre, scale = centre_and_scale(height, width)
     results = []
     for fit in (fit_successively, homography_torch.fit_successively):
         fitted, inliers = fit(
-            (start - middle) / scale,
-            (end - middle) / scale,
-            torch.ones_like(of_first[None, :, 0]),
-            count=2,
+            centred(start.to(device), height, width),
+            centred(end.to(device), height, width),
+            torch.ones(1, start.shape[1], dtype=torch.bool, device=device),
+            count=count,
             inlier=1 / scale,
             outlier=1.5 / scale,
             seed=0,
