@@ -88,12 +88,14 @@ class TVL1(TorchEstimator):
             new_flow, new_dual, change = _iterate(
                 start, dual, gradient, constant, inverse_norm, p.lambda_ * p.theta, p.theta, p.tau / p.theta
             )
+            goes_on = change > limit
             if readback.late != 0:
                 torch.where(running[:, None, None, None], new_flow, flow, out=new_flow)
                 torch.where(running[:, None, None, None, None], new_dual, dual, out=new_dual)
-            flow, dual, running = new_flow, new_dual, running & (change > limit)
+                goes_on &= running
+            flow, dual, running = new_flow, new_dual, goes_on
             going = readback.read(running)
-            if going is None or going.all() or len(going) - going.sum() < min(least, len(going)):
+            if going is None or len(going) - np.count_nonzero(going) < min(least, len(going)):
                 continue
             _store(result, places[~going], (flow, dual), np.flatnonzero(~going))
             places, left = places[going], to_device(np.flatnonzero(going), flow.device)
