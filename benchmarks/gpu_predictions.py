@@ -35,6 +35,7 @@ from m3flow.camera.lucas_kanade import LEVELS
 from m3flow.camera.selection import Selection
 from m3flow.flow import estimator
 from m3flow.flow.dis import PATCH, STRIPES, SWEEPS
+from m3flow.flow.dis_refinement import SOR_ITERATIONS
 from m3flow.flow.transfer import LATE
 
 RESULT = Path(__file__).parent / "results" / "gpu_predictions.json"
@@ -91,14 +92,20 @@ def of_estimators(count: Counted) -> dict[str, Any]:
         count.bytes += planes * (17 + 10 * iterations + 20 * (iterations - 1) + 7)
         return flow
 
-    def search(one: Any, two: Any, gradient: Any, flow: Any, stride: int, steps: int) -> Any:
+    def search(one: Any, two: Any, flow: Any, stride: int, steps: int) -> Any:
         rows, columns = (1 + (side - PATCH) // stride for side in one.shape[1:])
-        count.launches += 1
-        count.bytes += sum(tensor.nbytes for tensor in (one, two, gradient))
+        count.launches += 2
+        # The derivatives' 2 planes are written and read.
+        count.bytes += one.nbytes + two.nbytes + 5 * one.nbytes
         patches = -(-rows // STRIPES) * columns
         # Descents end early: about half of the steps are taken.
         count.serial += SWEEPS * patches * (3 + steps / 2) * EVALUATION_SECONDS
         return flow[:, :, :rows, :columns].clone()
+
+    def densify(one: Any, two: Any, sparse: Any, _stride: int) -> Any:
+        count.launches += 1
+        count.bytes += one.nbytes + two.nbytes + sparse.nbytes + 2 * one.nbytes
+        return torch.zeros(len(one), 2, *one.shape[1:])
 
     def shrink(images: Any, _scale: float, height: int, width: int) -> Any:
         level = torch.empty(len(images), height, width)
@@ -111,7 +118,30 @@ def of_estimators(count: Counted) -> dict[str, Any]:
         count.bytes += 6 * images.nbytes
         return torch.zeros(len(images), 5, *images.shape[1:])
 
-    return {"refine": refine, "search": search, "shrink": shrink, "expand": expand}
+    return {"refine": refine, "search": search, "densify": densify, "shrink": shrink, "expand": expand}
+
+
+def of_solvers(count: Counted) -> dict[str, Any]:
+    """As `of_estimators`, of the modules `dis_refinement_triton` and `sor_triton`."""
+
+    def refine(previous: Any, _current: Any, flow: Any, iterations: int, _epsilon: float) -> Any:
+        plane, sweeps = previous.nbytes, 2 * SOR_ITERATIONS
+        count.launches += 4 + iterations * (2 + sweeps)
+        # The warp 4 -> 2 planes, 7 derivatives from 2, zeros, and the sum of the end; for each iteration the system's 6
+        # from 12, a copy, and half-sweeps of 8 -> 2.
+        count.bytes += plane * (6 + 9 + 2 + 6 + iterations * (18 + 4 + 10 * sweeps))
+        return flow
+
+    def solve(system: Any, increment: Any, omega: float, iterations: int) -> Any:
+        del omega
+        count.launches += 1 + 2 * iterations
+        count.bytes += 2 * increment.nbytes + 2 * iterations * 11 * system.a11.nbytes
+        return increment
+
+    return {
+        "dis_refinement_triton": SimpleNamespace(refine=refine),
+        "sor_triton": SimpleNamespace(solve=solve),
+    }
 
 
 def of_camera_search(count: Counted) -> dict[str, Any]:
@@ -210,13 +240,16 @@ def of_camera_search(count: Counted) -> dict[str, Any]:
 def fused_kernels(count: Counted) -> Iterator[None]:
     """Inside the block the estimators call the stand-ins."""
 
-    made = SimpleNamespace(**of_estimators(count), **of_camera_search(count))
+    made, solvers = SimpleNamespace(**of_estimators(count), **of_camera_search(count)), of_solvers(count)
 
-    def kernels(_module: str, _device: str, _package: str = "") -> Any:
-        return made
+    def kernels(module: str, _device: str, _package: str = "") -> Any:
+        return solvers.get(module, made)
 
     with ExitStack() as stack:
-        for module in ("flow.farneback", "flow.dis", "camera.candidates_torch", "camera.compensation_torch"):
+        for module in (
+            *("flow.farneback", "flow.dis", "flow.brox"),
+            *("camera.candidates_torch", "camera.compensation_torch"),
+        ):
             stack.enter_context(patch(f"m3flow.{module}.kernels", kernels))
         yield
 
@@ -267,7 +300,7 @@ def main() -> None:
     for name in ("farneback", "dis", "brox", "tvl1"):
         for camera in (False, True):
             for fused in (False, True):
-                if name in ("brox", "tvl1") and (camera or fused):
+                if (name == "tvl1" and fused) or (name in ("brox", "tvl1") and camera):
                     continue
                 row = {"estimator": name, "camera": "warp" if camera else "none", "fused": fused}
                 rows.append(row | counted(name, camera=camera, fused=fused))

@@ -39,12 +39,14 @@ KERNELS = {
     "brightness_triton": "m3flow.camera",
     "compensation_triton": "m3flow.camera",
     "corners_triton": "m3flow.camera",
+    "dis_refinement_triton": "m3flow.flow",
     "dis_triton": "m3flow.flow",
     "farneback_pyramid_triton": "m3flow.flow",
     "farneback_triton": "m3flow.flow",
     "evidence_triton": "m3flow.camera",
     "homography_triton": "m3flow.camera",
     "lucas_kanade_triton": "m3flow.camera",
+    "sor_triton": "m3flow.flow",
 }
 Report = Callable[[dict[str, Any]], None]
 

@@ -24,8 +24,9 @@ from m3flow.camera.lucas_kanade import ITERATIONS, LEVELS, RADIUS, SMALLEST_SIDE
 from m3flow.flow import fused
 from m3flow.flow.farneback_pyramid_triton import Plan, weighted_sums
 from m3flow.flow.image_ops import reflected
+from m3flow.flow.sampling_triton import derivatives
 
-BLOCK = 512  # pixels per program
+SCHARR = 0.09375, 0.3125
 SIDE = 2 * RADIUS + 1  # of a window
 LANES = triton.next_power_of_2(SIDE * SIDE)
 
@@ -67,7 +68,7 @@ def follow(previous: list[Tensor], current: list[Tensor], points: Tensor) -> Ten
             _, height, width = previous[level].shape
             track_level[(count, batch)](
                 previous[level],
-                slopes(previous[level]),
+                derivatives(previous[level], *SCHARR),
                 current[level],
                 points,
                 motion,
@@ -106,15 +107,6 @@ def halving_plan(length: int, device: torch.device) -> Plan:
     return reads.to(torch.int32).contiguous().to(device), weights.to(device)
 
 
-def slopes(frames: Tensor) -> Tensor:
-    """The derivatives of float32 [B, H, W] in x and in y (Scharr): [B, 2, H, W]."""
-    batch, height, width = frames.shape
-    result = frames.new_empty(batch, 2, height, width)
-    with torch.cuda.device_of(frames):
-        differentiate[(triton.cdiv(height * width, BLOCK), batch)](frames, result, height, width, BLOCK=BLOCK)
-    return result
-
-
 def try_out(device: str) -> None:
     """Raises an exception if the kernels do not give the results of torch operations on a small example."""
     y, x = torch.meshgrid(torch.arange(36.0), torch.arange(41.0), indexing="ij")
@@ -130,41 +122,6 @@ def try_out(device: str) -> None:
         module.reliable(points, *expected, 25, 30) for module in (sys.modules[__name__], lucas_kanade)
     )
     fused.compare(good.float(), also.float(), tolerance=0)
-
-
-@triton.jit
-def reflect(place, length):
-    """The index of a sample up to one beyond the ends of a line."""
-    place = tl.abs(place)
-    place = tl.where(place >= length, 2 * length - 2 - place, place)
-    return tl.maximum(place, 0)
-
-
-@triton.jit
-def differentiate(frames, result, height, width, BLOCK: tl.constexpr):
-    """Scharr's derivatives, border reflected. Grid: (blocks of pixels, frames)."""
-    size = height * width
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    live = pixel < size
-    x, y = pixel % width, pixel // width
-    frame = tl.program_id(1).to(tl.int64)
-    frames += frame * size
-    left, right = reflect(x - 1, width), reflect(x + 1, width)
-    upper, lower = reflect(y - 1, height) * width, reflect(y + 1, height) * width
-    middle = y * width
-    a = tl.load(frames + upper + left, mask=live)
-    b = tl.load(frames + upper + x, mask=live)
-    c = tl.load(frames + upper + right, mask=live)
-    d = tl.load(frames + middle + left, mask=live)
-    e = tl.load(frames + middle + right, mask=live)
-    f = tl.load(frames + lower + left, mask=live)
-    g = tl.load(frames + lower + x, mask=live)
-    h = tl.load(frames + lower + right, mask=live)
-    in_x = 0.09375 * ((c - a) + (h - f)) + 0.3125 * (e - d)
-    in_y = 0.09375 * ((f - a) + (h - c)) + 0.3125 * (g - b)
-    result += frame * 2 * size
-    tl.store(result + pixel, in_x, mask=live)
-    tl.store(result + size + pixel, in_y, mask=live)
 
 
 @triton.jit

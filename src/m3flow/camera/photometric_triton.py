@@ -19,10 +19,11 @@ import triton.language as tl
 from torch import Tensor
 
 from m3flow.camera.candidates import COLUMNS, LARGEST_DIFFERENCE, PHOTOMETRIC_MARGIN, ROWS, SMALL
-from m3flow.camera.lucas_kanade_triton import blend, reflect
+from m3flow.camera.lucas_kanade_triton import blend
 from m3flow.camera.refinement_triton import moved, numbers
 from m3flow.flow.farneback_pyramid_triton import Plan, weighted_sums
 from m3flow.flow.image_ops import area_plan, resize_plan
+from m3flow.flow.sampling_triton import reflect
 
 BLOCK = 512  # pixels per program
 

@@ -28,9 +28,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from m3flow.flow import sor
+from m3flow.flow.fused import kernels
 from m3flow.flow.image_ops import correlate, pixel_grid, resize, resize_area, sample_bicubic
 from m3flow.flow.parameters import BroxParameters
-from m3flow.flow.sor import System, divergence, solve
+from m3flow.flow.sor import System, divergence
 from m3flow.flow.torch_base import TorchEstimator
 
 EPSILON = 0.001
@@ -91,6 +93,7 @@ class Brox(TorchEstimator):
         iz, ixz, iyz = iw - one, ix - one_x, iy - one_y
         visible = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
+        solve = (kernels("sor_triton", self.device) or sor).solve
         increment = torch.zeros_like(flow)
         for _ in range(p.inner):
             u, v = increment.unbind(1)

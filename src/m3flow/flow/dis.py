@@ -24,6 +24,7 @@ descends by a few pixels at most.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +32,8 @@ import torch
 from torch import Tensor
 
 from m3flow.errors import BadInput
+from m3flow.flow import dis_refinement
 from m3flow.flow.constants import constants
-from m3flow.flow.dis_refinement import refine
 from m3flow.flow.fused import kernels
 from m3flow.flow.image_ops import correlate, pad, pixel_grid, resize, resize_area, sample
 from m3flow.flow.parameters import DISParameters
@@ -90,23 +91,22 @@ class DIS(TorchEstimator):
         for _ in range(finest, coarsest):
             levels.append(_shrink(levels[-1], levels[-1].shape[-2] // 2, levels[-1].shape[-1] // 2))
         flow = torch.zeros_like(levels[-1][0])[:, None].repeat(1, 2, 1, 1)
+        search, densify, refine = self._operations()
         for level, (one, two) in reversed(list(enumerate(levels))):
-            sparse = self._search(one, two, flow)
-            flow = _densify(one, two, sparse, preset.stride)
+            sparse = search(one, two, flow, preset.stride, preset.steps // SWEEPS)
+            flow = densify(one, two, sparse, preset.stride)
             if preset.refinements:
                 flow = refine(one, two, flow, preset.refinements, EPSILON)
             if level > 0:
                 flow = resize(flow, *levels[level - 1].shape[-2:]) * 2
         return resize(flow, height, width) * 2**finest
 
-    def _search(self, one: Tensor, two: Tensor, flow: Tensor) -> Tensor:
-        """The patches' displacements [B, 2, R, C], from the dense flow [B, 2, H, W] of the coarser level."""
-        stride, steps = self._preset.stride, self._preset.steps // SWEEPS
+    def _operations(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[..., Tensor]]:
+        """The search, the dense flow from it, and its refinement: fused where that works."""
         fused = kernels("dis_triton", self.device)
-        if fused is None:
-            return eager_search(one, two, flow, stride, steps)
-        found: Tensor = fused.search(one, two, sobel(one), flow, stride, steps)
-        return found
+        search, densify = (fused.search, fused.densify) if fused else (eager_search, eager_densify)
+        refinement = kernels("dis_refinement_triton", self.device) or dis_refinement
+        return search, densify, refinement.refine
 
 
 def _scales(height: int, width: int, finest: int) -> tuple[int, int]:
@@ -313,7 +313,7 @@ def _descend(patches: _Patches, start: Tensor, some: slice, steps: int) -> Tenso
     return torch.where(near, found, start)
 
 
-def _densify(one: Tensor, two: Tensor, sparse: Tensor, stride: int) -> Tensor:
+def eager_densify(one: Tensor, two: Tensor, sparse: Tensor, stride: int) -> Tensor:
     """The dense flow [B, 2, H, W]: at each pixel the mean over the patches that cover it, weighted by
     1 / max(1, grey value difference along the patch's displacement)."""
     height, width = one.shape[-2:]

@@ -1,10 +1,10 @@
-"""The patch search of DIS as one Triton kernel, for GPUs that Triton supports.
+"""The patch search of DIS, and the dense flow from it, as fused Triton kernels, for GPUs that Triton supports.
 
 Each program searches one stripe of patches of one pair, in OpenCV's order, forth and back: a patch needs the results of
 its neighbours, so that torch operations could only do one diagonal after the other, with thousands of small
 kernels. The results equal those of `m3flow.flow.dis` up to the order of the additions.
 
-With TRITON_INTERPRET=1 set before the import, the kernel runs (slowly) on CPU tensors, for tests.
+With TRITON_INTERPRET=1 set before the import, the kernels run (slowly) on CPU tensors, for tests.
 """
 
 # Triton's kernel arguments (pointers, scalars, constants) have no Python types.
@@ -18,15 +18,15 @@ import triton.language as tl
 from torch import Tensor
 
 from m3flow.flow import fused
-from m3flow.flow.dis import PATCH, STRIPES, eager_search, sobel
+from m3flow.flow.dis import PATCH, STRIPES, eager_densify, eager_search
+from m3flow.flow.sampling_triton import bilinear, derivatives
+
+BLOCK = 256  # pixels per program of the dense flow
+SOBEL = 1.0, 2.0
 
 
-def search(one: Tensor, two: Tensor, gradient: Tensor, flow: Tensor, stride: int, steps: int) -> Tensor:
-    """The patches' displacements [B, 2, R, C], from the dense flow [B, 2, H, W] of the coarser level.
-
-    one, two: float32 [B, H, W], whole grey values; gradient: [B, 2, H, W] of `one`, by Sobel's filter.
-    stride: the distance of neighbouring patches; steps: descent steps of a patch in each sweep.
-    """
+def search(one: Tensor, two: Tensor, flow: Tensor, stride: int, steps: int) -> Tensor:
+    """As `m3flow.flow.dis.eager_search`."""
     batch, height, width = one.shape
     rows, columns = 1 + (height - PATCH) // stride, 1 + (width - PATCH) // stride
     middle = PATCH // 2
@@ -36,7 +36,7 @@ def search(one: Tensor, two: Tensor, gradient: Tensor, flow: Tensor, stride: int
         search_stripes[(triton.cdiv(rows, in_stripe), batch)](
             one.contiguous(),
             two.contiguous(),
-            gradient.contiguous(),
+            derivatives(one, *SOBEL),
             found,
             height,
             width,
@@ -50,16 +50,40 @@ def search(one: Tensor, two: Tensor, gradient: Tensor, flow: Tensor, stride: int
     return found
 
 
+def densify(one: Tensor, two: Tensor, sparse: Tensor, stride: int) -> Tensor:
+    """As `m3flow.flow.dis.eager_densify`."""
+    batch, height, width = one.shape
+    rows, columns = sparse.shape[2:]
+    flow = one.new_empty(batch, 2, height, width)
+    with torch.cuda.device_of(one):
+        average_patches[(triton.cdiv(height * width, BLOCK), batch)](
+            one.contiguous(),
+            two.contiguous(),
+            sparse.contiguous(),
+            flow,
+            height,
+            width,
+            rows,
+            columns,
+            stride,
+            PATCH=PATCH,
+            COVER=triton.cdiv(PATCH, stride),
+            BLOCK=BLOCK,
+        )
+    return flow
+
+
 def try_out(device: str) -> None:
-    """Raises an exception if the kernel does not give the results of torch operations on a small example."""
+    """Raises an exception if the kernels do not give the results of torch operations on a small example."""
     y, x = torch.meshgrid(torch.arange(41.0), torch.arange(17.0), indexing="ij")
     frames = torch.stack(
         [128 + 60 * (x * 0.7 + shift).sin() + 50 * (y * 0.6 + x * y / 90).cos() for shift in (0, 0.5)]
     )
     one, two = frames.round().to(device)[:, None].unbind()
     flow = torch.zeros(1, 2, *one.shape[1:], device=device)
-    found = search(one, two, sobel(one), flow, stride=4, steps=3)
-    fused.compare(found, eager_search(one, two, flow, stride=4, steps=3), tolerance=1e-3)
+    found, expected = search(one, two, flow, 4, 3), eager_search(one, two, flow, 4, 3)
+    fused.compare(found, expected, tolerance=1e-3)
+    fused.compare(densify(one, two, expected, 4), eager_densify(one, two, expected, 4), tolerance=1e-3)
 
 
 @triton.jit
@@ -167,3 +191,51 @@ def search_stripes(one, two, gradient, found, height, width, rows, columns, stri
         near = moved_x * moved_x + moved_y * moved_y <= 64
         tl.store(found_x + patch, tl.where(near, x, start_x))
         tl.store(found_y + patch, tl.where(near, y, start_y))
+
+
+@triton.jit
+def average_patches(
+    one,
+    two,
+    sparse,
+    flow,
+    height,
+    width,
+    rows,
+    columns,
+    stride,
+    PATCH: tl.constexpr,
+    COVER: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """At each pixel the mean over the patches that cover it, by how well they match. Grid: (blocks of pixels, pairs).
+
+    sparse: [B, 2, rows, columns]; flow: [B, 2, H, W]; COVER: the most patches that cover a pixel along a side.
+    """
+    size, patches = height * width, rows * columns
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    live = pixel < size
+    x, y = pixel % width, pixel // width
+    pair = tl.program_id(1).to(tl.int64)
+    grey = tl.load(one + pair * size + pixel, mask=live, other=0.0)
+    two += pair * size
+    sparse += pair * 2 * patches
+    last_row, last_column = tl.minimum(y // stride, rows - 1), tl.minimum(x // stride, columns - 1)
+    # Rounded towards zero, but what is negative is clamped.
+    first_row = tl.minimum(tl.maximum((y - PATCH + stride) // stride, 0), rows - 1)
+    first_column = tl.minimum(tl.maximum((x - PATCH + stride) // stride, 0), columns - 1)
+    sum_u, sum_v = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    for back in range(COVER * COVER):
+        row, column = last_row - back // COVER, last_column - back % COVER
+        covers = live & (row >= first_row) & (column >= first_column)
+        patch = sparse + tl.maximum(row, 0) * columns + tl.maximum(column, 0)
+        u, v = tl.load(patch, mask=covers, other=0.0), tl.load(patch + patches, mask=covers, other=0.0)
+        seen = bilinear(two, x.to(tl.float32) + u, y.to(tl.float32) + v, height, width)
+        weight = tl.where(covers, 1 / tl.maximum(tl.abs(seen - grey), 1.0), 0.0)
+        sum_u += weight * u
+        sum_v += weight * v
+        total += weight
+    flow += pair * 2 * size + pixel
+    tl.store(flow, sum_u / total, mask=live)
+    tl.store(flow + size, sum_v / total, mask=live)

@@ -28,10 +28,10 @@ TRACKED = (
     TEXTURE
     + """
 from m3flow.camera import lucas_kanade, lucas_kanade_triton as kernels
-from m3flow.flow import farneback_pyramid_triton
+from m3flow.flow import farneback_pyramid_triton, sampling_triton
 
 # The interpreter's time goes by programs, whatever their size.
-kernels.BLOCK = farneback_pyramid_triton.BLOCK = 8192
+sampling_triton.BLOCK = farneback_pyramid_triton.BLOCK = 8192
 previous, current = previous.float(), current.float()
 points = torch.from_numpy(random.uniform((0, 0), (319, 239), (2, 12, 2)).astype(np.float32))
 points[:, 0], points[:, 1] = torch.tensor([319.0, 239.0]), torch.tensor([0.0, 0.0])
@@ -138,11 +138,19 @@ def test_interpreted_tracking_equals_eager():
 def test_tracking_compiles_for_gpus_that_are_not_here(target, tmp_path):
     from m3flow.camera import lucas_kanade_triton as kernels
     from m3flow.flow import farneback_pyramid_triton as pyramid
+    from m3flow.flow import sampling_triton
 
     window = {"STEPS": kernels.ITERATIONS, "SIDE": kernels.SIDE, "LANES": kernels.LANES}
     numbers = {"scale": "fp32", "weakest": "fp32"}
     track = compiled(kernels.track_level, target, tmp_path, warps=1, **numbers, **window)
-    slopes = compiled(kernels.differentiate, target, tmp_path, BLOCK=kernels.BLOCK)
+    slopes = compiled(
+        sampling_triton.differentiate,
+        target,
+        tmp_path,
+        corner="fp32",
+        side="fp32",
+        BLOCK=sampling_triton.BLOCK,
+    )
     indices = {"rows": "*i32", "columns": "*i32"}
     halve = compiled(pyramid.weighted_reads, target, tmp_path, TAPS=5, BLOCK=pyramid.BLOCK, **indices)
     types = {"good": "*u8", **dict.fromkeys(("number", "right", "bottom"), "i32")}

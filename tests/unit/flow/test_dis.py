@@ -10,7 +10,7 @@ import torch
 from large_motion import error, moving_scene
 from m3flow.errors import BadInput
 from m3flow.flow import estimator
-from m3flow.flow.dis import _densify, _Patches, _residual, make_order
+from m3flow.flow.dis import _Patches, _residual, eager_densify, make_order
 from m3flow.flow.dis_refinement import refine
 from support.flow_cases import (
     DEMO_CLIPS,
@@ -182,7 +182,7 @@ def test_dense_flow_is_the_weighted_mean_over_the_covering_patches(stride):
     height, width = one.shape
     rows, columns = 1 + (height - 8) // stride, 1 + (width - 8) // stride
     sparse = np.random.default_rng(0).normal(size=(2, rows, columns)).astype(np.float32)
-    dense = _densify(*(torch.from_numpy(array)[None] for array in (one, two, sparse)), stride)[0].numpy()
+    dense = eager_densify(*(torch.from_numpy(array)[None] for array in (one, two, sparse)), stride)[0].numpy()
     for y in range(height):
         for x in range(width):
             # Pixels that no patch reaches belong to the last one.
