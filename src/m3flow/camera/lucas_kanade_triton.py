@@ -26,6 +26,7 @@ from m3flow.flow.farneback_pyramid_triton import Plan, weighted_sums
 from m3flow.flow.image_ops import reflected
 from m3flow.flow.sampling_triton import derivatives
 
+BLOCK = 512  # points per program of `judge`
 SCHARR = 0.09375, 0.3125
 SIDE = 2 * RADIUS + 1  # of a window
 LANES = triton.next_power_of_2(SIDE * SIDE)

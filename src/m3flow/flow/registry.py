@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from importlib.metadata import EntryPoint, entry_points
 
 from m3flow.errors import UsageError
 from m3flow.flow.parameters import Parameters
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
 
 GROUP = "m3flow.estimators"
 
@@ -53,8 +50,6 @@ class Registry(MutableMapping[str, Entry]):
 
     @cached_property
     def _plugins(self) -> dict[str, EntryPoint]:
-        from importlib.metadata import entry_points
-
         return {point.name: point for point in entry_points(group=GROUP)}
 
     def __getitem__(self, name: str) -> Entry:
