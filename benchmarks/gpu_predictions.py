@@ -105,7 +105,7 @@ def of_estimators(count: Counted) -> dict[str, Any]:
     def densify(one: Any, two: Any, sparse: Any, _stride: int) -> Any:
         count.launches += 1
         count.bytes += one.nbytes + two.nbytes + sparse.nbytes + 2 * one.nbytes
-        return torch.zeros(len(one), 2, *one.shape[1:])
+        return torch.empty(len(one), 2, *one.shape[1:])
 
     def shrink(images: Any, _scale: float, height: int, width: int) -> Any:
         level = torch.empty(len(images), height, width)
@@ -116,7 +116,7 @@ def of_estimators(count: Counted) -> dict[str, Any]:
     def expand(images: Any, _n: int, _sigma: float) -> Any:
         count.launches += 1
         count.bytes += 6 * images.nbytes
-        return torch.zeros(len(images), 5, *images.shape[1:])
+        return torch.empty(len(images), 5, *images.shape[1:])
 
     return {"refine": refine, "search": search, "densify": densify, "shrink": shrink, "expand": expand}
 
@@ -312,6 +312,7 @@ def main() -> None:
         "assumed": {
             "launch_us": LAUNCH_SECONDS * 1e6,
             "patch_comparison_us": EVALUATION_SECONDS * 1e6,
+            "homographies_us": FIT_SECONDS * 1e6,
             "bandwidth_gb_s": {gpu: value / 1e9 for gpu, value in BANDWIDTHS.items()},
         },
         "predicted": rows,
