@@ -117,8 +117,18 @@ class Decoder:
         if self._child is not None and self._child.poll() is None:
             return
         self.close()
-        self._ring = FrameReader()
-        self._child = subprocess.Popen(
+        ring = FrameReader()
+        try:
+            self._child = self._started(ring.inherited)
+        except BaseException:
+            ring.close()
+            raise
+        finally:
+            ring.started()
+        self._ring = ring
+
+    def _started(self, inherited: tuple[int, ...]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             [
                 sys.executable,
                 "-P",  # files in the current folder must not shadow modules
@@ -127,9 +137,9 @@ class Decoder:
                 str(int(self.limits.memory_gb * 2**30)),
                 str(self._threads),
                 INDEXED if self._indexed else "",
-                *map(str, self._ring.inherited),
+                *map(str, inherited),
             ],
-            pass_fds=self._ring.inherited,
+            pass_fds=inherited,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -138,7 +148,6 @@ class Decoder:
             # Ctrl-C is for the parent alone; the process ends when the parent closes it or exits.
             start_new_session=True,
         )
-        self._ring.started()
 
     def expect(self, path: str, resize: Resize = KEPT, *, picture: Picture = "grey", rate: float = 0) -> None:
         """Prefetch a video: the process decodes it after the ones before; `open` it next."""
@@ -189,8 +198,6 @@ class Decoder:
         child, ring = self._child, self._ring
         ended = False
         try:
-            if ring is not None and self._child is child:
-                ring.begin(shape)
             while True:
                 if self._child is not child:
                     raise RuntimeError("another video was opened before this one was read to its end")
@@ -198,6 +205,9 @@ class Decoder:
                 if count == 0:
                     break
                 assert ring is not None
+                if decoded.frames == 0:
+                    # As the child does: a video without a frame begins no ring.
+                    ring.begin(shape)
                 block = ring.take(count)
                 decoded.frames += count
                 if decoded.frames > self.limits.frames:
@@ -221,27 +231,23 @@ class Decoder:
         return json.loads(line)
 
     def _read(self, size: int, frames: int) -> bytes:
-        data = bytearray(size)
-        self._read_into(memoryview(data), frames)
-        return bytes(data)
-
-    def _read_into(self, target: memoryview, frames: int) -> None:
         pipe = self._pipe()
         poll = select.poll()
         poll.register(pipe, select.POLLIN)
         deadline = time.monotonic() + self.limits.seconds
-        filled = 0
-        while filled < len(target):
+        data = b""
+        while len(data) < size:
             left = deadline - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
                 self.close()
                 raise BadInput(
                     f"the decoder hangs: no frame for {self.limits.seconds:g} s after {frames} frames"
                 )
-            count = os.readv(pipe, [target[filled:]])
-            if count == 0:
+            read = os.read(pipe, size - len(data))
+            if not read:
                 self._died(frames)
-            filled += count
+            data += read
+        return data
 
     def _pipe(self) -> int:
         assert self._child is not None and self._child.stdout is not None

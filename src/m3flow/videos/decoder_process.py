@@ -3,8 +3,8 @@
 Started by `m3flow.videos.decoder.Decoder`. Whatever a damaged file does to a decoder (a crash, an infinite
 loop, memory exhaustion) happens here and costs only that video.
 
-A request is a JSON line. The answer is a JSON line (`info`, or `rejected` with the reason), then for each block of
-frames in the shared memory (`m3flow.videos.frame_ring`) its number as 4 bytes, a number of 0, and a JSON line (`end`,
+A request is a JSON line. The answer is a JSON line (`info`, or `rejected` with the reason), then for each block in the
+shared memory (`m3flow.videos.frame_ring`) its number of frames as 4 bytes, then a number of 0 and a JSON line (`end`,
 or `rejected`). A request that is rejected at once has no blocks.
 """
 
@@ -141,7 +141,7 @@ def _send_message(out: int, message: dict[str, Any]) -> None:
     _write(out, json.dumps(message).encode() + b"\n")
 
 
-def _write(out: int, data: bytes | memoryview) -> None:
+def _write(out: int, data: bytes) -> None:
     # Not through Python's buffered files: they lose the rest of a partial write, which happens when the
     # process is suspended while the pipe is full (Slurm suspending jobs, Ctrl-Z).
     left = memoryview(data)

@@ -336,3 +336,15 @@ class TestFrameRing:
         reader.close()
         with pytest.raises(BrokenPipeError):
             writer.put([np.zeros((8, 8), np.uint8)])
+
+
+def test_a_process_that_cannot_start_leaves_no_descriptors_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_args: object, **_options: object) -> None:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr("m3flow.videos.decoder.subprocess.Popen", refused)
+    before = os.listdir("/proc/self/fd")
+    for _ in range(3):
+        with pytest.raises(BlockingIOError):
+            Decoder().start()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
