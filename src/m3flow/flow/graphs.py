@@ -147,7 +147,7 @@ class _Case:
     batches: batches since the last recording that no graph computed.
     due: the number of them with which the next recording is made. Doubled each time, so that frame sizes that
         alternate are not recorded again and again.
-    refused: whether it is no more recorded, after a failure or for no gain.
+    refused: whether it is not recorded again, after a failure or for lack of a gain.
     """
 
     batches: int = 0
@@ -226,10 +226,11 @@ class Graphs:
 
     def release(self) -> None:
         """Free the graphs' memory, and make no more."""
-        if self._graphs:
-            log.info("out of memory: no CUDA graphs any more")
-        self._graphs.clear()
-        self._released = True
+        with _one_thread:  # another thread may be about to replay one
+            if self._graphs:
+                log.info("out of memory: no CUDA graphs any more")
+            self._graphs.clear()
+            self._released = True
 
 
 # torch records in one thread at a time, and two must not use a graph's memory at once.
