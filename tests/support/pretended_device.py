@@ -142,7 +142,8 @@ def pretended_kernels(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         names.add(kernel.__name__)
 
     monkeypatch.setattr(jit.JITFunction, "run", run)
-    for module in ("flow.farneback", "flow.dis", "camera.candidates_torch", "camera.compensation_torch"):
+    estimators = "flow.farneback", "flow.dis", "flow.brox"
+    for module in (*estimators, "camera.candidates_torch", "camera.compensation_torch"):
         monkeypatch.setattr(f"m3flow.{module}.kernels", chosen)
     return names
 
