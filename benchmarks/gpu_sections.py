@@ -133,7 +133,7 @@ def cuda_graphs(options: Options, report: Report) -> None:
             seconds = seconds_of(lambda: chosen.sequence(frames), options)  # noqa: B023
             found[name][label] = round(pairs / seconds, 1)
             report({"pairs_per_s": found, "graphs": messages})
-    os.environ.pop(graphs.VARIABLE)
+    os.environ.pop(graphs.VARIABLE, None)
 
 
 class Messages(logging.Handler):

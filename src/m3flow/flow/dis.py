@@ -199,7 +199,7 @@ def make_order(height: int, width: int, stride: int, device: torch.device) -> Or
     return Order(stride=stride, grid=(rows, columns), diagonals=diagonals, **tensors)
 
 
-def sobel(frames: Tensor) -> Tensor:
+def _sobel(frames: Tensor) -> Tensor:
     """8 times the derivatives in x and in y: [B, H, W] -> [B, 2, H, W]."""
     smooth, difference = [1.0, 2.0, 1.0], [-1.0, 0.0, 1.0]
     along_x = correlate(correlate(frames, smooth, -2, "reflect"), difference, -1, "reflect")
@@ -225,7 +225,7 @@ class _Patches:
 
     def __init__(self, one: Tensor, two: Tensor, order: Order) -> None:
         self.grey = _cut(one, order)
-        gradient = _cut(sobel(one), order)
+        gradient = _cut(_sobel(one), order)
         # As in OpenCV, the structure tensor is that of the gradient before its mean is taken off.
         xx, yy = gradient.square().sum(-1).unbind(1)
         xy = (gradient[:, 0] * gradient[:, 1]).sum(-1)

@@ -1,7 +1,8 @@
 """The variational refinement of DIS as fused Triton kernels, for GPUs that Triton supports.
 
-A fixed-point iteration is one launch for its linear system and one per half-sweep of the solver, instead of about
-170. The results equal those of `m3flow.flow.dis_refinement` up to the order of the additions.
+A fixed-point iteration is a launch for its linear system, a copy of the increment and a launch for each half-sweep of
+the solver, instead of about 170. The results equal those of `m3flow.flow.dis_refinement` up to the order of the
+additions.
 
 With TRITON_INTERPRET=1 set before the import, the kernels run (slowly) on CPU tensors, for tests.
 """

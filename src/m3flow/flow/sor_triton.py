@@ -23,7 +23,7 @@ BLOCK = 128  # pixels per program
 
 
 def solve(system: System, increment: Tensor, *, omega: float, iterations: int) -> Tensor:
-    """As `m3flow.flow.sor.solve`. The last two dimensions of the system's tensors may be part of larger ones."""
+    """As `m3flow.flow.sor.solve`. The system's tensors may be planes of larger ones, the links also parts of planes."""
     increment = increment.clone(memory_format=torch.contiguous_format)
     batch, _, height, width = increment.shape
     data = (system.a11, system.a12, system.a22)

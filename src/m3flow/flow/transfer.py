@@ -17,7 +17,7 @@ from torch import Tensor
 from m3flow.flow.constants import constants
 from m3flow.flow.out_of_memory import is_out_of_memory
 
-# Iterations of a loop by which the host knows the results later, by type of device.
+# By how many iterations of a loop the host learns of its results late, by type of device.
 LATE = {"cpu": 0, "cuda": 2}
 
 

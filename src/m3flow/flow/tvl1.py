@@ -18,7 +18,7 @@ from m3flow.flow.torch_base import TorchEstimator
 from m3flow.flow.transfer import LateReadback, to_device
 
 SMALLEST_SIDE = 16
-# On a GPU stopped pairs leave the batch together: when they are this part of it.
+# On a GPU stopped pairs leave the batch together, once more than one in so many has stopped.
 ENOUGH_STOPPED = 8
 
 
