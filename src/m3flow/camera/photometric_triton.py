@@ -19,11 +19,10 @@ import triton.language as tl
 from torch import Tensor
 
 from m3flow.camera.candidates import COLUMNS, LARGEST_DIFFERENCE, PHOTOMETRIC_MARGIN, ROWS, SMALL
-from m3flow.camera.lucas_kanade_triton import blend
 from m3flow.camera.refinement_triton import moved, numbers
 from m3flow.flow.farneback_pyramid_triton import Plan, weighted_sums
 from m3flow.flow.image_ops import area_plan, resize_plan
-from m3flow.flow.sampling_triton import reflect
+from m3flow.flow.sampling_triton import bilinear, reflect
 
 BLOCK = 512  # pixels per program
 
@@ -127,17 +126,7 @@ def compare_greys(
     x, y = (pixel % WIDTH + 0.5) * across - 0.5, (pixel // WIDTH + 0.5) * down - 0.5
     x, y, _ = moved(h00, h01, h02, h10, h11, h12, h20, h21, h22, x, y)
     x, y = tl.div_rn(x + 0.5, across) - 0.5, tl.div_rn(y + 0.5, down) - 0.5
-    left, top = (
-        tl.minimum(tl.maximum(tl.floor(x), 0.0), WIDTH - 2.0),
-        tl.minimum(tl.maximum(tl.floor(y), 0.0), HEIGHT - 2.0),
-    )
-    along, below = tl.minimum(tl.maximum(x - left, 0.0), 1.0), tl.minimum(tl.maximum(y - top, 0.0), 1.0)
-    # Clamped as whole numbers too: where a coordinate is not a number, it still is a pixel of the frame.
-    column = tl.minimum(tl.maximum(left.to(tl.int32), 0), WIDTH - 2)
-    place = tl.minimum(tl.maximum(top.to(tl.int32), 0), HEIGHT - 2) * WIDTH + column
-    seen = blend(
-        current + pair * size, place, place + 1, place + WIDTH, place + WIDTH + 1, along, below, live
-    )
+    seen = bilinear(current + pair * size, x, y, HEIGHT, WIDTH)
     error = tl.abs(seen - tl.load(previous + pair * size + pixel, mask=live, other=0))
     tl.store(errors + candidate * size + pixel, tl.minimum(error, largest), mask=live)
 

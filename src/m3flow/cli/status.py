@@ -34,8 +34,8 @@ EXAMPLES = """**Examples**
 """
 REASONS_SHOWN = 20
 COMPARED = (
-    "Settings are compared with config.yaml and the options of this call. A run with other options: give them here "
-    "too, such as --set flow.camera=none for flow --camera none."
+    "Settings are compared with config.yaml and the options of this call. If a run had other options, give them here "
+    "too: for flow --camera none, --set flow.camera=none."
 )
 
 

@@ -284,7 +284,7 @@ def _header_problem(first: str) -> str:
         is_row = len(columns) > 1 and (
             (len(columns) == 2 and columns[1].isdecimal()) or columns[0].lower().endswith(_VIDEO_ENDINGS)
         )
-        # A space after the separator is no path's end.
+        # A space right after the separator does not belong to a path.
         if is_row and separator != "\t" and (" " not in first or f"{separator} " in first):
             return (
                 f"{first!r} is separated by a {name} but there is no header; "
