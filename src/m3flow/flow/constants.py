@@ -42,4 +42,4 @@ def collected() -> Iterator[list[Any]]:
     try:
         yield collection
     finally:
-        _collections.remove(collection)
+        _collections[:] = [other for other in _collections if other is not collection]

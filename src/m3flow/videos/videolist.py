@@ -217,7 +217,7 @@ class VideoList:
         if problems and self.kind == "video":
             raise UsageError(f"{self.file}: {problems[0][1]}")
         lines = [f"{self.location}:{line}: {text}" for line, text in sorted(problems)]
-        if len(lines) > PROBLEMS_SHOWN:
+        if len(lines) > PROBLEMS_SHOWN + 1:
             left = len(lines) - PROBLEMS_SHOWN
             lines[PROBLEMS_SHOWN:] = [
                 f"{self.location}: {left:,} more lines have problems; is it a list of videos?"
