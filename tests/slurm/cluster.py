@@ -22,7 +22,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -140,17 +140,25 @@ class Cluster:
         The controller finds out by SlurmdTimeout. A shorter one would cost a machine that stands still for some
         seconds its other nodes too.
         """
-        jobs = self.command("squeue", "-h", "-w", name, "-o", "%A").split()
         self._kill(self._pids.pop(name))
-        for process in psutil.process_iter():
-            try:
-                line = " ".join(process.cmdline())
-                ours = any(line.startswith(f"slurmstepd: [{job}.") for job in jobs)
-                ours = ours or process.environ().get("SLURMD_NODENAME") == name
-                if ours and process.environ().get("SLURM_CONF", str(self.conf)) == str(self.conf):
+        for step in self._steps(name):
+            for process in (step, *step.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
                     process.kill()
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
+
+    def _steps(self, name: str) -> list[psutil.Process]:
+        """The processes that run the job steps of a node: those that have its log open.
+
+        Another Slurm on this machine has jobs of the same numbers, on nodes of the same names.
+        """
+        log = str(self.folder / f"slurmd-{name}.log")
+        steps = []
+        for process in psutil.process_iter():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                running = " ".join(process.cmdline()).startswith("slurmstepd:")
+                if running and any(file.path == log for file in process.open_files()):
+                    steps.append(process)
+        return steps
 
     def revive_node(self, name: str) -> None:
         """Start a killed node again; returns when it accepts jobs."""
