@@ -91,8 +91,10 @@ class Completion:
         task.thread.videos.discard(task)
         # Progress is reported in frame pairs during computation; a finished video counts its frames, a failed one none.
         frames = task.record.frames if task.record.status == "done" else 0
-        self.report(frames - task.reported)
         with self._lock:
+            # Before the record, which another thread may deliver as soon as the task is finished.
+            self._on_frames(frames - task.reported)
+            task.finished = True
             while self._in_progress and self._in_progress[0].finished:
                 self._on_record(self._in_progress.popleft().record)
 

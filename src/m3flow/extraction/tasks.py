@@ -51,7 +51,7 @@ class VideoTask:
     error: the error that ended this video alone.
     reported: frames counted by the progress display so far.
     completing: whether its completion has been scheduled.
-    finished: whether everything is done and the record is complete.
+    finished: whether everything is done and the record is complete; set by `Completion`.
     thread: the thread that stores it.
     """
 
@@ -113,7 +113,6 @@ class VideoTask:
             record.ends_run = getattr(error, "errno", None) in DISK_FULL
         record.seconds = time.perf_counter() - self._began
         record.time = timestamp()
-        self.finished = True
 
     def drop(self) -> None:
         """Remove every file that is not final."""
