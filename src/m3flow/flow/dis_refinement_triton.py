@@ -162,6 +162,16 @@ def smoothness(flow, increment, x, y, live, height, width, alpha, epsilon):
 
 
 @triton.jit
+def divergence(values, west, east, north, south, x, y, live, height, width):
+    """The sum over the four neighbours of link times difference, as `m3flow.flow.sor.divergence`."""
+    here = tl.load(values, mask=live, other=0.0)
+    result = east * (tl.load(values + 1, mask=live & (x < width - 1), other=0.0) - here)
+    result -= west * (here - tl.load(values - 1, mask=live & (x > 0), other=0.0))
+    result += south * (tl.load(values + width, mask=live & (y < height - 1), other=0.0) - here)
+    return result - north * (here - tl.load(values - width, mask=live & (y > 0), other=0.0))
+
+
+@triton.jit
 def linearise(
     images,
     derivatives,
@@ -197,16 +207,8 @@ def linearise(
     east, south = tl.where(x < width - 1, here, 0.0), tl.where(y < height - 1, here, 0.0)
 
     flow += pixel
-    u, v = tl.load(flow, mask=live, other=0.0), tl.load(flow + size, mask=live, other=0.0)
-    right_u = east * (tl.load(flow + 1, mask=live & (x < width - 1), other=0.0) - u)
-    right_u -= west * (u - tl.load(flow - 1, mask=live & (x > 0), other=0.0))
-    right_u += south * (tl.load(flow + width, mask=live & (y < height - 1), other=0.0) - u)
-    right_u -= north * (u - tl.load(flow - width, mask=live & (y > 0), other=0.0))
-    flow += size
-    right_v = east * (tl.load(flow + 1, mask=live & (x < width - 1), other=0.0) - v)
-    right_v -= west * (v - tl.load(flow - 1, mask=live & (x > 0), other=0.0))
-    right_v += south * (tl.load(flow + width, mask=live & (y < height - 1), other=0.0) - v)
-    right_v -= north * (v - tl.load(flow - width, mask=live & (y > 0), other=0.0))
+    right_u = divergence(flow, west, east, north, south, x, y, live, height, width)
+    right_v = divergence(flow + size, west, east, north, south, x, y, live, height, width)
 
     increment += pixel
     du, dv = tl.load(increment, mask=live, other=0.0), tl.load(increment + size, mask=live, other=0.0)

@@ -68,6 +68,15 @@ def try_out(device: str) -> None:
 
 
 @triton.jit
+def weighted(values, width, west, east, north, south, has_west, has_east, has_north, has_south):
+    """The sum over the four neighbours of link times value."""
+    total = west * tl.load(values - 1, mask=has_west, other=0.0)
+    total += east * tl.load(values + 1, mask=has_east, other=0.0)
+    total += north * tl.load(values - width, mask=has_north, other=0.0)
+    return total + south * tl.load(values + width, mask=has_south, other=0.0)
+
+
+@triton.jit
 def half_sweep(
     increment,
     a11,
@@ -117,17 +126,9 @@ def half_sweep(
     c = tl.load(a22 + data, mask=live, other=1.0) + links
 
     total_u = tl.load(right, mask=live, other=0.0)
-    total_u += west * tl.load(u - 1, mask=has_west, other=0.0) + east * tl.load(
-        u + 1, mask=has_east, other=0.0
-    )
-    total_u += north * tl.load(u - width, mask=has_north, other=0.0)
-    total_u += south * tl.load(u + width, mask=has_south, other=0.0)
+    total_u += weighted(u, width, west, east, north, south, has_west, has_east, has_north, has_south)
     total_v = tl.load(right + size, mask=live, other=0.0)
-    total_v += west * tl.load(v - 1, mask=has_west, other=0.0) + east * tl.load(
-        v + 1, mask=has_east, other=0.0
-    )
-    total_v += north * tl.load(v - width, mask=has_north, other=0.0)
-    total_v += south * tl.load(v + width, mask=has_south, other=0.0)
+    total_v += weighted(v, width, west, east, north, south, has_west, has_east, has_north, has_south)
     old_u, old_v = tl.load(u, mask=live, other=0.0), tl.load(v, mask=live, other=0.0)
     new_u = old_u + omega / a * (total_u - b * old_v - a * old_u)
     new_v = old_v + omega / c * (total_v - b * new_u - c * old_v)
